@@ -1,0 +1,225 @@
+"""One typed config tree: a YAML file, any key of it overridden by `key.path=value`.
+
+`load` is the only way in. Whatever is wrong ends in a `ConfigError` of one line that names the key, with the nearest
+valid name where a key is unknown.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from pa_dist.errors import ConfigError
+from pa_dist.pairs import PAIRS
+
+Format = Literal["tau2", "tau_bench", "who_and_when", "chat"]
+Scenario = Literal["auto", "uq", "best_of_n", "fa"]
+Positive = Annotated[int, Field(gt=0)]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Trajectories(_Section):
+    """Which files to read, and how."""
+
+    format: Format
+    paths: Annotated[list[str], Field(min_length=1)]
+    """Files, folders, globs or URIs."""
+    limit: Positive | None = None
+    """Keep this many trajectories, the first ones in table order (benchmark, domain, task, trial)."""
+    benchmark: str | None = None
+    domain: str | None = None
+    behavior: str | None = None
+    """These three replace what the format reads from the file."""
+
+
+class Pair(_Section):
+    """Policy and reference: folders, or names on the Hugging Face Hub."""
+
+    policy: str
+    reference: str
+    policy_revision: str | None = None
+    reference_revision: str | None = None
+    trust_remote_code: bool = False
+
+
+class Render(_Section):
+    """How a trajectory becomes text."""
+
+    style: Literal["plain"] = "plain"
+    actions: Literal["auto", "assistant", "non_blank"] = "auto"
+    """Which messages are actions: the assistant's, or every non-blank one (Who & When); auto goes by the benchmark."""
+
+
+class Replicas(_Section):
+    """One model's actor pool. `num_gpus: null` shares out what the cluster has."""
+
+    replicas: Positive = 1
+    num_gpus: Annotated[float, Field(ge=0)] | None = None
+    num_cpus: Annotated[float, Field(gt=0)] = 1
+
+
+class Score(_Section):
+    """The forward passes."""
+
+    engine: Literal["hf"] = "hf"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    device: str | None = None
+    """A torch device; null takes the actor's GPU where it has one, else the CPU."""
+    attn_implementation: str | None = None
+    max_length: Annotated[int, Field(ge=2)] = 16384
+    top_k: Positive = 20
+    batch_tokens: Positive = 16384
+    """Padded tokens of one forward pass; a longer trajectory goes alone."""
+    rows_per_block: Positive = 64
+    """Trajectories of one block: what an actor is given at a time, and what is written at a time."""
+    policy: Replicas = Replicas()
+    reference: Replicas = Replicas()
+
+
+class Evaluate(_Section):
+    """The readings of the log-prob columns."""
+
+    preset: Literal["published", "paper"] = "published"
+    """published: the methods as their papers define them; paper: as this paper's released code computes them."""
+    beta: Annotated[float, Field(gt=0)] = 1.0
+    scenarios: Annotated[list[Scenario], BeforeValidator(_as_list), Field(min_length=1)] = ["auto"]
+    """auto takes what the labels allow; a scenario named is evaluated, if only to say why it cannot be."""
+    success_threshold: float = 1.0
+    """A trajectory succeeded when its reward is at least this."""
+    resamples: Annotated[int, Field(ge=0)] = 1000
+    """Bootstrap resamples of each interval; 0 leaves intervals out."""
+    seed: int = 0
+    within: list[Annotated[int, Field(ge=0)]] = [1, 3, 5]
+    """Distances of `step_accuracy_within`."""
+
+
+class Ray(_Section):
+    """How to reach Ray."""
+
+    address: str | None = None
+    """null: the cluster of RAY_ADDRESS if that is set, else an embedded one for this command."""
+    check_resources: bool = True
+    """Refuse actors that the nodes of now could not hold; switch off where an autoscaler will add nodes."""
+
+
+class Config(_Section):
+    """A whole run."""
+
+    name: str | None = None
+    trajectories: Trajectories
+    pair: Pair
+    render: Render = Render()
+    score: Score = Score()
+    evaluate: Evaluate = Evaluate()
+    ray: Ray = Ray()
+    output: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_of_a_pair(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("pair"), str):
+            return data
+        name = data["pair"]
+        if name not in PAIRS:
+            raise ValueError(f"pair: unknown pair {name!r}{_nearest(name, PAIRS)}; `pa-dist pairs` lists them")
+        return {**data, "pair": {"policy": PAIRS[name].policy, "reference": PAIRS[name].reference}}
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read a config file and apply `key.path=value` overrides.
+
+    Args:
+      path: a YAML file.
+      overrides: `key.path=value` strings; values are read as YAML (`limit=40` is a number, `paths=[a, b]` a list).
+
+    Raises:
+      ConfigError: unreadable file, unknown key, or a value out of bounds.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    tree = _yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a config is a mapping of keys to values")
+    for override in overrides or []:
+        _apply(tree, override)
+    return parse(tree)
+
+
+def parse(tree: dict[str, Any]) -> Config:
+    """Validate a config given as a plain dict. Raises `ConfigError`."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from None
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r}: an override is key.path=value")
+    *parents, leaf = key.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"{key}: {parent} has no keys below it")
+        node = child
+    node[leaf] = _yaml(value, key)
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first problem, as `key.path: what is wrong`."""
+    first = error.errors()[0]
+    path = list(first["loc"])
+    key = ".".join(str(part) for part in path)
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_nearest(str(path[-1]), _fields_at(path[:-1]))}{more}"
+    if first["type"] == "missing":
+        return f"{key}: missing{more}"
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if not key:
+        return message + more
+    given = first["input"]
+    shown = f", got {given!r}" if isinstance(given, str | int | float | bool) else ""
+    nearest = ""
+    if first["type"] == "literal_error" and isinstance(given, str):
+        nearest = _nearest(given, re.findall(r"'([^']*)'", first["ctx"]["expected"]))
+    return f"{key}: {message}{shown}{nearest}{more}"
+
+
+def _fields_at(path: list[Any]) -> list[str]:
+    """Names of the keys a section takes."""
+    model: type[BaseModel] = Config
+    for part in path:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _nearest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,34 @@
+"""Errors a user can act on.
+
+    PaDistError            anything pa_dist refuses to do; the command exits with status 1
+    ├── ConfigError        a key or value in a config or on the command line (status 2)
+    ├── ResourceError      the cluster cannot hold the actors asked for (status 2)
+    └── RunFolderError     a run folder that does not fit this config, or is not one (status 2)
+
+Each message is one line that names the key, file or folder at fault. A row of data that cannot be used is not an
+exception but a row of the `rejects` table.
+"""
+
+
+class PaDistError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(PaDistError):
+    """A config that cannot be used."""
+
+    exit_code = 2
+
+
+class ResourceError(PaDistError):
+    """Actors that the cluster could never schedule."""
+
+    exit_code = 2
+
+
+class RunFolderError(PaDistError):
+    """A run folder made with other settings, or missing what a stage needs."""
+
+    exit_code = 2

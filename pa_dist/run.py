@@ -1,0 +1,152 @@
+"""A run folder: where a run's tables are, which stages are done, and what they were made from.
+
+`manifest.json` holds the resolved config and, for each stage, the settings that decide its numbers. A stage whose
+settings are the same is skipped; one made with others is an error that prints the difference.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from pyarrow import fs as pafs
+
+from pa_dist import __version__
+from pa_dist.errors import RunFolderError
+from pa_dist.schema import SCHEMA_VERSION
+
+TABLES = ("trajectories", "rejects", "logprobs", "steps", "scores", "selections", "attributions")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder of Parquet tables at a local path or any URI that pyarrow's file systems reach."""
+
+    uri: str
+
+    @cached_property
+    def _location(self) -> tuple[pafs.FileSystem, str]:
+        try:
+            return pafs.FileSystem.from_uri(self.uri) if "://" in self.uri else _local(self.uri)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise RunFolderError(f"{self.uri}: {_first_line(error)}") from None
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        return self._location[0]
+
+    def path(self, *parts: str) -> str:
+        """Path below the folder, in the terms of `filesystem`."""
+        return "/".join([self._location[1].rstrip("/"), *parts])
+
+    def write(self, table_name: str, part: str, table: pa.Table) -> None:
+        """Write one Parquet file `table_name/part.parquet`, replacing it."""
+        self.filesystem.create_dir(self.path(table_name), recursive=True)
+        pq.write_table(table, self.path(table_name, f"{part}.parquet"), filesystem=self.filesystem, compression="zstd")
+
+    def parts(self, table_name: str, prefix: str = "") -> list[str]:
+        """Paths of a table's files whose names start with `prefix`, in name order."""
+        selector = pafs.FileSelector(self.path(table_name), allow_not_found=True)
+        found = self.filesystem.get_file_info(selector)
+        return sorted(f.path for f in found if f.base_name.startswith(prefix) and f.extension == "parquet")
+
+    def clear(self, table_name: str, prefix: str = "") -> None:
+        """Delete a table's files whose names start with `prefix`."""
+        for path in self.parts(table_name, prefix):
+            self.filesystem.delete_file(path)
+
+    def dataset(self, table_name: str, schema: pa.Schema | None = None) -> pads.Dataset:
+        """A table as a pyarrow dataset; an absent one is empty if its `schema` is given."""
+        return pads.dataset(self.parts(table_name), filesystem=self.filesystem, format="parquet", schema=schema)
+
+    def count(self, table_name: str, prefix: str = "") -> int:
+        """Rows of a table, read from its files' footers."""
+        return sum(pq.read_metadata(p, filesystem=self.filesystem).num_rows for p in self.parts(table_name, prefix))
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.filesystem.create_dir(self.path(), recursive=True)
+        with self.filesystem.open_output_stream(self.path(name)) as out:
+            out.write((json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the manifest holds; of a new folder, an empty one."""
+        try:
+            with self.filesystem.open_input_stream(self.path("manifest.json")) as file:
+                manifest: dict[str, Any] = json.loads(file.read())
+        except FileNotFoundError:
+            return {"pa_dist": __version__, "schema_version": SCHEMA_VERSION, "stages": {}}
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.uri}/manifest.json: {_first_line(error)}") from None
+        if manifest.get("schema_version") != SCHEMA_VERSION:
+            raise RunFolderError(
+                f"{self.uri}: tables of schema version {manifest.get('schema_version')}, this is {SCHEMA_VERSION}"
+            )
+        return manifest
+
+    def is_done(self, stage: str, settings: dict[str, Any]) -> bool:
+        """Whether a stage finished with exactly these settings.
+
+        Raises:
+          RunFolderError: it ran, finished or not, with other settings; the message holds the difference.
+        """
+        record = self.manifest["stages"].get(stage)
+        if record is None:
+            return False
+        changes = difference(record["settings"], settings)
+        if changes:
+            raise RunFolderError(
+                f"{self.uri}: made with other settings ({'; '.join(changes)}); take another output, or --fresh"
+            )
+        return bool(record["done"])
+
+    def start(self, stage: str, settings: dict[str, Any]) -> None:
+        """Record that a stage begins."""
+        self._record(stage, {"settings": settings, "done": False})
+
+    def finish(self, stage: str, **facts: Any) -> None:
+        """Record that a stage is done, and facts about it (counts, rates, versions)."""
+        self._record(stage, {**self.manifest["stages"][stage], "done": True, **facts})
+
+    def _record(self, stage: str, record: dict[str, Any]) -> None:
+        manifest = self.manifest
+        manifest["stages"][stage] = record
+        self.write_json("manifest.json", manifest)
+
+    def remember(self, **entries: Any) -> None:
+        """Set top-level entries of the manifest, such as the resolved config."""
+        self.write_json("manifest.json", {**self.manifest, **entries})
+
+    def start_over(self) -> None:
+        """Delete what a run wrote here, and nothing else."""
+        for table_name in TABLES:
+            self.clear(table_name)
+        for name in ("manifest.json", "metrics.json", "metrics.parquet"):
+            if self.filesystem.get_file_info(self.path(name)).type is not pafs.FileType.NotFound:
+                self.filesystem.delete_file(self.path(name))
+
+
+def difference(was: Any, now: Any, key: str = "") -> list[str]:
+    """Each leaf that differs between two JSON-like trees, as `key.path: was -> now`."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        names = [*was, *(name for name in now if name not in was)]
+        return [d for name in names for d in difference(was.get(name), now.get(name), f"{key}.{name}".lstrip("."))]
+    return [] if was == now else [f"{key}: {_short(was)} -> {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _local(path: str) -> tuple[pafs.FileSystem, str]:
+    from pathlib import Path
+
+    return pafs.LocalFileSystem(), str(Path(path).absolute())
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

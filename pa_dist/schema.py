@@ -1,0 +1,151 @@
+"""The Arrow schema of every table a run folder holds. Stages write with these and nothing else."""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+# The token aggregations, step aggregations and FA predictors of METHOD.md, in the order reports show them.
+TOKEN_AGGS = ("mean", "sum", "last", "min", "max")
+STEP_AGGS = ("mean", "sum", "last", "max", "min", "bottom10")
+PREDICTORS = ("min_cumulative", "sharpest_drop", "sharpest_abs_drop")
+
+TOOL_CALL = pa.struct(
+    [
+        ("id", pa.string()),
+        ("name", pa.string()),
+        ("arguments", pa.string()),  # JSON; arguments that were not JSON are one JSON string
+    ]
+)
+MESSAGE = pa.struct(
+    [
+        ("role", pa.string()),
+        ("name", pa.string()),
+        ("content", pa.string()),
+        ("tool_calls", pa.list_(TOOL_CALL)),
+        ("tool_call_id", pa.string()),
+    ]
+)
+
+KEYS = [
+    pa.field("trajectory_id", pa.string(), nullable=False),
+    pa.field("benchmark", pa.string()),
+    pa.field("domain", pa.string()),
+    pa.field("task_id", pa.string()),
+    pa.field("trial", pa.int32()),
+    pa.field("behavior", pa.string()),
+]
+LABELS = [
+    pa.field("reward", pa.float64()),
+    pa.field("mistake_step", pa.int32()),
+    pa.field("mistake_agent", pa.string()),
+]
+
+TRAJECTORIES = pa.schema(
+    [
+        *KEYS,
+        pa.field("messages", pa.list_(MESSAGE)),
+        pa.field("tools", pa.string()),
+        *LABELS,
+        pa.field("extra", pa.string()),
+    ]
+)
+
+REJECTS = pa.schema(
+    [
+        pa.field("source", pa.string()),
+        pa.field("place", pa.string()),  # line 7, item 3, simulations.12, byte 4096
+        pa.field("trajectory_id", pa.string()),  # set when the row was dropped after ingest
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
+# What one forward pass leaves of each action token, per model. Only tokens that have a log-probability are kept: a
+# sequence's first token has none, and a truncated step has lost some or all of its own.
+TOKEN_COLUMNS = ("logprob", "topk_logprob_mean", "entropy", "self_certainty")
+MODELS = ("policy", "reference")
+_PER_TOKEN = pa.list_(pa.list_(pa.float32()))
+
+LOGPROBS = pa.schema(
+    [
+        *KEYS,
+        *LABELS,
+        pa.field("step", pa.list_(pa.int32())),  # message index of each action
+        pa.field("agent", pa.list_(pa.string())),
+        pa.field("text_hash", pa.list_(pa.string())),
+        pa.field("truncated", pa.list_(pa.bool_())),  # some or all of the step's tokens were cut
+        pa.field("token_ids", pa.list_(pa.list_(pa.int32()))),
+        # Null where the reference reads the policy's own token ids.
+        pa.field("token_ids_reference", pa.list_(pa.list_(pa.int32()))),
+        *(pa.field(f"{model}_{column}", _PER_TOKEN) for model in MODELS for column in TOKEN_COLUMNS),
+    ]
+)
+
+STEPS = pa.schema(
+    [
+        *KEYS,
+        pa.field("step", pa.int32()),
+        pa.field("agent", pa.string()),
+        pa.field("n_tokens", pa.int32()),
+        pa.field("text_hash", pa.string()),
+        pa.field("truncated", pa.bool_()),
+        pa.field("reason", pa.string()),  # why the advantage is null
+        *(pa.field(f"progress_advantage__{agg}", pa.float64()) for agg in TOKEN_AGGS),
+        *(pa.field(f"progress_advantage_per_token__{agg}", pa.float64()) for agg in TOKEN_AGGS),
+    ]
+)
+
+
+def scores(columns: list[str]) -> pa.Schema:
+    """Schema of `scores`: keys, labels, step counts and one float column per `METHOD__TOKENAGG__STEPAGG`."""
+    counts = [pa.field("n_steps", pa.int32()), pa.field("n_scored_steps", pa.int32())]
+    return pa.schema([*KEYS, *LABELS, *counts, *(pa.field(name, pa.float64()) for name in columns)])
+
+
+_CELL = [pa.field("method", pa.string()), pa.field("token_agg", pa.string()), pa.field("step_agg", pa.string())]
+
+SELECTIONS = pa.schema(
+    [
+        pa.field("benchmark", pa.string()),
+        pa.field("domain", pa.string()),
+        pa.field("task_id", pa.string()),
+        *_CELL,
+        pa.field("n_trials", pa.int32()),
+        pa.field("trajectory_id", pa.string()),
+        pa.field("trial", pa.int32()),
+        pa.field("score", pa.float64()),
+        pa.field("reward", pa.float64()),
+    ]
+)
+
+ATTRIBUTIONS = pa.schema(
+    [
+        *KEYS,
+        pa.field("mistake_step", pa.int32()),
+        pa.field("mistake_agent", pa.string()),
+        pa.field("method", pa.string()),
+        pa.field("token_agg", pa.string()),
+        pa.field("predictor", pa.string()),
+        pa.field("step", pa.int32()),  # null where no step could be read
+        pa.field("agent", pa.string()),
+        pa.field("correct", pa.bool_()),  # null without a label
+        pa.field("agent_correct", pa.bool_()),
+    ]
+)
+
+METRICS = pa.schema(
+    [
+        pa.field("scenario", pa.string()),
+        pa.field("benchmark", pa.string()),
+        pa.field("domain", pa.string()),
+        *_CELL,
+        pa.field("predictor", pa.string()),
+        pa.field("metric", pa.string()),
+        pa.field("at", pa.float64()),
+        pa.field("value", pa.float64()),
+        pa.field("ci_low", pa.float64()),
+        pa.field("ci_high", pa.float64()),
+        pa.field("n", pa.int64()),
+        pa.field("note", pa.string()),
+    ]
+)
