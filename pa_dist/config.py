@@ -165,6 +165,17 @@ def parse(tree: dict[str, Any]) -> Config:
         raise ConfigError(_one_line(error)) from None
 
 
+def evaluate_section(before: dict[str, Any], overrides: list[str] | None = None) -> Evaluate:
+    """The `evaluate` section a run folder was made with, with `key=value` overrides. Raises `ConfigError`."""
+    tree: dict[str, Any] = dict(before)
+    for override in overrides or []:
+        _apply(tree, override)
+    try:
+        return Evaluate.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, Evaluate)) from None
+
+
 def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
@@ -188,14 +199,14 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[leaf] = _yaml(value, key)
 
 
-def _one_line(error: ValidationError) -> str:
+def _one_line(error: ValidationError, model: type[BaseModel] = Config) -> str:
     """The first problem, as `key.path: what is wrong`."""
     first = error.errors()[0]
     path = list(first["loc"])
     key = ".".join(str(part) for part in path)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_nearest(str(path[-1]), _fields_at(path[:-1]))}{more}"
+        return f"{key}: unknown key{_nearest(str(path[-1]), _fields_at(model, path[:-1]))}{more}"
     if first["type"] == "missing":
         return f"{key}: missing{more}"
     message = str(first["msg"]).removeprefix("Value error, ")
@@ -209,9 +220,8 @@ def _one_line(error: ValidationError) -> str:
     return f"{key}: {message}{shown}{nearest}{more}"
 
 
-def _fields_at(path: list[Any]) -> list[str]:
+def _fields_at(model: type[BaseModel], path: list[Any]) -> list[str]:
     """Names of the keys a section takes."""
-    model: type[BaseModel] = Config
     for part in path:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):

@@ -124,6 +124,7 @@ class RunFolder:
         """Delete what a run wrote here, and nothing else."""
         for table_name in TABLES:
             self.clear(table_name)
+        self.filesystem.delete_dir_contents(self.path("staging"), missing_dir_ok=True)
         for name in ("manifest.json", "metrics.json", "metrics.parquet"):
             if self.filesystem.get_file_info(self.path(name)).type is not pafs.FileType.NotFound:
                 self.filesystem.delete_file(self.path(name))

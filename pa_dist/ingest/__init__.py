@@ -1,0 +1,1 @@
+"""Files of several formats into the `trajectories` table; what cannot be used into `rejects`."""

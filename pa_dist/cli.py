@@ -1,0 +1,129 @@
+"""The `pa-dist` command: parses, then imports what it calls, so that `--help` loads neither torch nor ray."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pa_dist import config as configs
+from pa_dist.errors import ConfigError, PaDistError
+from pa_dist.pairs import PAIRS
+
+app = typer.Typer(
+    help="Score corpora of LLM-agent trajectories by progress advantage, on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Replaces keys of the file.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what an earlier run left in the output folder first.")]
+
+
+@app.command()
+def run(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
+    """Ingest, score and evaluate; what is done already is not done again."""
+    loaded = configs.load(config, overrides)
+
+    from pa_dist import stages
+    from pa_dist.report.tables import show_metrics
+
+    stages.run(loaded, say, fresh=fresh)
+    show_metrics(loaded.output)
+
+
+@app.command()
+def ingest(
+    format: Annotated[str, typer.Argument(help="tau2, tau_bench, who_and_when or chat.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders, globs or URIs.")],
+    out: Annotated[str, typer.Option(help="The run folder.")],
+    limit: Annotated[int | None, typer.Option(help="Keep this many, first in table order.")] = None,
+    fresh: Fresh = False,
+) -> None:
+    """Read trajectory files into the tables `trajectories` and `rejects`."""
+    section = {"format": format, "paths": paths, "limit": limit}
+    loaded = configs.parse({"trajectories": section, "pair": {"policy": "", "reference": ""}, "output": out})
+
+    from pa_dist import stages
+    from pa_dist.run import RunFolder
+
+    folder = RunFolder(out)
+    if fresh:
+        folder.start_over()
+    stages.ingest_files(loaded.trajectories, folder, say)
+
+
+@app.command()
+def score(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
+    """Ingest if need be, and write the log-prob columns."""
+    loaded = configs.load(config, overrides)
+
+    from pa_dist import stages
+
+    stages.ingest_and_score(loaded, say, fresh=fresh)
+
+
+@app.command()
+def evaluate(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the config's `evaluate` section.")
+    ] = None,
+) -> None:
+    """Reduce the log-prob columns of a run folder to steps, scores and metrics."""
+    from pa_dist import stages
+    from pa_dist.report.tables import show_metrics
+    from pa_dist.run import RunFolder
+
+    folder = RunFolder(out)
+    before = folder.manifest.get("config", {}).get("evaluate", {})
+    stages.evaluate_folder(folder, configs.evaluate_section(before, overrides), say)
+    show_metrics(out)
+
+
+@app.command()
+def pairs() -> None:
+    """List the policy/reference pairs known by name."""
+    width = max(map(len, PAIRS))
+    for name, pair in PAIRS.items():
+        typer.echo(f"{name:{width}}  {pair.policy}  /  {pair.reference}  ({pair.family})")
+
+
+@app.command()
+def fetch(
+    scenario: Annotated[str, typer.Argument(help="uq, tts, fa or all.")],
+    out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("data"),
+    repo_id: Annotated[
+        str | None, typer.Option(help="A dataset repository; else PA_DATA_REPO, else the published.")
+    ] = None,
+) -> None:
+    """Download the published trajectories."""
+    from pa_dist import fetch as fetching
+
+    if scenario not in fetching.PATTERNS:
+        raise ConfigError(f"fetch: unknown scenario {scenario!r}; one of {', '.join(fetching.PATTERNS)}")
+    say(f"fetch: done, {fetching.fetch(scenario, out, repo_id, say)}")
+
+
+def say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def main() -> None:
+    """Entry point of `pa-dist`."""
+    guarded(app)
+
+
+def guarded(call: Callable[[], Any]) -> None:
+    """Run a command; an error made on purpose is one line and its own exit status, not a traceback."""
+    try:
+        call()
+    except PaDistError as error:
+        typer.echo(f"pa-dist: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,50 @@
+"""Chat logs: JSONL, a conversation of OpenAI-style messages a line.
+
+Keys: messages, and optionally id, task_id, trial, reward, mistake_step, mistake_agent, tools, benchmark, domain and
+behavior; any other goes to `extra`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pa_dist.ingest import records
+from pa_dist.ingest.json_stream import lines
+from pa_dist.ingest.messages import messages
+from pa_dist.ingest.records import Origin, Reject, Trajectory, Unusable
+from pa_dist.ingest.sources import Source
+
+BENCHMARK = "chat"
+_LABELS = ("task_id", "trial", "reward", "mistake_step", "mistake_agent", "benchmark", "domain", "behavior")
+_KEYS = frozenset(["messages", "id", "tools", *_LABELS])
+
+
+def read(source: Source) -> Iterator[Trajectory | Reject]:
+    """Conversations of one file; a bad line is dropped alone."""
+    with source.open() as file:
+        for element in lines(file):
+            yield records.usable(Origin(source, f"line {element.index}", element.raw), _trajectory)
+
+
+def _trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
+    history = messages(record.get("messages"))
+    return Trajectory(
+        place=origin.place,
+        trajectory_id=records.given_id(record.get("id")) or origin.new_id(),
+        benchmark=records.optional_text(record.get("benchmark"), "benchmark") or BENCHMARK,
+        domain=records.optional_text(record.get("domain"), "domain") or origin.source.stem,
+        task_id=records.label(record.get("task_id"), "task_id"),
+        trial=records.trial(record.get("trial"), origin.source),
+        behavior=records.optional_text(record.get("behavior"), "behavior"),
+        messages=history,
+        tools=_tools(record.get("tools")),
+        reward=records.number(record.get("reward"), "reward"),
+        mistake_step=records.mistake_step(record.get("mistake_step"), len(history)),
+        mistake_agent=records.optional_text(record.get("mistake_agent"), "mistake_agent"),
+        extra=records.extra(record, [key for key in record if key not in _KEYS]),
+    )
+
+
+def _tools(value: Any) -> str | None:
+    if value is not None and not isinstance(value, list):
+        raise Unusable("tools is not a list")
+    return records.as_json(value or None, "tools")

@@ -1,0 +1,193 @@
+"""What a reader yields: a `Trajectory`, or a `Reject` that says where and why; and the checks that decide which."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, TypedDict
+
+from pa_dist.ingest.sources import Source
+
+INT32 = range(-(2**31), 2**31)
+
+
+class Unusable(Exception):
+    """Why a record cannot be used. Readers turn it into a `Reject`; it leaves no reader."""
+
+
+class ToolCall(TypedDict):
+    id: str | None
+    name: str
+    arguments: str
+
+
+class Message(TypedDict):
+    role: str
+    name: str | None
+    content: str | None
+    tool_calls: list[ToolCall] | None
+    tool_call_id: str | None
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A row of `trajectories` (`schema.TRAJECTORIES`), and its place in the file."""
+
+    place: str
+    trajectory_id: str
+    benchmark: str
+    domain: str
+    task_id: str | None
+    trial: int | None
+    behavior: str | None
+    messages: list[Message]
+    tools: str | None
+    reward: float | None
+    mistake_step: int | None
+    mistake_agent: str | None
+    extra: str | None
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row of `rejects`."""
+
+    source: str
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a record was found, and its bytes; None if it was longer than `json_stream.RECORD_BYTES`."""
+
+    source: Source
+    place: str
+    raw: bytes | None
+
+    def new_id(self) -> str:
+        """A stable id for a record without one. The parent folder's name tells equal rollouts of two trials apart; the
+        rest of the path is left out, so that a corpus can move."""
+        names = (self.source.parent, self.source.file_name, self.place)
+        content = blake2b(digest_size=16)
+        for part in (*(name.encode(errors="surrogateescape") for name in names), self.raw or b""):
+            content.update(len(part).to_bytes(8))  # lengths keep ("ab", "c") and ("a", "bc") apart
+            content.update(part)
+        return content.hexdigest()
+
+
+def usable(origin: Origin, build: Callable[[dict[str, Any], Origin], Trajectory]) -> Trajectory | Reject:
+    """Parse one record and build its trajectory, or say why it cannot be used; `build` may raise `Unusable`."""
+    try:
+        if origin.raw is None:
+            raise Unusable("longer than the largest record that is read")
+        record = parse(origin.raw)
+        if not isinstance(record, dict):
+            raise Unusable("not a JSON object")
+        return build(record, origin)
+    except Unusable as error:
+        return Reject(origin.source.name, origin.place, str(error))
+    except RecursionError:
+        return Reject(origin.source.name, origin.place, "nested too deeply")
+
+
+def parse(raw: bytes) -> Any:
+    """`json.loads` of UTF-8 only. NaN is let in: Python writes it, and only a label must be a finite number."""
+    try:
+        return json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise Unusable(f"not UTF-8 (byte {error.start} of the record)") from None
+    except ValueError as error:  # also an integer of more digits than Python reads
+        raise Unusable(f"not JSON: {error}") from None
+
+
+def given_id(value: Any) -> str | None:
+    if value == "":
+        raise Unusable("id is an empty string")
+    return label(value, "id")
+
+
+def text(value: Any, what: str) -> str:
+    """A string that UTF-8, and so Arrow, can hold."""
+    if not isinstance(value, str):
+        raise Unusable(f"{what} is not a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise Unusable(f"{what} holds a lone surrogate (character {error.start})") from None
+    return value
+
+
+def optional_text(value: Any, what: str) -> str | None:
+    return None if value is None else text(value, what)
+
+
+def label(value: Any, what: str) -> str | None:
+    """An identifier: a string, or an integer as a string."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is not None and not isinstance(value, str):
+        raise Unusable(f"{what} is neither a string nor an integer")
+    return optional_text(value, what)
+
+
+def number(value: Any, what: str) -> float | None:
+    """A finite float. A bool is no number."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Unusable(f"{what} is not a number")
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
+    if not math.isfinite(result):
+        raise Unusable(f"{what} is not a finite number")
+    return result
+
+
+def integer(value: Any, what: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Unusable(f"{what} is not an integer")
+    if value not in INT32:
+        raise Unusable(f"{what} is beyond 32 bits")
+    return value
+
+
+def trial(value: Any, source: Source) -> int | None:
+    """The trial of the folder `trial_<i>` if the file lies in one, else the record's own."""
+    return integer(value, "trial") if source.trial is None else integer(source.trial, "trial of the folder")
+
+
+def mistake_step(value: Any, n_messages: int) -> int | None:
+    """A 0-based message index. Who & When publishes it as a string of digits."""
+    if isinstance(value, str) and re.fullmatch("-?[0-9]{1,18}", value):
+        value = int(value)
+    step = integer(value, "mistake_step")
+    if step is not None and not 0 <= step < n_messages:
+        raise Unusable(f"mistake_step {step} is outside the history of {n_messages} messages")
+    return step
+
+
+def as_json(value: Any, what: str) -> str | None:
+    """JSON text, null for null."""
+    return None if value is None else text(json.dumps(value, ensure_ascii=False), what)
+
+
+def extra(record: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The named keys that hold something, as JSON."""
+    return as_json({name: record[name] for name in names if record.get(name) is not None} or None, "extra")
+
+
+def section(record: Mapping[str, Any], name: str, path: str = "") -> dict[str, Any]:
+    """A nested object; an empty one where it is null or absent."""
+    value = record.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Unusable(f"{path}{name} is not an object")
+    return value

@@ -1,0 +1,181 @@
+"""Files to read, from paths, folders, globs and URIs."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+import pyarrow as pa
+from fsspec.implementations.arrow import ArrowFSWrapper
+from pyarrow import fs as pafs
+
+from pa_dist.errors import ConfigError
+
+_NAME = re.compile(r"(?P<stem>.*?)\.(?:json|jsonl|ndjson)(?:\.(?:gz|zst|bz2|xz))?", re.DOTALL)
+_GLOB = re.compile(r"[*?\[]")
+
+
+class Unreadable(Exception):
+    """A file that could not be opened, or not read to its end. Its reader's caller turns it into a reject."""
+
+
+def natural(name: str) -> str:
+    """A string that sorts as `name` does with its numbers compared as numbers: task 2 before task 10.
+
+    Each run of digits is led by its length, so that plain string order (Arrow's, too) is the natural one.
+    """
+    return re.sub("[0-9]+", lambda m: f"{len(m[0].lstrip('0')):06d}{m[0].lstrip('0')}", name)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to read."""
+
+    name: str
+    """As reports show it: without a URI's credentials and options."""
+    entry: str
+    """The configured path it came from, which says how to reach it."""
+    path: str
+    """Path in the terms of that file system."""
+    size: int
+
+    @property
+    def file_name(self) -> str:
+        return PurePosixPath(self.path).name
+
+    @property
+    def parent(self) -> str:
+        """Name of the folder it lies in."""
+        return PurePosixPath(self.path).parent.name
+
+    @property
+    def stem(self) -> str:
+        """File name without `.json`, `.jsonl` and a compression's suffix."""
+        match = _NAME.fullmatch(self.file_name)
+        return _unicode(match["stem"] if match else self.file_name)
+
+    @property
+    def trial(self) -> int | None:
+        """Of a best-of-N set laid out as `trial_<i>/<domain>.json`, i."""
+        match = re.fullmatch("trial_([0-9]{1,18})", self.parent)
+        return int(match[1]) if match else None
+
+    @contextmanager
+    def open(self) -> Iterator["Guarded"]:
+        """The file's bytes, decompressed by its suffix. Raises `Unreadable`."""
+        try:
+            filesystem, _ = _filesystem(self.entry)
+            zst = self.path.endswith(".zst")  # fsspec reads it only with another package; Arrow has it built in
+            file = filesystem.open(self.path, "rb", compression=None if zst else "infer")
+            file = pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd") if zst else file
+        except Exception as error:  # as in Guarded.read
+            raise Unreadable(_line(error)) from error
+        try:
+            yield Guarded(file)
+        finally:
+            file.close()
+
+
+class Guarded:
+    """A file whose every fault on reading is `Unreadable`."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            data: bytes = self._file.read(size)
+        # Each file system and decompressor has errors of its own (OSError, EOFError, zlib.error, ClientError ...) and a
+        # file that cannot be read must not end the run. Nothing but I/O happens in this block.
+        except Exception as error:
+            raise Unreadable(_line(error)) from error
+        return data
+
+
+def expand(paths: Sequence[str]) -> list[Source]:
+    """Files that the entries name, each once, in natural order of their paths.
+
+    A folder stands for all `.json` and `.jsonl` files below it, compressed ones too, hidden ones left out.
+
+    Raises:
+      ConfigError: an entry matches nothing, or its file system cannot be reached.
+    """
+    found: dict[tuple[str, str], Source] = {}
+    for entry in paths:
+        sources = _match(entry)
+        if not sources:
+            raise ConfigError(f"trajectories.paths: nothing matches {entry!r}")
+        for source in sources:
+            found.setdefault((_scheme(entry), source.path), source)
+    return sorted(found.values(), key=lambda s: ([natural(part) for part in s.path.split("/")], s.path, s.name))
+
+
+def _scheme(entry: str) -> str:
+    return urlsplit(entry).scheme if "://" in entry else "file"
+
+
+@lru_cache(maxsize=64)
+def _filesystem(entry: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of an entry and the entry's path in it, globs included."""
+    try:
+        if "://" not in entry:
+            return fsspec.filesystem("file"), os.path.abspath(entry)  # noqa: PTH100  (`Path` keeps the `..` or follows links)
+        # Arrow parses URIs strictly, and takes options behind a `?`: it gets the folders in front of the first glob.
+        body, mark, options = entry.partition("?")
+        glob = _GLOB.search(body)
+        folder = body[: body.rindex("/", 0, glob.start()) + 1] if glob else body
+        try:
+            filesystem, path = pafs.FileSystem.from_uri(folder + mark + options)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return fsspec.core.url_to_fs(entry)  # type: ignore[no-any-return]
+        path = path.rstrip("/") + "/" + body[len(folder) :] if glob else path
+        return ArrowFSWrapper(filesystem, skip_instance_cache=True), path
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"trajectories.paths: {entry!r}: {_line(error)}") from None
+
+
+def _match(entry: str) -> list[Source]:
+    filesystem, path = _filesystem(entry)
+    try:
+        if filesystem.exists(path):
+            infos = [filesystem.info(path)]
+        else:
+            infos = list(filesystem.glob(path, detail=True).values()) if _GLOB.search(path) else []
+        files = [file for info in infos for file in _files(filesystem, info)]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"trajectories.paths: {entry!r}: {_line(error)}") from None
+    return [Source(_shown(entry, f["name"]), entry, f["name"], f.get("size") or 0) for f in files]
+
+
+def _files(filesystem: fsspec.AbstractFileSystem, info: dict[str, Any]) -> list[dict[str, Any]]:
+    if info["type"] != "directory":
+        return [info]
+    below = filesystem.find(info["name"], detail=True).values()
+    return [file for file in below if _is_data(file["name"][len(info["name"]) :])]
+
+
+def _is_data(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return not any(part.startswith(".") for part in parts) and _NAME.fullmatch(parts[-1]) is not None
+
+
+def _shown(entry: str, path: str) -> str:
+    if "://" in entry:
+        return f"{_scheme(entry)}://{path}"
+    return _unicode(path if os.path.isabs(entry) else os.path.relpath(path))  # noqa: PTH117
+
+
+def _unicode(name: str) -> str:
+    """A file name as text that Arrow holds; Linux lets one be any bytes."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

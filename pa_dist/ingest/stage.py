@@ -1,0 +1,130 @@
+"""The ingest stage: files in, the tables `trajectories` and `rejects` out.
+
+Three rounds of tasks, so that the driver holds no rows and no task more than a bounded part of them:
+read (groups of files into staging), order (all keys, no messages), gather (staging into parts of the table).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol, TypeVar
+
+from pyarrow import fs as pafs
+
+from pa_dist.config import Trajectories
+from pa_dist.ingest.formats import read
+from pa_dist.ingest.order import order, planned
+from pa_dist.ingest.records import Trajectory
+from pa_dist.ingest.sources import Source, expand
+from pa_dist.ingest.staging import FOLDER, Rejects, Stager, gather
+from pa_dist.run import RunFolder
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+GROUP_BYTES = 128 << 20
+GROUP_FILES = 1000
+
+
+class Mapper(Protocol):
+    """Applies a picklable function to picklable items, results in the items' order: `map`, or Ray tasks."""
+
+    def __call__(self, function: Callable[[T], R], items: Sequence[T], /) -> Iterator[R]: ...
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What ingest did: `read == kept + rejected + left_out_by_limit`."""
+
+    sources: int
+    read: int
+    kept: int
+    rejected: int
+    left_out_by_limit: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Files that one task reads."""
+
+    index: int
+    sources: list[Source]
+
+
+def ingest(config: Trajectories, folder: RunFolder, map_tasks: Mapper) -> Counts:
+    """Write the tables, replacing what an earlier ingest left.
+
+    Args:
+      config: which files, and in which format.
+      folder: the run folder.
+      map_tasks: runs the tasks; the builtin `map` does.
+
+    Raises:
+      ConfigError: a path matches nothing. Nothing that a file holds raises: it becomes a row of `rejects`.
+    """
+    sources = expand(config.paths)
+    clear(folder)
+    folder.filesystem.create_dir(folder.path(FOLDER), recursive=True)
+    for table in ("trajectories", "rejects"):
+        folder.filesystem.create_dir(folder.path(table), recursive=True)
+
+    groups = grouped(sources)
+    done = list(map_tasks(partial(_read_group, config, folder), groups))
+    n_staged, n_unusable = (sum(counts) for counts in zip(*done, strict=True))
+    (ordered,) = map_tasks(partial(order, folder, config.limit), [len(groups)])
+    n_kept = sum(map_tasks(partial(_write_part, folder), range(ordered.n_parts)))
+    remove_staging(folder)
+    return Counts(
+        sources=len(sources),
+        read=n_staged + n_unusable,
+        kept=n_kept,
+        rejected=n_unusable + ordered.n_duplicates,
+        left_out_by_limit=ordered.n_left_out,
+    )
+
+
+def clear(folder: RunFolder) -> None:
+    """Delete what an ingest, finished or not, left in the folder."""
+    folder.clear("trajectories")
+    folder.clear("rejects", "ingest-")
+    remove_staging(folder)
+
+
+def remove_staging(folder: RunFolder) -> None:
+    path = folder.path(FOLDER)
+    if folder.filesystem.get_file_info(path).type is pafs.FileType.Directory:
+        folder.filesystem.delete_dir(path)
+
+
+def grouped(sources: Sequence[Source]) -> list[Group]:
+    """Consecutive files, as many as come to a task's worth of bytes; a larger file goes alone."""
+    groups: list[list[Source]] = []
+    size = 0
+    for source in sources:
+        if not groups or size + source.size > GROUP_BYTES or len(groups[-1]) >= GROUP_FILES:
+            groups.append([])
+            size = 0
+        groups[-1].append(source)
+        size += source.size
+    return [Group(i, members) for i, members in enumerate(groups)]
+
+
+def _read_group(config: Trajectories, folder: RunFolder, group: Group) -> tuple[int, int]:
+    """Stage a group's rows; how many were staged and rejected."""
+    given = {name: getattr(config, name) for name in ("benchmark", "domain", "behavior")}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    with Stager(folder, group.index) as staged, Rejects(folder, f"ingest-{group.index:05d}") as rejects:
+        for source in group.sources:
+            for item in read(config.format, source):
+                if isinstance(item, Trajectory):
+                    staged.add(replace(item, **overrides), source.name)
+                else:
+                    rejects.add(item)
+        return staged.count, rejects.count
+
+
+def _write_part(folder: RunFolder, index: int) -> int:
+    """Gather one part of the table; its number of rows."""
+    table = gather(folder, planned(folder, index))
+    folder.write("trajectories", f"part-{index:05d}", table)
+    return int(table.num_rows)

@@ -1,0 +1,222 @@
+"""One block of `logprobs` to its rows of `steps`, `scores` and `attributions`. A pure function on Arrow tables."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pa_dist import schema
+from pa_dist.config import Evaluate
+from pa_dist.reduce.aggregate import Bucket, buckets, step_aggregates, token_aggregates, token_extremes
+from pa_dist.reduce.methods import Method, StepColumns, cells, methods
+from pa_dist.reduce.predictors import agent_matches, predictions
+from pa_dist.reduce.ragged import (
+    Bools,
+    Floats,
+    Ints,
+    Tokens,
+    column,
+    is_valid,
+    lengths,
+    offsets,
+    require_one_length,
+    require_same,
+    tokens,
+)
+
+_KEYS = [field.name for field in schema.KEYS]
+_LABELS = [field.name for field in schema.LABELS]
+_PER_STEP = ["agent", "text_hash", "truncated"]
+_POLICY = [f"policy_{name}" for name in schema.TOKEN_COLUMNS]
+
+COLUMNS = [*_KEYS, *_LABELS, "step", *_PER_STEP, "token_ids_reference", *_POLICY, "reference_logprob"]
+"""The columns of `logprobs` that a block needs."""
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A block's rows of three tables, each with its schema of `pa_dist.schema`."""
+
+    steps: pa.Table
+    scores: pa.Table
+    attributions: pa.Table
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """A block's steps, flat. `layouts` remembers how the valid steps of each mask are laid out: methods share masks."""
+
+    n_steps: Ints
+    step: pa.Array
+    per_step: dict[str, pa.Array]
+    n_tokens: Ints
+    columns: StepColumns
+    layouts: dict[bytes, list[Bucket]]
+
+    @property
+    def rows(self) -> Ints:
+        """The trajectory of each step."""
+        return np.repeat(np.arange(len(self.n_steps)), self.n_steps)
+
+    def layout(self, valid: Bools) -> list[Bucket]:
+        key = np.packbits(valid).tobytes()
+        if key not in self.layouts:
+            self.layouts[key] = buckets(valid, offsets(self.n_steps))
+        return self.layouts[key]
+
+
+def reduce_block(table: pa.Table, settings: Evaluate) -> Reduced:
+    """Reduce trajectories to steps, scores and blamed steps.
+
+    Args:
+      table: rows of `logprobs`, at least `COLUMNS`; any chunks or slices.
+      settings: preset and beta; `fa` among the scenarios attributes unlabelled trajectories too.
+
+    Raises:
+      PaDistError: lists of a trajectory that disagree about its steps or tokens; names the trajectory.
+    """
+    steps = _read(table, settings.beta)
+    table_methods = methods(settings.preset)
+    values = [method.step_values(steps.columns) for method in table_methods]
+    return Reduced(
+        _steps_table(table, steps),
+        _scores_table(table, steps, table_methods, values, settings),
+        _attributions_table(table, steps, table_methods, values, settings),
+    )
+
+
+def _read(table: pa.Table, beta: float) -> _Steps:
+    step = column(table, "step")
+    n_steps = lengths(step)
+    per_step = {}
+    for name in _PER_STEP:
+        lists = column(table, name)
+        require_same(table, lengths(lists), n_steps, f"{name} has", "entries")
+        per_step[name] = lists.flatten()
+    by_name = {name: tokens(table, name, n_steps) for name in [*_POLICY, "reference_logprob"]}
+    policy, reference = by_name["policy_logprob"], by_name["reference_logprob"]
+    differs = is_valid(column(table, "token_ids_reference"))
+    require_one_length(table, n_steps, {name: by_name[name] for name in _POLICY})
+    paired = Tokens(reference.values, reference.counts, reference.scored & ~differs)
+    require_one_length(table, n_steps, {"policy_logprob": policy, "reference_logprob": paired})
+    columns = _step_columns(by_name, np.repeat(~differs, n_steps), n_steps, beta)
+    return _Steps(n_steps, step.flatten(), per_step, policy.counts, columns, {})
+
+
+def _step_columns(by_name: dict[str, Tokens], shared: Bools, n_steps: Ints, beta: float) -> StepColumns:
+    policy, reference = by_name["policy_logprob"], by_name["reference_logprob"]
+    aggregated = {name: token_aggregates(column.values, column.counts) for name, column in by_name.items()}
+    advantage = beta * (aggregated["policy_logprob"] - aggregated["reference_logprob"])
+    scored = np.repeat(policy.scored & reference.scored, n_steps)
+    return StepColumns(
+        tokens=aggregated,
+        advantage=advantage,
+        advantage_per_token=_per_token(policy, reference, advantage, scored & shared, beta),
+        empty=scored & ((policy.counts == 0) | (reference.counts == 0)),
+        shared_tokens=shared,
+    )
+
+
+def _per_token(policy: Tokens, reference: Tokens, advantage: Floats, comparable: Bools, beta: float) -> Floats:
+    """Aggregate beta * (policy - reference) of each token, [5, steps]; NaN where the tokens are not the same."""
+    counts = np.where(comparable, policy.counts, 0)
+    ratio = np.subtract(_of_steps(policy, comparable), _of_steps(reference, comparable), dtype=np.float64)
+    # Mean, sum and last are linear, so they are the advantage's own; minimum and maximum are not.
+    return np.concatenate([np.where(comparable, advantage[:3], np.nan), beta * token_extremes(ratio, counts)])
+
+
+def _of_steps(column: Tokens, chosen: Bools) -> NDArray[np.float32]:
+    return column.values if chosen.all() else column.values[np.repeat(chosen, column.counts)]
+
+
+def _valid(values: Floats) -> Bools:
+    """Steps whose values can be used: a token that is not finite spoils every aggregation of its step."""
+    valid: Bools = np.logical_and.reduce(np.isfinite(values), axis=0)
+    return valid
+
+
+def _floats(values: Floats) -> pa.Array:
+    """A float64 column, null where not finite."""
+    finite = np.isfinite(values)
+    return pa.array(values) if finite.all() else pa.array(values, mask=~finite)
+
+
+def _steps_table(table: pa.Table, steps: _Steps) -> pa.Table:
+    advantage, per_token = steps.columns.advantage, steps.columns.advantage_per_token
+    rows = pa.array(steps.rows)
+    arrays = [column(table, name).take(rows) for name in _KEYS]
+    arrays += [steps.step, steps.per_step["agent"], pa.array(steps.n_tokens, pa.int32())]
+    arrays += [steps.per_step["text_hash"], steps.per_step["truncated"], _reasons(steps)]
+    usable = np.where(_valid(advantage), advantage, np.nan), np.where(_valid(per_token), per_token, np.nan)
+    arrays += [_floats(values) for pair in usable for values in pair]
+    return pa.Table.from_arrays(arrays, schema=schema.STEPS)
+
+
+def _reasons(steps: _Steps) -> pa.Array:
+    """Why each step's advantage is null; null where it is not."""
+    columns = steps.columns
+    truncated = steps.per_step["truncated"].fill_null(False).to_numpy(zero_copy_only=False)
+    missing = np.isnan(columns.tokens["policy_logprob"][0]) | np.isnan(columns.tokens["reference_logprob"][0])
+    why = np.full(len(missing), -1)
+    why[~_valid(columns.advantage)] = 2
+    why[missing] = np.where(truncated, 0, 1)[missing]
+    names = pa.array(["truncated", "no token has a log-prob", "a log-prob is not finite"])
+    return names.take(pa.array(why, mask=why < 0))
+
+
+def _scores_table(
+    table: pa.Table, steps: _Steps, table_methods: tuple[Method, ...], values: list[Floats], settings: Evaluate
+) -> pa.Table:
+    n_rows = len(table)
+    scored = np.bincount(steps.rows, weights=_valid(steps.columns.advantage), minlength=n_rows)
+    arrays = [column(table, name) for name in [*_KEYS, *_LABELS]]
+    arrays += [pa.array(steps.n_steps, pa.int32()), pa.array(scored.astype(np.int32))]
+    for method, read in zip(table_methods, values, strict=True):
+        aggregated = step_aggregates(read, steps.layout(_valid(read)), n_rows, method.step_aggs)
+        arrays += [_floats(score) for of_token_agg in aggregated for score in of_token_agg]
+    return pa.Table.from_arrays(arrays, schema=schema.scores([cell.column for cell in cells(settings.preset)]))
+
+
+def _attributions_table(
+    table: pa.Table, steps: _Steps, table_methods: tuple[Method, ...], values: list[Floats], settings: Evaluate
+) -> pa.Table:
+    """One row per trajectory, method, token aggregation and predictor, cell after cell."""
+    chosen = np.full(len(table), True) if "fa" in settings.scenarios else is_valid(column(table, "mistake_step"))
+    rows = np.flatnonzero(chosen)
+    if not len(rows):
+        return schema.ATTRIBUTIONS.empty_table()
+    wanted = np.repeat(chosen, steps.n_steps)
+    blamed, names = [], []
+    for method, read in zip(table_methods, values, strict=True):
+        if method.attributes:
+            layout = steps.layout(_valid(read) & wanted)
+            blamed.append(predictions(method.orientation * read, layout, len(table))[..., rows].reshape(-1, len(rows)))
+            names += [(method.name, agg, predictor) for agg in method.token_aggs for predictor in schema.PREDICTORS]
+    return _attribution_rows(table, steps, rows, np.concatenate(blamed), names)
+
+
+def _attribution_rows(
+    table: pa.Table, steps: _Steps, rows: Ints, blamed: Ints, names: list[tuple[str, str, str]]
+) -> pa.Table:
+    n_cells = len(blamed)
+    picked = table.select([*_KEYS, "mistake_step", "mistake_agent"]).take(pa.array(rows))
+    keys = [pa.concat_arrays([column(picked, name)] * n_cells) for name in picked.column_names]
+    cell = [pa.concat_arrays([pa.repeat(part, len(rows)) for part in parts]) for parts in zip(*names, strict=True)]
+    flat = blamed.reshape(-1)
+    none = flat < 0
+    where = pa.array(flat, mask=none)
+    step, agent = steps.step.take(where), steps.per_step["agent"].take(where)
+    mistake = column(picked, "mistake_step")
+    # The last entry of each is what position -1, no step, reads.
+    messages = np.append(steps.step.fill_null(-1).to_numpy(zero_copy_only=False), -1)
+    is_step = messages[blamed] == mistake.fill_null(-1).to_numpy(zero_copy_only=False)
+    labels = column(table, "mistake_agent").take(pa.array(steps.rows))
+    matches = np.append(agent_matches(steps.per_step["agent"], labels), False)[blamed]
+    correct = _verdict(is_step.reshape(-1) & ~none, np.tile(is_valid(mistake), n_cells))
+    agent_correct = _verdict(matches.reshape(-1) & ~none, np.tile(is_valid(column(picked, "mistake_agent")), n_cells))
+    return pa.Table.from_arrays([*keys, *cell, step, agent, correct, agent_correct], schema=schema.ATTRIBUTIONS)
+
+
+def _verdict(right: Bools, labelled: Bools) -> pa.Array:
+    return pa.array(right, mask=~labelled)

@@ -1,0 +1,67 @@
+"""Rows of a table by benchmark and domain, in trajectory order, and their clusters and trials."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pa_dist.reduce.best_of_n import Trials
+from pa_dist.reduce.ragged import Floats, Ints, column, is_valid
+
+Group = tuple[str | None, str | None]
+"""Benchmark and domain."""
+
+
+def by_group(table: pa.Table) -> Iterator[tuple[Group, pa.Table]]:
+    """Each (benchmark, domain) and its rows, sorted by trajectory_id: figures do not depend on how rows were split."""
+    table = table.sort_by("trajectory_id")
+    benchmark, domain = (column(table, name).dictionary_encode("encode") for name in ("benchmark", "domain"))
+    width = len(domain.dictionary)
+    pairs, which = np.unique(_codes(benchmark) * width + _codes(domain), return_inverse=True)
+    names, domains = benchmark.dictionary.to_pylist(), domain.dictionary.to_pylist()
+    for k, pair in enumerate(pairs.tolist()):
+        yield (names[pair // width], domains[pair % width]), table.take(pa.array(np.flatnonzero(which == k)))
+
+
+def _codes(encoded: pa.DictionaryArray) -> Ints:
+    codes: Ints = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes
+
+
+def clusters(table: pa.Table) -> Ints:
+    """What a bootstrap draws: the task of each row, or the trajectory itself where it has none; numbered from 0."""
+    tasks = pc.binary_join_element_wise("task", column(table, "task_id"), "\0")
+    alone = pc.binary_join_element_wise("trajectory", column(table, "trajectory_id"), "\0")
+    return _codes(pc.coalesce(tasks, alone).dictionary_encode())
+
+
+def floats(table: pa.Table, name: str) -> Floats:
+    """A numeric column as float64, null as NaN."""
+    values: Floats = column(table, name).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return values
+
+
+def trials(table: pa.Table, success_threshold: float) -> tuple[pa.Table, Trials, list[str]]:
+    """A group's trials that can take part in best-of-N, sorted by task, trial and trajectory_id.
+
+    Args:
+      table: rows of one group, sorted by trajectory_id.
+      success_threshold: the least reward of a success.
+
+    Returns:
+      The rows, the same as arrays, and notes that count what was left out.
+    """
+    has_task, has_reward = is_valid(column(table, "task_id")), is_valid(column(table, "reward"))
+    left_out = [
+        (int((~has_task).sum()), "trajectories without a task"),
+        (int((has_task & ~has_reward).sum()), "trials without a reward"),
+    ]
+    notes = [f"{count} {what} left out" for count, what in left_out if count]
+    table = table.take(pa.array(np.flatnonzero(has_task & has_reward)))
+    task = _codes(column(table, "task_id").dictionary_encode())
+    trial = floats(table, "trial")
+    order = np.lexsort((np.where(np.isnan(trial), np.inf, trial), task))
+    table = table.take(pa.array(order))
+    reward = floats(table, "reward")
+    return table, Trials(task[order], reward, reward >= success_threshold), notes

@@ -1,0 +1,184 @@
+"""The tasks of the second half of a reduction: from `scores`, `attributions` and `logprobs` to rows of `metrics`.
+
+Each task reads the keys, the labels and its own columns of a table, and returns a few figures.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pa_dist import schema
+from pa_dist.config import Evaluate
+from pa_dist.reduce.attribution import BASELINES, baseline_outcomes, blamed_outcomes, fa_figures
+from pa_dist.reduce.best_of_n import Trials, baselines, best_of_n
+from pa_dist.reduce.groups import Group, by_group, clusters, floats, trials
+from pa_dist.reduce.intervals import Figure, Resampling, unlabelled
+from pa_dist.reduce.methods import Cell, methods
+from pa_dist.reduce.ragged import Floats, column, is_valid
+from pa_dist.reduce.uncertainty import METRICS, uncertainty
+from pa_dist.run import RunFolder
+
+_LABELLED = [field.name for field in [*schema.KEYS, *schema.LABELS] if field.name != "behavior"]
+_NO_REWARD = "no trajectory has a reward"
+_NO_TRIAL = "no task has a trial with a reward"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row of `metrics`: where it belongs, and the figure."""
+
+    scenario: str
+    group: Group
+    method: str
+    token_agg: str | None
+    step_agg: str | None
+    predictor: str | None
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """What a group's labels allow."""
+
+    group: Group
+    n_trajectories: int
+    n_rewards: int
+    most_trials: int
+    n_mistakes: int
+
+
+def survey(folder: RunFolder) -> list[GroupFacts]:
+    """Count each group's labels."""
+    table = folder.dataset("scores").to_table(columns=_LABELLED)
+    return [_facts(group, rows) for group, rows in by_group(table)]
+
+
+def _facts(group: Group, rows: pa.Table) -> GroupFacts:
+    rewarded = rows.filter(pc.is_valid(rows["reward"]))
+    per_task = pc.value_counts(rewarded["task_id"].drop_null()).field("counts")
+    n_mistakes = len(rows) - rows["mistake_step"].null_count
+    return GroupFacts(group, len(rows), len(rewarded), pc.max(per_task).as_py() or 0, n_mistakes)
+
+
+def score_columns(
+    folder: RunFolder,
+    settings: Evaluate,
+    cells: Sequence[Cell],
+    uq: Collection[Group],
+    bon: Collection[Group],
+    part: str,
+) -> list[Measured]:
+    """UQ and best-of-N of some columns of `scores`; writes their `selections`."""
+    table = folder.dataset("scores").to_table(columns=[*_LABELLED, *(cell.column for cell in cells)])
+    rows: list[Measured] = []
+    selections = []
+    for group, members in by_group(table):
+        if group in uq:
+            rows += _uncertainty(group, members, cells, settings)
+        if group in bon:
+            taking_part, tried, notes = trials(members, settings.success_threshold)
+            rows += _best_of_n(group, taking_part, tried, notes, cells, settings)
+            selections += [_selections(group, taking_part, tried, cell) for cell in cells if len(taking_part)]
+    if selections:
+        folder.write("selections", part, pa.concat_tables(selections))
+    return rows
+
+
+def _uncertainty(group: Group, members: pa.Table, cells: Sequence[Cell], settings: Evaluate) -> Iterator[Measured]:
+    members = members.filter(pc.is_valid(members["reward"]))
+    reward = floats(members, "reward")
+    success = reward >= settings.success_threshold
+    resampling = Resampling(clusters(members), settings.resamples, settings.seed)
+    for cell in cells:
+        score = cell.orientation * floats(members, cell.column)
+        figures = uncertainty(score, reward, success, resampling) if len(members) else unlabelled(METRICS, _NO_REWARD)
+        yield from _of_cell("uq", group, cell, figures)
+
+
+def _best_of_n(
+    group: Group, members: pa.Table, tried: Trials, notes: list[str], cells: Sequence[Cell], settings: Evaluate
+) -> Iterator[Measured]:
+    for cell in cells:
+        if len(members):
+            score = cell.orientation * floats(members, cell.column)
+            figures = best_of_n(score, tried, settings.resamples, settings.seed, notes)
+        else:
+            figures = unlabelled([("success", None), ("reward", None)], _NO_TRIAL)
+        yield from _of_cell("best_of_n", group, cell, figures)
+
+
+def _of_cell(scenario: str, group: Group, cell: Cell, figures: list[Figure]) -> list[Measured]:
+    return [Measured(scenario, group, cell.method, cell.token_agg, cell.step_agg, None, figure) for figure in figures]
+
+
+def _selections(group: Group, members: pa.Table, tried: Trials, cell: Cell) -> pa.Table:
+    """Each task's pick among all its trials; none where the column is empty."""
+    score = cell.orientation * floats(members, cell.column)
+    if np.isnan(score).all():
+        return schema.SELECTIONS.empty_table()
+    picked = members.take(pa.array(tried.picked(score)))
+    names = (*group, None, cell.method, cell.token_agg, cell.step_agg)
+    arrays = [pa.repeat(pa.scalar(name, pa.string()), len(picked)) for name in names]
+    arrays[2] = column(picked, "task_id")
+    arrays += [pa.array(tried.sizes, pa.int32())]
+    arrays += [column(picked, name) for name in ("trajectory_id", "trial", cell.column, "reward")]
+    return pa.Table.from_arrays(arrays, schema=schema.SELECTIONS)
+
+
+def best_of_n_baselines(folder: RunFolder, settings: Evaluate, groups: Collection[Group]) -> list[Measured]:
+    """mean@n and pass@n of each group."""
+    rows = []
+    for group, members in by_group(folder.dataset("scores").to_table(columns=_LABELLED)):
+        if group in groups:
+            taking_part, tried, notes = trials(members, settings.success_threshold)
+            figures = (
+                baselines(tried, settings.resamples, settings.seed, notes)
+                if len(taking_part)
+                else unlabelled([("mean", None), ("oracle", None)], _NO_TRIAL)
+            )
+            rows += [Measured("best_of_n", group, "baseline", None, None, None, figure) for figure in figures]
+    return rows
+
+
+def blamed_steps(folder: RunFolder, settings: Evaluate, name: str, groups: Collection[Group]) -> list[Measured]:
+    """FA of one method's predictions."""
+    # By name: a method holds a lambda, which Ray's pickling would take but the standard one would not.
+    (method,) = [method for method in methods(settings.preset) if method.name == name]
+    wanted = [name for name in schema.ATTRIBUTIONS.names if name not in ("trial", "behavior", "agent", "correct")]
+    table = folder.dataset("attributions").to_table(columns=wanted, filter=pc.field("method") == method.name)
+    rows = []
+    for group, members in by_group(table):
+        if group not in groups:
+            continue
+        for token_agg in method.token_aggs:
+            of_agg = members.filter(pc.equal(members["token_agg"], token_agg))
+            for predictor in schema.PREDICTORS:
+                cell = of_agg.filter(pc.equal(of_agg["predictor"], predictor))
+                figures = _fa(cell, blamed_outcomes(cell, settings.within), settings)
+                rows += [Measured("fa", group, method.name, token_agg, None, predictor, figure) for figure in figures]
+    return rows
+
+
+def blame_baselines(folder: RunFolder, settings: Evaluate, groups: Collection[Group]) -> list[Measured]:
+    """FA of the random, first-step and last-step baselines."""
+    wanted = ["trajectory_id", "benchmark", "domain", "task_id", "mistake_step", "mistake_agent", "step", "agent"]
+    labelled = None if "fa" in settings.scenarios else pc.field("mistake_step").is_valid()
+    table = folder.dataset("logprobs", schema.LOGPROBS).to_table(columns=wanted, filter=labelled)
+    rows = []
+    for group, members in by_group(table):
+        if group in groups:
+            outcomes = baseline_outcomes(members, settings.within)
+            for name in BASELINES:
+                figures = _fa(members, outcomes[name], settings)
+                rows += [Measured("fa", group, "baseline", None, None, name, figure) for figure in figures]
+    return rows
+
+
+def _fa(table: pa.Table, values: Floats, settings: Evaluate) -> list[Figure]:
+    """Figures of the labelled rows of an outcome matrix, resampled by question."""
+    labelled = np.flatnonzero(is_valid(column(table, "mistake_step")))
+    resampling = Resampling(clusters(table.take(pa.array(labelled))), settings.resamples, settings.seed)
+    return fa_figures(values[labelled], resampling, settings.within)

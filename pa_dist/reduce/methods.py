@@ -1,0 +1,122 @@
+"""The methods of METHOD.md as one table: what each reads, over which aggregations, and which way is better.
+
+Preset `published` follows each method's own paper. Preset `paper` follows the released code of progress advantage: it
+calls the mean top-k log-prob self-certainty, ranks DeepConf by *plus* that mean (flat distributions first, the opposite
+of the published definition), and counts a step without tokens as 0.0 for methods of log-probs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pa_dist.reduce.ragged import Bools, Floats
+from pa_dist.schema import STEP_AGGS, TOKEN_AGGS
+
+
+@dataclass(frozen=True)
+class StepColumns:
+    """What the methods read: each per-token column aggregated to steps, [5, steps] in the order of `TOKEN_AGGS`.
+
+    Attributes:
+      tokens: policy_logprob, reference_logprob, policy_topk_logprob_mean, policy_entropy, policy_self_certainty.
+      advantage: beta times (aggregated policy log-probs minus aggregated reference log-probs).
+      advantage_per_token: the aggregated per-token beta * (policy - reference).
+      empty: [steps], True where a step of a scored trajectory has no policy or no reference tokens.
+      shared_tokens: [steps], False where the reference reads other tokens than the policy.
+    """
+
+    tokens: dict[str, Floats]
+    advantage: Floats
+    advantage_per_token: Floats
+    empty: Bools
+    shared_tokens: Bools
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+      read: step values, [len(token_aggs), steps], NaN where a step has none.
+      orientation: +1 where a higher value is the better trajectory, -1 where a lower one is.
+      empty_is_zero: the preset counts a step without tokens as 0.0 instead of leaving it out.
+      per_token: compares the models token by token, so it needs them to read the same tokens.
+      attributes: whether the step values serve failure attribution; methods that fix their step aggregation share them
+        with another method.
+    """
+
+    name: str
+    read: Callable[[StepColumns], Floats]
+    token_aggs: tuple[str, ...] = TOKEN_AGGS
+    step_aggs: tuple[str, ...] = STEP_AGGS
+    orientation: int = 1
+    empty_is_zero: bool = False
+    per_token: bool = False
+
+    @property
+    def attributes(self) -> bool:
+        return self.step_aggs == STEP_AGGS
+
+    def step_values(self, columns: StepColumns) -> Floats:
+        """Step values under the preset's rule for empty steps, [len(token_aggs), steps]."""
+        values = self.read(columns)
+        if not self.empty_is_zero or not columns.empty.any():
+            return values
+        return np.where(columns.empty & columns.shared_tokens if self.per_token else columns.empty, 0.0, values)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One column of `scores`."""
+
+    method: str
+    token_agg: str
+    step_agg: str
+    orientation: int
+
+    @property
+    def column(self) -> str:
+        return f"{self.method}__{self.token_agg}__{self.step_agg}"
+
+
+def _topk(columns: StepColumns) -> Floats:
+    return columns.tokens["policy_topk_logprob_mean"]
+
+
+def _confidence(columns: StepColumns) -> Floats:
+    """DeepConf's confidence at each token is minus the mean log-prob of the top k; then the tokens are aggregated."""
+    mean, total, last, low, high = -_topk(columns)
+    return np.stack([mean, total, last, high, low])  # the minimum of -x is minus the maximum of x
+
+
+def _self_certainty(columns: StepColumns) -> Floats:
+    return columns.tokens["policy_self_certainty"]
+
+
+def methods(preset: str) -> tuple[Method, ...]:
+    """The methods under a preset (`published` or `paper`), in the order of reports."""
+    paper = preset == "paper"
+    confidence = _topk if paper else _confidence
+    return (
+        Method("progress_advantage", lambda c: c.advantage, empty_is_zero=paper),
+        Method("progress_advantage_per_token", lambda c: c.advantage_per_token, empty_is_zero=paper, per_token=True),
+        Method("policy_logprob", lambda c: c.tokens["policy_logprob"], empty_is_zero=paper),
+        Method("reference_logprob", lambda c: c.tokens["reference_logprob"], empty_is_zero=paper),
+        Method("topk_logprob_mean", _topk),
+        Method("self_certainty", _topk if paper else _self_certainty),
+        Method("entropy", lambda c: c.tokens["policy_entropy"], orientation=-1),
+        Method("deepconf_tail", confidence, step_aggs=("last",)),
+        Method("deepconf_bottom10", confidence, step_aggs=("bottom10",)),
+        Method("perplexity", lambda c: np.exp(-c.tokens["policy_logprob"][:1]), token_aggs=("mean",), orientation=-1),
+    )
+
+
+def cells(preset: str) -> list[Cell]:
+    """Every METHOD__TOKENAGG__STEPAGG, in the order of the columns of `scores`."""
+    return [
+        Cell(method.name, token_agg, step_agg, method.orientation)
+        for method in methods(preset)
+        for token_agg in method.token_aggs
+        for step_agg in method.step_aggs
+    ]

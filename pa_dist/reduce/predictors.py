@@ -1,0 +1,54 @@
+"""Which step a method blames for a failure: the three published predictors, on step values."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from pa_dist.reduce.aggregate import Bucket, cumulative
+from pa_dist.reduce.ragged import Bools, Floats, Ints
+from pa_dist.schema import PREDICTORS
+
+
+def predictions(values: Floats, layout: Sequence[Bucket], n_trajectories: int) -> Ints:
+    """The step each predictor blames; the first one on ties.
+
+    `min_cumulative`: argmin of the running sum over valid steps. `sharpest_drop`: the lowest value, or the first valid
+    step where none is negative. `sharpest_abs_drop`: the later step of the largest fall between consecutive valid
+    steps, or the first valid step where nothing falls.
+
+    Args:
+      values: [k, steps], oriented: higher is better.
+      layout: the valid steps, from `buckets`.
+      n_trajectories: how many trajectories there are.
+
+    Returns:
+      [k, 3, n_trajectories] positions in the flat steps, in the order of `schema.PREDICTORS`; -1 where a trajectory has
+      no valid step.
+    """
+    result = np.full((len(values), len(PREDICTORS), n_trajectories), -1, np.int64)
+    for bucket in layout:
+        dense = values[:, bucket.index]
+        fall = np.diff(dense, axis=1, prepend=dense[:, :1])  # the leading 0 is the argmin where nothing falls
+        lowest = np.where(dense.min(axis=1) < 0, dense.argmin(axis=1), 0)
+        for place, local in enumerate((cumulative(dense, bucket.inside).argmin(axis=1), lowest, fall.argmin(axis=1))):
+            result[:, place, bucket.rows] = np.take_along_axis(bucket.index, local, axis=0)
+    return result
+
+
+def agent_matches(agents: pa.Array, mistake_agents: pa.Array) -> Bools:
+    """Whether each agent's name starts with the labelled one: "Orchestrator" is right of "Orchestrator (thought)".
+
+    Both arrays have one entry per step; a null on either side does not match.
+    """
+    agent, mistake = agents.dictionary_encode(), mistake_agents.dictionary_encode()
+    agent_codes = agent.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    mistake_codes = mistake.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    known = (agent_codes >= 0) & (mistake_codes >= 0)
+    width = len(mistake.dictionary) + 1
+    # Few distinct pairs of names, however many steps.
+    pairs, which = np.unique(np.where(known, agent_codes * width + mistake_codes, -1), return_inverse=True)
+    names, labels = agent.dictionary.to_pylist(), mistake.dictionary.to_pylist()
+    starts = [pair >= 0 and names[pair // width].startswith(labels[pair % width]) for pair in pairs.tolist()]
+    matches: Bools = np.array(starts, bool)[which]
+    return matches

@@ -1,0 +1,227 @@
+"""The driver of a reduction: `logprobs` in; `steps`, `scores`, `selections`, `attributions` and `metrics` out.
+
+The driver plans tasks and gathers figures; rows of the tables live only in tasks, a bounded number at a time.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pa_dist import schema
+from pa_dist.config import Evaluate
+from pa_dist.reduce import measure
+from pa_dist.reduce.attribution import BASELINES
+from pa_dist.reduce.attribution import METRICS as FA_METRICS
+from pa_dist.reduce.block import COLUMNS, reduce_block
+from pa_dist.reduce.groups import Group
+from pa_dist.reduce.measure import GroupFacts, Measured
+from pa_dist.reduce.methods import cells, methods
+from pa_dist.run import RunFolder
+
+if TYPE_CHECKING:
+    from pa_dist.ingest.stage import Mapper
+
+SCENARIOS = ("uq", "best_of_n", "fa")
+OUTPUTS = ("steps", "scores", "selections", "attributions")
+
+# Compressed bytes of `logprobs` that one task reads, and bytes it holds at a time.
+_TASK_BYTES = 256 << 20
+_BLOCK_BYTES = 64 << 20
+# Scores that one task ranks: columns times trajectories.
+_TASK_SCORES = 2_000_000
+_UQ_METRICS = ("auroc", "auprc", "spearman", "aurc", "risk")
+_METRIC_ORDER = (*_UQ_METRICS, "success", "reward", "mean", "oracle", *FA_METRICS)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a reduction did. `note` says why there are no metrics, if there are none."""
+
+    trajectories: int
+    steps: int
+    scored_steps: int
+    scenarios: tuple[str, ...]
+    metrics: int
+    note: str | None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one task reduces: files of `logprobs` with some of their row groups (null: all)."""
+
+    name: str
+    files: tuple[tuple[str, tuple[int, ...] | None], ...]
+
+
+def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: "Mapper") -> Summary:
+    """Reduce a run's `logprobs`, replacing what an earlier evaluation left.
+
+    Args:
+      settings: preset, scenarios, intervals.
+      folder: a run folder with `logprobs`.
+      map_tasks: runs tasks; functions and items can be pickled by cloudpickle.
+
+    Raises:
+      PaDistError: a row of `logprobs` that contradicts itself.
+    """
+    for table_name in OUTPUTS:
+        folder.clear(table_name)
+    counts = list(map_tasks(partial(_reduce_part, folder, settings), _plan(folder)))
+    _write_if_absent(folder, settings)
+    (facts,) = map_tasks(measure.survey, [folder])
+    planned = _planned(settings, facts)
+    jobs = _jobs(settings, folder, planned, sum(fact.n_trajectories for fact in facts))
+    rows = [row for result in map_tasks(_call, jobs) for row in result]
+    for table_name in ("selections", "attributions"):
+        _write_if_absent(folder, settings, table_name)
+    _write_metrics(folder, settings, rows)
+    trajectories, steps, scored = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
+    taken = tuple(scenario for scenario in SCENARIOS if planned[scenario])
+    return Summary(trajectories, steps, scored, taken, len(rows), None if rows else _why_none(facts))
+
+
+def _plan(folder: RunFolder) -> list[_Part]:
+    """Share out `logprobs`: small files together, the row groups of a large one apart."""
+    pieces: list[tuple[int, str, tuple[int, ...] | None]] = []
+    for info in folder.filesystem.get_file_info(folder.parts("logprobs")):
+        if info.size <= _TASK_BYTES:
+            pieces.append((info.size, info.path, None))
+            continue
+        footer = pq.read_metadata(info.path, filesystem=folder.filesystem)
+        share = info.size // max(footer.num_row_groups, 1)
+        pieces += [(share, info.path, (group,)) for group in range(footer.num_row_groups)]
+    shares: list[list[tuple[str, tuple[int, ...] | None]]] = []
+    room = 0
+    for size, path, row_groups in pieces:
+        if size > room:
+            shares.append([])
+            room = _TASK_BYTES
+        shares[-1].append((path, row_groups))
+        room -= size
+    return [_Part(f"part-{index:05d}", tuple(share)) for index, share in enumerate(shares)]
+
+
+def _reduce_part(folder: RunFolder, settings: Evaluate, part: _Part) -> tuple[int, int, int]:
+    """Write one part's rows, a block at a time; counts trajectories, steps and steps with an advantage."""
+    trajectories = steps = scored = 0
+    for index, table in enumerate(_blocks(folder, part)):
+        reduced = reduce_block(table, settings)
+        name = f"{part.name}-{index:04d}"
+        folder.write("steps", name, reduced.steps)
+        folder.write("scores", name, reduced.scores)
+        if len(reduced.attributions):
+            folder.write("attributions", name, reduced.attributions)
+        trajectories += len(table)
+        steps += len(reduced.steps)
+        scored += len(reduced.steps) - reduced.steps["progress_advantage__mean"].null_count
+    return trajectories, steps, scored
+
+
+def _blocks(folder: RunFolder, part: _Part) -> Iterator[pa.Table]:
+    """Tables of about `_BLOCK_BYTES` each."""
+    pending: list[pa.RecordBatch] = []
+    size = 0
+    for path, row_groups in part.files:
+        with pq.ParquetFile(path, filesystem=folder.filesystem) as file:
+            footer = file.metadata
+            held = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
+            rows = max(1, _BLOCK_BYTES * max(footer.num_rows, 1) // max(held, 1))
+            for batch in file.iter_batches(batch_size=min(rows, 65536), columns=COLUMNS, row_groups=row_groups):
+                if pending and size + batch.nbytes > _BLOCK_BYTES:
+                    yield pa.Table.from_batches(pending)
+                    pending, size = [], 0
+                pending.append(batch)
+                size += batch.nbytes
+    if pending:
+        yield pa.Table.from_batches(pending)
+
+
+def _write_if_absent(folder: RunFolder, settings: Evaluate, *names: str) -> None:
+    """Give a table without rows one empty file, so that it exists."""
+    empty = {
+        "steps": schema.STEPS,
+        "scores": schema.scores([cell.column for cell in cells(settings.preset)]),
+        "selections": schema.SELECTIONS,
+        "attributions": schema.ATTRIBUTIONS,
+    }
+    for name in names or ("steps", "scores", "attributions"):
+        if not folder.parts(name):
+            folder.write(name, "part-00000", empty[name].empty_table())
+
+
+def _planned(settings: Evaluate, facts: list[GroupFacts]) -> dict[str, frozenset[Group]]:
+    """The groups each scenario is evaluated on: all where it is named, else those whose labels allow it."""
+    auto = "auto" in settings.scenarios
+    allowed = {
+        "uq": [fact.group for fact in facts if fact.n_rewards],
+        "best_of_n": [fact.group for fact in facts if fact.most_trials >= 2],
+        "fa": [fact.group for fact in facts if fact.n_mistakes],
+    }
+    return {
+        scenario: frozenset(
+            [fact.group for fact in facts] if scenario in settings.scenarios else allowed[scenario] if auto else []
+        )
+        for scenario in SCENARIOS
+    }
+
+
+Job = Callable[[], list[Measured]]
+
+
+def _jobs(settings: Evaluate, folder: RunFolder, planned: dict[str, frozenset[Group]], n: int) -> list[Job]:
+    jobs: list[Job] = []
+    uq, bon, fa = (planned[scenario] for scenario in SCENARIOS)
+    if uq or bon:
+        columns = cells(settings.preset)
+        width = max(1, min(64, _TASK_SCORES // max(n, 1)))
+        for index, start in enumerate(range(0, len(columns), width)):
+            chosen = columns[start : start + width]
+            jobs.append(partial(measure.score_columns, folder, settings, chosen, uq, bon, f"part-{index:05d}"))
+    if bon:
+        jobs.append(partial(measure.best_of_n_baselines, folder, settings, bon))
+    if fa:
+        attributing = [method.name for method in methods(settings.preset) if method.attributes]
+        jobs += [partial(measure.blamed_steps, folder, settings, name, fa) for name in attributing]
+        jobs.append(partial(measure.blame_baselines, folder, settings, fa))
+    return jobs
+
+
+def _call(job: Job) -> list[Measured]:
+    return job()
+
+
+def _why_none(facts: list[GroupFacts]) -> str:
+    if not facts:
+        return "no metrics: no trajectory was scored"
+    return "no metrics: no trajectory has a reward or a mistake_step"
+
+
+def _write_metrics(folder: RunFolder, settings: Evaluate, rows: list[Measured]) -> None:
+    records = [_record(row) for row in sorted(rows, key=partial(_order, _names(settings)))]
+    table = pa.Table.from_pylist(records, schema.METRICS)
+    pq.write_table(table, folder.path("metrics.parquet"), filesystem=folder.filesystem, compression="zstd")
+    folder.write_json("metrics.json", records)
+
+
+def _record(row: Measured) -> dict[str, Any]:
+    benchmark, domain = row.group
+    record = {**vars(row), **vars(row.figure), "benchmark": benchmark, "domain": domain}
+    return {name: record[name] for name in schema.METRICS.names}
+
+
+def _names(settings: Evaluate) -> dict[str | None, int]:
+    """Places of the names that order the rows of `metrics`."""
+    ordered = [*SCENARIOS, "baseline", *(method.name for method in methods(settings.preset))]
+    ordered += [*schema.TOKEN_AGGS, *schema.STEP_AGGS, *schema.PREDICTORS, *BASELINES]
+    return {name: place for place, name in enumerate(dict.fromkeys([None, *ordered]))}
+
+
+def _order(names: dict[str | None, int], row: Measured) -> tuple[Any, ...]:
+    group = [(name is not None, name or "") for name in row.group]
+    cell = [names[name] for name in (row.method, row.token_agg, row.step_agg, row.predictor)]
+    figure = row.figure
+    return names[row.scenario], group, cell, _METRIC_ORDER.index(figure.metric), figure.at or 0

@@ -1,0 +1,40 @@
+"""What every scoring engine takes and gives."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float32]
+
+
+class TokenSequence(NamedTuple):
+    """One trajectory as tokens."""
+
+    ids: Ints
+    """[length] token ids."""
+    positions: Ints
+    """[n] ascending positions of the tokens to score, each at least 1: the first token has no log-probability."""
+
+
+class TokenColumns(NamedTuple):
+    """What the forward pass leaves of each scored token, all [n], natural logarithms."""
+
+    logprob: Floats
+    """Log-probability of the token."""
+    topk_logprob_mean: Floats
+    """Mean log-probability of the k most likely tokens at its position."""
+    entropy: Floats
+    """Entropy of the distribution it was drawn from, in nats."""
+    self_certainty: Floats
+    """KL(uniform or p) over the vocabulary: -mean_j log p_j - log V (Kang et al. 2025)."""
+
+
+class Engine(Protocol):
+    """Scores sequences with one model. Engines know neither Ray nor trajectories."""
+
+    def score(self, sequences: Sequence[TokenSequence]) -> list[TokenColumns]:
+        """Columns of each sequence's scored tokens, in the order given."""
+        ...

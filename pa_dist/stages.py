@@ -1,0 +1,140 @@
+"""The stages of a run in order, each skipped when its tables are there and were made with the same settings."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pa_dist import cluster
+from pa_dist.config import Config, Evaluate, Trajectories
+from pa_dist.errors import RunFolderError
+from pa_dist.ingest.sources import expand
+from pa_dist.ingest.stage import ingest
+from pa_dist.reduce.stage import Summary, evaluate
+from pa_dist.run import RunFolder
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Numbers may differ in their last digits between versions of these.
+VERSIONS = ("pa-dist", "torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy")
+
+Say = Callable[[str], None]
+
+
+def run(config: Config, say: Say, *, fresh: bool = False) -> Summary:
+    """Ingest, score, evaluate; whatever is done already with these settings is not done again.
+
+    Args:
+      say: is told one line a stage.
+      fresh: delete what an earlier run left in the output folder first.
+
+    Raises:
+      PaDistError: a config, cluster or run folder that cannot be used.
+    """
+    ingest_and_score(config, say, fresh=fresh)
+    return evaluate_folder(RunFolder(config.output), config.evaluate, say)
+
+
+def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
+    """The first two stages of `run`."""
+    folder = RunFolder(config.output)
+    if fresh:
+        folder.start_over()
+    pending = ingest_settings(config.trajectories), score_settings(config)
+    done = [folder.is_done(stage, settings) for stage, settings in zip(("ingest", "score"), pending, strict=True)]
+    folder.remember(config=config.model_dump(mode="json"), versions={name: version(name) for name in VERSIONS})
+    if not all(done):
+        cluster.connect(config.ray, config.score)
+    ingest_files(config.trajectories, folder, say)
+    if done[1]:
+        say("score: done before")
+        return
+
+    from pa_dist.score.pipeline import score
+
+    began = time.perf_counter()
+    folder.start("score", pending[1])
+    facts = score(config, folder)
+    folder.finish("score", **facts, seconds=_since(began))
+    say(f"score: {facts['rows']} trajectories scored, {facts['rejects']} rejected ({_since(began)} s)")
+
+
+def ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say) -> None:
+    """The first stage alone."""
+    settings = ingest_settings(trajectories)
+    if folder.is_done("ingest", settings):
+        say("ingest: done before")
+        return
+    began = time.perf_counter()
+    cluster.connect(Config.model_fields["ray"].default)
+    folder.start("ingest", settings)
+    counts = ingest(trajectories, folder, _tasks("ingest"))
+    folder.finish("ingest", **asdict(counts), seconds=_since(began))
+    beyond = f", {counts.left_out_by_limit} beyond the limit" if counts.left_out_by_limit else ""
+    say(
+        f"ingest: {counts.kept} trajectories kept, {counts.rejected} rejected{beyond}, of {counts.read} in "
+        f"{counts.sources} files ({_since(began)} s)"
+    )
+
+
+def evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say) -> Summary:
+    """The last stage. It is a cheap reading of the columns, so other settings replace its tables without asking.
+
+    Raises:
+      RunFolderError: the folder holds no finished scores.
+    """
+    if not folder.manifest["stages"].get("score", {}).get("done"):
+        raise RunFolderError(f"{folder.uri}: nothing scored here yet; `pa-dist score CONFIG` comes first")
+    began = time.perf_counter()
+    cluster.connect(Config.model_fields["ray"].default)
+    folder.start("evaluate", {"evaluate": settings.model_dump(mode="json")})
+    summary = evaluate(settings, folder, _tasks("evaluate"))
+    folder.finish("evaluate", **asdict(summary), seconds=_since(began))
+    found = f"{summary.metrics} metrics of {', '.join(summary.scenarios) or 'no scenario'}"
+    why = f": {summary.note}" if summary.note else ""
+    say(f"evaluate: {summary.trajectories} trajectories, {summary.steps} steps, {found}{why} ({_since(began)} s)")
+    return summary
+
+
+def ingest_settings(trajectories: Trajectories) -> dict[str, Any]:
+    """What decides the `trajectories` table: the config's section, and the files with their sizes."""
+    files = "\n".join(f"{source.name} {source.size}" for source in expand(trajectories.paths))
+    return {"trajectories": trajectories.model_dump(mode="json"), "files": _digest(files)}
+
+
+def score_settings(config: Config) -> dict[str, Any]:
+    """What decides the log-prob columns; how many actors make them does not."""
+    deciding = {"engine", "dtype", "max_length", "top_k", "attn_implementation"}
+    return {
+        "pair": config.pair.model_dump(mode="json"),
+        "weights": {model: _weights(getattr(config.pair, model)) for model in ("policy", "reference")},
+        "render": config.render.model_dump(mode="json"),
+        "score": config.score.model_dump(mode="json", include=deciding),
+    }
+
+
+def _weights(name: str) -> str | None:
+    """Digest of a model folder's file names and sizes, and of its config; null for a model on the Hub."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return None
+    files = "\n".join(f"{path.name} {path.stat().st_size}" for path in sorted(folder.iterdir()) if path.is_file())
+    config = folder / "config.json"
+    return _digest(files + (config.read_text() if config.exists() else ""))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _tasks(label: str) -> Any:
+    return partial(cluster.map_tasks, label=label)
+
+
+def _since(began: float) -> float:
+    return round(time.perf_counter() - began, 1)

@@ -1,0 +1,84 @@
+import itertools
+import math
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pa_dist.reduce.best_of_n import Trials, baselines, best_of_n, selection_probabilities
+
+SCORES = st.one_of(st.none(), st.integers(-2, 2).map(float))
+TASKS = st.lists(
+    st.lists(st.tuples(SCORES, st.sampled_from([0.0, 0.5, 1.0])), min_size=1, max_size=6), min_size=1, max_size=4
+)
+
+
+def _trials(tasks):
+    task = np.repeat(np.arange(len(tasks)), [len(t) for t in tasks])
+    reward = np.array([r for t in tasks for _, r in t])
+    score = np.array([np.nan if s is None else s for t in tasks for s, _ in t])
+    return Trials(task, reward, reward >= 1), score
+
+
+def _select(subset):
+    """Best score; ties, and no score at all, to the lowest trial."""
+    return max(subset, key=lambda trial: (-math.inf if trial[1][0] is None else trial[1][0], -trial[0]))[1][1]
+
+
+@settings(deadline=None)
+@given(TASKS)
+def test_agrees_with_every_subset(tasks):
+    trials, score = _trials(tasks)
+    found = {(f.metric, f.at): f for f in best_of_n(score, trials, 0, 0, []) + baselines(trials, 0, 0, [])}
+    for n in range(1, max(map(len, tasks)) + 1):
+        eligible = [task for task in tasks if len(task) >= n]
+        subsets = [list(itertools.combinations(enumerate(task), n)) for task in eligible]
+        picked = [[_select(subset) for subset in of_task] for of_task in subsets]
+        expected = {
+            "success": np.mean([np.mean([r >= 1 for r in of_task]) for of_task in picked]),
+            "reward": np.mean([np.mean(of_task) for of_task in picked]),
+            "mean": np.mean([np.mean([r >= 1 for _, r in task]) for task in eligible]),
+            "oracle": np.mean([np.mean([any(r >= 1 for _, (_, r) in s) for s in of_task]) for of_task in subsets]),
+        }
+        if np.isnan(score).all():
+            assert found["success", n].value is None
+            assert "no trial has a score" in found["success", n].note
+            del expected["success"], expected["reward"]
+        for metric, value in expected.items():
+            assert found[metric, n].n == len(eligible)
+            assert math.isclose(found[metric, n].value, value, abs_tol=1e-12), (metric, n)
+
+
+def test_by_hand():
+    # Ranked a > b > c, of which b succeeds. n=1: 1/3. n=2: subsets ab -> a, ac -> a, bc -> b: 1/3. n=3: a: 0.
+    trials, score = _trials([[(3.0, 0.0), (2.0, 1.0), (1.0, 0.0)]])
+    found = {(f.metric, f.at): f.value for f in best_of_n(score, trials, 0, 0, []) + baselines(trials, 0, 0, [])}
+    np.testing.assert_allclose([found["success", n] for n in (1, 2, 3)], [1 / 3, 1 / 3, 0])
+    np.testing.assert_allclose([found["oracle", n] for n in (1, 2, 3)], [1 / 3, 2 / 3, 1])
+    np.testing.assert_allclose([found["mean", n] for n in (1, 2, 3)], [1 / 3] * 3)
+
+
+def test_probabilities_stay_exact_for_hundreds_of_trials():
+    found = selection_probabilities(400)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-12)
+    for n, k in ((1, 399), (8, 0), (8, 50), (200, 3), (399, 1), (400, 0)):
+        exact = math.comb(400 - 1 - k, n - 1) / math.comb(400, n)
+        assert math.isclose(found[n - 1, k], exact, rel_tol=1e-10)
+
+
+def test_intervals_resample_tasks():
+    rng = np.random.default_rng(0)
+    tasks = [[(float(rng.normal()), float(rng.random() < 0.5)) for _ in range(3)] for _ in range(12)]
+    trials, score = _trials(tasks)
+    figure = next(f for f in best_of_n(score, trials, 200, 3, []) if (f.metric, f.at) == ("success", 3))
+    picked = np.array([_select(list(enumerate(task))) for task in tasks])
+    values = [picked[drawn].mean() for drawn in np.random.default_rng(3).integers(0, 12, (200, 12))]
+    np.testing.assert_allclose((figure.ci_low, figure.ci_high), np.quantile(values, [0.025, 0.975]))
+    assert figure.value == picked.mean()
+
+
+def test_missing_scores_are_counted():
+    trials, score = _trials([[(None, 1.0), (1.0, 0.0)]])
+    figures = best_of_n(score, trials, 10, 0, ["1 trials without a reward left out"])
+    assert all("1 trials without a score rank last" in f.note and "without a reward" in f.note for f in figures)
+    assert next(f.value for f in figures if (f.metric, f.at) == ("success", 2)) == 0
