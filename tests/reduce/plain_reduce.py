@@ -115,6 +115,8 @@ def row(trajectory_id, steps, **other):
         "policy_topk_logprob_mean": columns[2],
         "policy_entropy": columns[3],
         "policy_self_certainty": columns[4],
+        # No reader of these yet; scoring writes them for both models.
+        **{f"reference_{name}": columns[2 + c] for c, name in enumerate(schema.TOKEN_COLUMNS[1:])},
     } | other
 
 

@@ -1,0 +1,258 @@
+import json
+import math
+import pickle
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import plain_reduce as plain
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from pa_dist import schema
+from pa_dist.config import Evaluate
+from pa_dist.reduce import measure, stage
+from pa_dist.reduce.methods import cells
+from pa_dist.reduce.stage import evaluate
+from pa_dist.run import RunFolder
+
+CHECK_RUN = Path(__file__).parents[3] / "shared" / "tools" / "check_run.py"
+SETTINGS = Evaluate(resamples=40)
+
+
+def _corpus(n=36):
+    """Three groups: one with rewards and trials (N differs, some trial numbers null), one with mistakes, one bare."""
+    rng = random.Random(0)
+    rows = []
+    for i in range(n):
+        steps = [
+            [(*(-rng.randrange(64) / 8 for _ in range(3)), 1.0, 2.0) for _ in range(rng.randrange(5))]
+            for _ in range(rng.randrange(7))
+        ]
+        kind = i % 3
+        row = plain.row(f"id{i:03d}", steps, benchmark=["tau", "who", None][kind], domain=["airline", None, None][kind])
+        if kind == 0:
+            labels = {"task_id": f"t{i % 5}", "trial": None if i % 4 == 0 else i, "reward": float(rng.random() < 0.5)}
+            row |= labels | ({"task_id": None} if i == 3 else {"reward": None} if i == 6 else {})
+        if kind == 1:
+            row |= {"task_id": f"q{i}", "mistake_step": 3, "mistake_agent": "assistant"}
+        rows.append(row)
+    return rows
+
+
+def _folder(path, rows, per_file=100):
+    """A run folder as ingest and scoring leave it."""
+    folder = RunFolder(str(path))
+    folder.start("score", {})
+    folder.finish("score")
+    columns = set(schema.TRAJECTORIES.names)
+    trajectories = [{key: value for key, value in row.items() if key in columns} for row in rows]
+    rejected = plain.row("rejected", [])
+    kept = [*trajectories, {key: value for key, value in rejected.items() if key in columns}]
+    folder.write("trajectories", "part-0", pa.Table.from_pylist(kept, schema.TRAJECTORIES))
+    reject = {"source": "x", "place": "line 1", "trajectory_id": "rejected", "stage": "score", "reason": "no action"}
+    folder.write("rejects", "part-0", pa.Table.from_pylist([reject], schema.REJECTS))
+    for start in range(0, len(rows), per_file):
+        folder.write("logprobs", f"part-{start:05d}", plain.table(rows[start : start + per_file]))
+    return folder
+
+
+def _pickled(function, items):
+    """Runs tasks the way another process would see them, last one first."""
+    sent = [pickle.loads(pickle.dumps((function, item))) for item in items]
+    done = [pickle.loads(pickle.dumps(f(item))) for f, item in reversed(sent)]
+    return iter(done)
+
+
+def _metrics(folder):
+    return json.loads(Path(folder.path("metrics.json")).read_text(), parse_constant=pytest.fail)
+
+
+def _pick(records, **wanted):
+    return [r for r in records if all(r[key] == value for key, value in wanted.items())]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = _folder(tmp_path_factory.mktemp("run"), _corpus())
+    return folder, evaluate(SETTINGS, folder, map), _metrics(folder)
+
+
+def test_the_run_folder_keeps_the_contract(done):
+    folder, summary, records = done
+    schemas = {"steps": schema.STEPS, "selections": schema.SELECTIONS, "attributions": schema.ATTRIBUTIONS}
+    schemas["scores"] = schema.scores([cell.column for cell in cells("published")])
+    for name, expected in schemas.items():
+        assert folder.dataset(name).to_table().schema.equals(expected), name
+    scores = folder.dataset("scores").to_table()
+    assert sorted(scores["trajectory_id"].to_pylist()) == [row["trajectory_id"] for row in _corpus()]
+    assert pq.read_table(folder.path("metrics.parquet")).to_pylist() == records
+    assert pq.read_schema(folder.path("metrics.parquet")).equals(schema.METRICS)
+    assert len({tuple(list(r.values())[:9]) for r in records}) == len(records) == summary.metrics
+    for r in records:
+        assert list(r) == schema.METRICS.names
+        assert r["note"] if r["value"] is None else r["n"] > 0
+        assert (r["ci_low"] is None) == (r["ci_high"] is None)
+        assert r["ci_low"] is None or r["ci_low"] <= r["ci_high"]
+        assert r["ci_low"] is not None or r["note"]
+
+
+def test_check_run_passes(done):
+    if not CHECK_RUN.exists():
+        pytest.skip(f"{CHECK_RUN} is not beside this checkout")
+    checked = subprocess.run([sys.executable, str(CHECK_RUN), done[0].uri], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_auto_takes_what_the_labels_allow(done):
+    _, summary, records = done
+    assert summary.scenarios == ("uq", "best_of_n", "fa")
+    groups = {(r["scenario"], r["benchmark"], r["domain"]) for r in records}
+    assert groups == {("uq", "tau", "airline"), ("best_of_n", "tau", "airline"), ("fa", "who", None)}
+    rows = _corpus()
+    assert summary.trajectories == len(rows)
+    assert summary.steps == sum(len(row["step"]) for row in rows)
+    assert summary.scored_steps == sum(bool(step) for row in rows for step in row["policy_logprob"])
+
+
+def test_figures_are_those_of_the_tables(done):
+    folder, _, records = done
+    scores = folder.dataset("scores").to_table().to_pylist()
+    for column, sign in (("progress_advantage__min__bottom10", 1), ("entropy__sum__max", -1)):
+        known = [s for s in scores if s["reward"] is not None and s[column] is not None]
+        method, token_agg, step_agg = column.split("__")
+        (auroc,) = _pick(records, metric="auroc", method=method, token_agg=token_agg, step_agg=step_agg)
+        expected = roc_auc_score([s["reward"] for s in known], [sign * s[column] for s in known])
+        assert math.isclose(auroc["value"], expected)
+        assert auroc["n"] == len(known)
+        tasks = {}
+        for s in (s for s in scores if s["reward"] is not None and s["task_id"] is not None):
+            tasks.setdefault(s["task_id"], []).append(s)
+        most = max(map(len, tasks.values()))
+        (last,) = _pick(records, metric="success", method=method, token_agg=token_agg, step_agg=step_agg, at=most)
+        picked = [_best(task, column, sign) for task in tasks.values() if len(task) == most]
+        assert math.isclose(last["value"], sum(s["reward"] for s in picked) / len(picked))
+        wanted = {s["task_id"]: s["trajectory_id"] for s in (_best(task, column, sign) for task in tasks.values())}
+        selected = folder.dataset("selections").to_table().to_pylist()
+        chosen = _pick(selected, method=method, token_agg=token_agg, step_agg=step_agg)
+        assert {s["task_id"]: s["trajectory_id"] for s in chosen} == wanted
+        assert all(
+            s["score"] == next(x for x in scores if x["trajectory_id"] == s["trajectory_id"])[column] for s in chosen
+        )
+
+
+def _best(task, column, sign):
+    """Highest score, then lowest trial, then trajectory_id; no score and no trial number come last."""
+    return min(
+        task,
+        key=lambda s: (
+            math.inf if s[column] is None else -sign * s[column],
+            math.inf if s["trial"] is None else s["trial"],
+            s["trajectory_id"],
+        ),
+    )
+
+
+def test_left_out_rows_are_counted_in_notes(done):
+    note = _pick(done[2], scenario="best_of_n", metric="oracle", at=1)[0]["note"]
+    assert "1 trajectories without a task left out; 1 trials without a reward left out" in note
+
+
+def test_nothing_depends_on_files_order_or_where_tasks_run(done, tmp_path, monkeypatch):
+    rows = _corpus()
+    random.Random(1).shuffle(rows)
+    folder = _folder(tmp_path, rows, per_file=5)
+    monkeypatch.setattr(stage, "_TASK_BYTES", 1)
+    monkeypatch.setattr(stage, "_BLOCK_BYTES", 2000)
+    monkeypatch.setattr(stage, "_TASK_SCORES", 36 * 7)
+    assert evaluate(SETTINGS, folder, _pickled) == done[1]
+    assert len(folder.parts("scores")) > len(folder.parts("logprobs")) > 1
+    assert _metrics(folder) == done[2]
+
+
+def test_row_groups_of_a_large_file_are_tasks_of_their_own(done, tmp_path, monkeypatch):
+    folder = _folder(tmp_path, [])
+    Path(folder.path("logprobs")).mkdir()
+    pq.write_table(plain.table(_corpus()), folder.path("logprobs", "part-0.parquet"), row_group_size=10)
+    monkeypatch.setattr(stage, "_TASK_BYTES", 1)
+    assert evaluate(SETTINGS, folder, map) == done[1]
+    assert len(folder.parts("scores")) == 4
+    assert _metrics(folder) == done[2]
+
+
+def test_the_seed_decides_and_a_rerun_replaces(done, tmp_path):
+    folder = _folder(tmp_path, _corpus(), per_file=10)
+    folder.write("scores", "part-stale", pa.table({"x": [1]}))
+    evaluate(Evaluate(resamples=40, seed=1), folder, map)
+    other = _metrics(folder)
+    assert [r["value"] for r in other] == [r["value"] for r in done[2]]
+    assert [r["ci_low"] for r in other] != [r["ci_low"] for r in done[2]]
+    evaluate(SETTINGS, folder, map)
+    first = Path(folder.path("metrics.parquet")).read_bytes()
+    evaluate(SETTINGS, folder, map)
+    assert _metrics(folder) == done[2]
+    assert Path(folder.path("metrics.parquet")).read_bytes() == first
+
+
+def test_named_scenarios_say_why_they_cannot_be(tmp_path):
+    folder = _folder(tmp_path, [row for row in _corpus() if row["benchmark"] is None])
+    summary = evaluate(Evaluate(scenarios=["uq", "best_of_n", "fa"], resamples=10), folder, map)
+    records = _metrics(folder)
+    assert summary.scenarios == ("uq", "best_of_n", "fa")
+    for scenario, note in (("uq", "reward"), ("best_of_n", "no task"), ("fa", "mistake")):
+        of_scenario = _pick(records, scenario=scenario)
+        assert {r["method"] for r in of_scenario} >= {"progress_advantage", "perplexity"}
+        assert all(r["value"] is None and r["n"] == 0 and note in r["note"] for r in of_scenario)
+    # Predictions are wanted even where nothing can judge them.
+    attributions = folder.dataset("attributions").to_table()
+    assert len(attributions) == 12 * 36 * 3
+    assert attributions["correct"].null_count == len(attributions)
+
+
+@pytest.mark.parametrize("rows", [[], [row for row in _corpus() if row["benchmark"] is None]])
+def test_without_labels_there_are_tables_and_a_reason(tmp_path, rows):
+    folder = _folder(tmp_path, rows)
+    summary = evaluate(SETTINGS, folder, map)
+    assert (summary.metrics, summary.scenarios, _metrics(folder)) == (0, (), [])
+    assert summary.note.startswith("no metrics: no trajectory")
+    assert folder.count("scores") == len(rows)
+    for name in stage.OUTPUTS:
+        assert folder.parts(name), name
+
+
+def test_one_trajectory(tmp_path):
+    row = plain.row("only", [[(-1.0, -2.0, -3.0, 1.0, 2.0)]], reward=1.0, task_id="t", mistake_step=1)
+    folder = _folder(tmp_path, [row])
+    evaluate(Evaluate(scenarios=["auto", "best_of_n"], resamples=10), folder, map)
+    records = _metrics(folder)
+    (success,) = _pick(records, metric="success", method="progress_advantage", token_agg="mean", step_agg="mean")
+    assert (success["value"], success["ci_low"], success["note"]) == (1.0, None, "one cluster: no interval")
+    (auroc,) = _pick(records, metric="auroc", method="progress_advantage", token_agg="mean", step_agg="mean")
+    assert auroc["note"] == "one class only: every trajectory succeeded"
+    (agent,) = _pick(records, metric="agent_accuracy", method="baseline", predictor="random")
+    assert (agent["value"], agent["note"]) == (None, "no trajectory has a mistake_agent")
+
+
+def test_empty_columns_are_null_and_select_nothing(tmp_path):
+    rows = [
+        row | {"token_ids_reference": [[1] * len(step) for step in row["token_ids"]]}
+        for row in _corpus()
+        if row["benchmark"] == "tau"
+    ]
+    folder = _folder(tmp_path, rows)
+    evaluate(Evaluate(resamples=10), folder, map)
+    per_token = _pick(_metrics(folder), method="progress_advantage_per_token")
+    assert {r["value"] for r in per_token} == {None}
+    selections = folder.dataset("selections").to_table().to_pylist()
+    assert not _pick(selections, method="progress_advantage_per_token")
+    assert _pick(selections, method="progress_advantage")
+
+
+def test_survey_counts_labels(done):
+    facts = {fact.group: fact for fact in measure.survey(done[0])}
+    assert facts["who", None].n_mistakes == 12
+    assert facts["tau", "airline"].n_rewards == 11
+    assert facts[None, None].most_trials == 0
