@@ -1,12 +1,15 @@
 """Benchmarks on synthetic data: `python jobs/benchmark.py reduce`."""
 
+import multiprocessing
 import os
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +25,8 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 BLOCK = 1500
 Step = dict[str, Any]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @app.callback()
@@ -39,11 +44,7 @@ def reduce_(
     resamples: Annotated[int, typer.Option(help="bootstrap resamples of the corpus on disk")] = 20,
 ) -> None:
     """Time per trajectory of the block reduction against a plain loop, and peak memory for N and 2N trajectories."""
-    # One core for all threads of this process, those numpy started when it was imported included.
-    for thread in Path("/proc/self/task").iterdir():
-        os.sched_setaffinity(int(thread.name), {min(os.sched_getaffinity(0))})
-    pa.set_cpu_count(1)
-    pa.set_io_thread_count(1)
+    _one_core()
     if corpus:
         with tempfile.TemporaryDirectory() as place:
             _memory(RunFolder(place), corpus, labelled, resamples)
@@ -82,23 +83,41 @@ def _time_loop(trajectories: int, labelled: float, seed: int) -> float:
 def _memory(folder: RunFolder, corpus: int, labelled: float, resamples: int) -> None:
     """Evaluate N trajectories, then 2N, from files; peak memory can only grow, so an equal second peak is no more."""
     settings = Evaluate(resamples=resamples)
-    for times, first, last in ((1, 0, corpus), (2, corpus, 2 * corpus)):
-        for start in range(first, last, BLOCK):
-            folder.write("logprobs", f"part-{start:09d}", block(start, min(BLOCK, last - start), labelled))
-        before = _peak()
+    for first, last in ((0, corpus), (corpus, 2 * corpus)):
+        sizes = [(start, min(BLOCK, last - start)) for start in range(first, last, BLOCK)]
+        list(_in_a_worker(partial(_write_block, folder, labelled), sizes))
         began = time.perf_counter()
-        summary = evaluate(settings, folder, map)
+        summary = evaluate(settings, folder, _in_a_worker)
         took = time.perf_counter() - began
-        per_trajectory = took / (times * corpus) * 1e6
+        peak, of_tasks = (resource.getrusage(who).ru_maxrss // 1024 for who in _DRIVER_AND_TASKS)
+        n = summary.trajectories
         print(
-            f"evaluate {times * corpus} trajectories from files: {took:.1f} s, {per_trajectory:.0f} us each"
-            f" ({summary.metrics} metrics, {resamples} resamples); peak RSS {before:.0f} MiB before,"
-            f" {_peak():.0f} MiB after"
+            f"evaluate {n} trajectories from files: {took:.1f} s, {took / n * 1e6:.0f} us each"
+            f" ({summary.metrics} metrics, {resamples} resamples); peak RSS {peak} MiB of the driver, {of_tasks} MiB of a task"
         )
 
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+_DRIVER_AND_TASKS = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+
+
+def _in_a_worker(function: Callable[[T], R], items: Sequence[T], /) -> Iterator[R]:
+    """Runs tasks one by one in another process, as Ray does: what this one holds is then the driver's memory alone."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_one_core) as pool:
+        yield from pool.map(function, items)
+
+
+def _write_block(folder: RunFolder, labelled: float, size: tuple[int, int]) -> None:
+    start, n = size
+    folder.write("logprobs", f"part-{start:09d}", block(start, n, labelled))
+
+
+def _one_core() -> None:
+    """Keep all threads of this process on one core, and let its workers start no more of them."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {min(os.sched_getaffinity(0))})
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
 
 
 def block(start: int, n: int, labelled: float) -> pa.Table:
@@ -162,7 +181,8 @@ def plain_loop(row: dict[str, Any]) -> tuple[list[Step], Step, list[Step]]:
         for i, values in enumerate(read)
     ]  # fmt: skip
     valid = [i for i, values in enumerate(read) if values]
-    scores = dict(keys)
+    scores = keys | {field.name: row[field.name] for field in schema.LABELS}
+    scores |= {"n_steps": len(read), "n_scored_steps": len(valid)}
     for method, token_aggs, step_aggs, _ in _LOOP_METHODS:
         for token_agg in token_aggs:
             values = np.array([read[i][_SOURCE.get(method, method), token_agg] for i in valid])
@@ -198,6 +218,7 @@ def _loop_attributions(
     row: dict[str, Any], keys: Step, read: list[dict[tuple[str, str], float]], valid: list[int]
 ) -> list[Step]:
     blamed = []
+    keys = keys | {"mistake_step": row["mistake_step"], "mistake_agent": row["mistake_agent"]}
     for method, token_aggs, step_aggs, orientation in _LOOP_METHODS:
         for token_agg in token_aggs if len(step_aggs) > 1 else ():
             values = orientation * np.array([read[i][method, token_agg] for i in valid])

@@ -116,7 +116,7 @@ def _place(pool: Actors, nodes: list[dict[str, float]]) -> bool:
 
 def map_tasks(function: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
     """`map(function, items)` as Ray tasks of one CPU: results in order, a bounded number under way."""
-    task = ray.remote(num_cpus=1)(lambda item: function(item))
+    task: Any = ray.remote(num_cpus=1)(lambda item: function(item))
     window = 2 * int(ray.cluster_resources().get("CPU", 1)) + 2
     under_way: deque[Any] = deque()
     with Progress(label, len(items)) as progress:

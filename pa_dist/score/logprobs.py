@@ -8,7 +8,8 @@ from torch import Tensor
 from pa_dist.score.engine import TokenColumns
 
 # Logits of one chunk, in float32 elements: large enough for full matrix products, small enough for a CPU's memory.
-CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**28}
+CHUNK_ELEMENTS = {"cpu": 2**24}
+CHUNK_ELEMENTS_OF_A_GPU = 2**28
 
 
 def token_columns(
@@ -26,7 +27,7 @@ def token_columns(
     Returns:
       float32 columns of length n.
     """
-    rows = max(1, CHUNK_ELEMENTS.get(hidden.device.type, CHUNK_ELEMENTS["cuda"]) // vocabulary)
+    rows = max(1, CHUNK_ELEMENTS.get(hidden.device.type, CHUNK_ELEMENTS_OF_A_GPU) // vocabulary)
     chunks = [
         reduce_logits(head(h), t, top_k)
         for h, t in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)

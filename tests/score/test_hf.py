@@ -82,7 +82,7 @@ def test_columns_equal_the_full_forward_pass(family, batch_tokens, monkeypatch):
 
 def test_ids_outside_the_vocabulary_are_refused():
     engine = HFEngine(FAMILIES["llama"]().eval())
-    with pytest.raises(ValueError, match="token id 300 is outside the vocabulary of 300"):
+    with pytest.raises(ValueError, match="token id 300 is outside the model's vocabulary of 300"):
         engine.score([TokenSequence(np.array([1, 300], np.int32), np.array([1], np.int32))])
 
 

@@ -1,16 +1,11 @@
 """Spans and truncation, against positions counted by hand."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from tiny_models import save_tokenizer
 
 from pa_dist.render.plain import Rendered
 from pa_dist.score.tokenize import fingerprint, tokenize
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from conftest import save_tokenizer
 
 
 class Letters:

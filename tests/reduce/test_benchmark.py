@@ -1,0 +1,51 @@
+import importlib.util
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+
+from pa_dist.config import Evaluate
+from pa_dist.reduce.block import reduce_block
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    path = Path(__file__).parents[2] / "jobs" / "benchmark.py"
+    spec = importlib.util.spec_from_file_location("benchmark", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_plain_loop_does_the_same_work(benchmark):
+    block = benchmark.block(0, 12, 0.5)
+    reduced = reduce_block(block, Evaluate())
+    looped = [benchmark.plain_loop(benchmark._as_arrays(row)) for row in block.to_pylist()]
+    _same(reduced.steps.to_pylist(), [step for steps, _, _ in looped for step in steps])
+    _same(reduced.scores.to_pylist(), [scores for _, scores, _ in looped])
+    found = reduced.attributions.to_pylist()
+    expected = [blamed for _, _, rows in looped for blamed in rows]
+    _same(*(sorted(rows, key=_cell) for rows in (found, expected)))
+    assert found
+
+
+def _cell(row):
+    return [row[key] for key in ("trajectory_id", "method", "token_agg", "predictor")]
+
+
+def _same(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            if isinstance(value, float):
+                assert math.isclose(value, other[key], rel_tol=1e-9, abs_tol=1e-9), key
+            else:
+                assert value == other[key], key
+
+
+@pytest.mark.slow
+def test_blocks_are_thirty_times_faster(benchmark):
+    fast = statistics.median(benchmark._time_fast(9000, 0.0))
+    assert min(benchmark._time_loop(100, 0.0, seed) for seed in range(3)) > 30 * fast

@@ -1,0 +1,44 @@
+"""Every shipped config loads, and every mistake is one line that names its key."""
+
+from pathlib import Path
+
+import pytest
+
+from pa_dist.config import load
+from pa_dist.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_load(path):
+    assert load(path).name == path.stem.replace("_", "-")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("score.max_lenght=4", "score.max_lenght: unknown key; did you mean 'max_length'?"),
+        ("scroe.x=1", "scroe: unknown key; did you mean 'score'?"),
+        ("score.dtype=bflot16", "score.dtype: Input should be 'bfloat16' or 'float32', got 'bflot16'"),
+        ("evaluate.scenarios=[uqq]", "evaluate.scenarios.0: Input should be"),
+        ("score.policy.num_gpus=-1", "score.policy.num_gpus: Input should be greater than or equal to 0, got -1"),
+        ("trajectories.paths=[]", "trajectories.paths: List should have at least 1 item"),
+        ("limit", "'limit': an override is key.path=value"),
+        ("output.x=1", "output.x: output has no keys below it"),
+        ("name=[", "name: not YAML"),
+    ],
+)
+def test_mistakes(override, message):
+    with pytest.raises(ConfigError) as caught:
+        load(CONFIGS[0], [override])
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_are_yaml():
+    loaded = load(CONFIGS[0], ["trajectories.paths=[a, b]", "evaluate.scenarios=uq", "score.reference.replicas=2"])
+    assert loaded.trajectories.paths == ["a", "b"]
+    assert loaded.evaluate.scenarios == ["uq"]
+    assert loaded.score.reference.replicas == 2
+    assert loaded.score.policy.replicas == 1

@@ -1,0 +1,159 @@
+"""The whole job on Ray with tiny models: tables, counts, reruns, devices, and configs that cannot be scheduled."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pa_dist import cluster, config, stages
+from pa_dist.errors import ResourceError, RunFolderError
+from pa_dist.render.plain import render
+from pa_dist.run import RunFolder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_logical_gpus():
+    ray.init(address="local", num_cpus=6, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def settings(pair, chat_file, out, **score):
+    score = {"dtype": "float32", "device": "cpu", "rows_per_block": 4, "max_length": 60, **score}
+    return config.parse(
+        {
+            "trajectories": {"format": "chat", "paths": [str(chat_file)]},
+            "pair": pair,
+            "score": score,
+            "evaluate": {"resamples": 50},
+            "output": str(out),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(pair, chat_file, tmp_path_factory):
+    loaded = settings(pair, chat_file, tmp_path_factory.mktemp("run") / "out")
+    stages.run(loaded, lambda line: None)
+    return loaded
+
+
+def test_every_row_is_scored_or_rejected(finished):
+    folder = RunFolder(finished.output)
+    rejects = folder.dataset("rejects").to_table().to_pylist()
+    assert folder.count("trajectories") == 13
+    assert folder.count("logprobs") == folder.count("scores") == 12
+    by_stage = {row["stage"]: row for row in rejects}
+    assert len(rejects) == 2
+    assert by_stage["ingest"]["trajectory_id"] is None
+    assert by_stage["score"]["trajectory_id"] == "silent"
+    assert by_stage["score"]["reason"] == "no message is an action"
+    metrics = json.loads(Path(finished.output, "metrics.json").read_text())
+    assert {row["scenario"] for row in metrics} == {"uq", "best_of_n", "fa"}
+
+
+@pytest.mark.parametrize("model", ["policy", "reference"])
+def test_columns_equal_a_plain_pass_over_the_rendered_text(finished, pair, model):
+    folder = RunFolder(finished.output)
+    rows = {row["trajectory_id"]: row for row in folder.dataset("logprobs").to_table().to_pylist()}
+    messages = {row["trajectory_id"]: row["messages"] for row in folder.dataset("trajectories").to_table().to_pylist()}
+    tokenizer = AutoTokenizer.from_pretrained(pair[model])
+    network = AutoModelForCausalLM.from_pretrained(pair[model]).eval()
+    for trajectory_id, row in rows.items():
+        rendered = render(messages[trajectory_id], "assistant")
+        ids, spans = [tokenizer.bos_token_id], []
+        for text in rendered.texts:
+            piece = tokenizer.encode(text, add_special_tokens=False)
+            spans.append((len(ids), len(ids) + len(piece)))
+            ids += piece
+        cut = max(0, len(ids) - 60)
+        with torch.no_grad():
+            table = network(torch.tensor([ids[cut:]])).logits[0].log_softmax(-1)
+        assert row["step"] == rendered.actions
+        for step, index in enumerate(rendered.actions):
+            start, end = spans[index]
+            expected = [table[p - 1 - cut, ids[p]].item() for p in range(max(start, cut + 1), end)]
+            np.testing.assert_allclose(row[f"{model}_logprob"][step], expected, atol=1e-4)
+            assert row["token_ids"][step] == ids[max(start, cut + 1) : end]
+            assert row["truncated"][step] == (start < cut)
+
+
+def test_policy_and_reference_hold_different_gpus(finished):
+    models = RunFolder(finished.output).manifest["stages"]["score"]["models"]
+    gpus = {name: {gpu for actor in entry["actors"] for gpu in actor["gpu_ids"]} for name, entry in models.items()}
+    assert gpus["policy"]
+    assert gpus["reference"]
+    assert not gpus["policy"] & gpus["reference"]
+
+
+def test_a_finished_run_is_not_done_again_and_another_one_is_refused(finished, pair, chat_file):
+    lines = []
+    stages.run(finished, lines.append)
+    assert lines[:2] == ["ingest: done before", "score: done before"]
+    with pytest.raises(RunFolderError, match=r"score\.max_length: 60 -> 61"):
+        stages.run(settings(pair, chat_file, finished.output, max_length=61), lines.append)
+
+
+def test_fractions_of_one_gpu_hold_both_models(pair, chat_file, tmp_path):
+    half = {"num_gpus": 0.5}
+    stages.ingest_and_score(settings(pair, chat_file, tmp_path, policy=half, reference=half), lambda line: None)
+    assert RunFolder(str(tmp_path)).count("logprobs") == 12
+
+
+@pytest.mark.parametrize(
+    ("pool", "message"),
+    [
+        ({"num_gpus": 3}, r"num_gpus.*policy 1 x 3 \+ reference 1 x 1 = 4 GPUs, the cluster has 2"),
+        ({"num_gpus": 0, "num_cpus": 9}, r"num_cpus.* = 12 CPUs, the cluster has 6"),
+    ],
+)
+def test_impossible_requests_are_refused_at_once(pair, chat_file, tmp_path, pool, message):
+    began = time.monotonic()
+    with pytest.raises(ResourceError, match=message):
+        stages.ingest_and_score(
+            settings(pair, chat_file, tmp_path, policy=pool, reference={"num_gpus": 1}), lambda line: None
+        )
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize(
+    ("gpus", "actors", "share"), [(2, 2, 1.0), (1, 2, 0.5), (8, 2, 1.0), (2, 3, 0.5), (0, 2, 0.0), (0.5, 2, 0.25)]
+)
+def test_gpus_are_shared_out(gpus, actors, share):
+    assert cluster._share(gpus, actors) == share
+
+
+def test_tasks_come_back_in_order():
+    assert list(cluster.map_tasks(lambda x: x * x, range(40))) == [x * x for x in range(40)]
+
+
+def command(*args):
+    return subprocess.run([sys.executable, "-m", "pa_dist", *args], capture_output=True, text=True, timeout=120)
+
+
+def test_help_loads_neither_torch_nor_ray():
+    code = (
+        "import sys; from pa_dist import cli; print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+    assert "evaluate" in command("--help").stdout
+
+
+def test_a_mistake_in_a_config_is_one_line(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        yaml.safe_dump({"trajectories": {"format": "chat", "paths": ["x"]}, "pair": "qwen3-14", "output": "o"})
+    )
+    done = command("run", str(path))
+    assert done.returncode == 2
+    assert (
+        done.stderr == "pa-dist: pair: unknown pair 'qwen3-14'; did you mean 'qwen3-14b'?; `pa-dist pairs` lists them\n"
+    )
