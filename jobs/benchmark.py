@@ -93,7 +93,8 @@ def _memory(folder: RunFolder, corpus: int, labelled: float, resamples: int) -> 
         n = summary.trajectories
         print(
             f"evaluate {n} trajectories from files: {took:.1f} s, {took / n * 1e6:.0f} us each"
-            f" ({summary.metrics} metrics, {resamples} resamples); peak RSS {peak} MiB of the driver, {of_tasks} MiB of a task"
+            f" ({summary.metrics} metrics, {resamples} resamples);"
+            f" peak RSS {peak} MiB of the driver, {of_tasks} MiB of a task"
         )
 
 

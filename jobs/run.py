@@ -1,4 +1,4 @@
-"""`ray job submit -- python jobs/run.py CONFIG [key.path=value ...]`: the whole job on the cluster it is submitted to."""
+"""`ray job submit -- python jobs/run.py CONFIG ...`: the whole job on the cluster it is submitted to."""
 
 import sys
 
