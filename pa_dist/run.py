@@ -7,6 +7,7 @@ settings are the same is skipped; one made with others is an error that prints t
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -59,7 +60,7 @@ class RunFolder:
             self.filesystem.delete_file(path)
 
     def dataset(self, table_name: str, schema: pa.Schema | None = None) -> pads.Dataset:
-        """A table as a pyarrow dataset; an absent one is empty if its `schema` is given."""
+        """A table as a pyarrow dataset, read by `schema` where one is given."""
         return pads.dataset(self.parts(table_name), filesystem=self.filesystem, format="parquet", schema=schema)
 
     def count(self, table_name: str, prefix: str = "") -> int:
@@ -144,8 +145,6 @@ def _short(value: Any) -> str:
 
 
 def _local(path: str) -> tuple[pafs.FileSystem, str]:
-    from pathlib import Path
-
     return pafs.LocalFileSystem(), str(Path(path).absolute())
 
 
