@@ -38,17 +38,18 @@ def connect(settings: config.Ray, score: config.Score | None = None) -> None:
     if ray.is_initialized():
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
-    quiet: dict[str, Any] = {"logging_level": logging.WARNING}
     if address is None:
         actors = (
             0.0 if score is None else sum(pool.replicas * pool.num_cpus for pool in (score.policy, score.reference))
         )
         # Logical CPUs: an embedded run shares the cores out rather than refusing to start on a small machine.
         cpus = max(os.cpu_count() or 1, int(-(-actors // 1)) + TASK_CPUS)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, **quiet)
+        ray.init(
+            address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
         return
     try:
-        ray.init(address=address, **quiet)
+        ray.init(address=address, logging_level=logging.WARNING)
     except ConnectionError as error:
         raise ResourceError(f"ray.address: no cluster at {address}: {str(error).splitlines()[0]}") from None
 

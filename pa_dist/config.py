@@ -80,7 +80,7 @@ class Score(_Section):
     top_k: Positive = 20
     batch_tokens: Positive = 16384
     """Padded tokens of one forward pass; a longer trajectory goes alone."""
-    rows_per_block: Positive = 64
+    rows_per_block: Positive = 16
     """Trajectories of one block: what an actor is given at a time, and what is written at a time."""
     policy: Replicas = Replicas()
     reference: Replicas = Replicas()

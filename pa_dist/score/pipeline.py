@@ -198,6 +198,7 @@ def _quieten() -> None:
     context.enable_progress_bars = False
     context.execution_options.verbose_progress = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 class _Watch:
@@ -223,4 +224,5 @@ class _Watch:
                     for model, entry in models.items()
                     if entry["seconds"]
                 ]
-                progress.update(min(entry["rows"] for entry in models.values()), ", ".join(rates))
+                # A row is done when both models did it; each one's pass is half of the way there.
+                progress.update(sum(entry["rows"] for entry in models.values()) // len(models), ", ".join(rates))
