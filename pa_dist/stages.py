@@ -50,6 +50,8 @@ def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
     folder.remember(config=config.model_dump(mode="json"), versions={name: version(name) for name in VERSIONS})
     if not all(done):
         cluster.connect(config.ray, config.score)
+        if config.ray.check_resources:
+            cluster.check(cluster.share_out(config.score))
     ingest_files(config.trajectories, folder, say)
     if done[1]:
         say("score: done before")

@@ -139,6 +139,16 @@ def command(*args):
     return subprocess.run([sys.executable, "-m", "pa_dist", *args], capture_output=True, text=True, timeout=120)
 
 
+def test_gpus_that_are_not_there_are_one_line_and_not_a_hang(pair, chat_file, tmp_path):
+    path = tmp_path / "c.yaml"
+    loaded = settings(pair, chat_file, tmp_path / "out", policy={"num_gpus": 1e6})
+    path.write_text(yaml.safe_dump(loaded.model_dump(mode="json")))
+    done = command("run", str(path))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("pa-dist: score.policy.num_gpus, score.reference.num_gpus: policy")
+    assert not any("Traceback" in line for line in done.stderr.splitlines())
+
+
 def test_help_loads_neither_torch_nor_ray():
     code = (
         "import sys; from pa_dist import cli; print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"

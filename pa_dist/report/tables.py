@@ -4,39 +4,39 @@ They show token mean and step mean, which newer published runners fix in advance
 would flatter; `metrics.parquet` holds every one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pa_dist.run import RunFolder
 
 Row = dict[str, Any]
-UQ = {"auroc": "AUROC", "auprc": "AUPRC", "spearman": "Spearman", "aurc": "AURC"}
-FA = {
-    "step_accuracy": "step accuracy",
-    "step_accuracy_within": "within {at:g}",
-    "mae": "MAE",
-    "agent_accuracy": "agent",
-}
+# Off a terminal rich takes 80 columns, which would cut names and figures; a log has no such edge.
+LOG_WIDTH = 120
+UQ = {"auroc": "AUROC", "spearman": "Spearman", "auprc": "AUPRC", "aurc": "AURC"}
+FA = {"step_accuracy": "step accuracy", "step_accuracy_within": "within {}", "mae": "MAE", "agent_accuracy": "agent"}
+BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 
 
 def show_metrics(out: str, console: Console | None = None) -> None:
-    """Print a run folder's headline tables."""
+    """Print a run folder's headline tables: rows the methods and baselines, one table a scenario and domain."""
     console = console or Console()
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
     folder = RunFolder(out)
-    rows = _headline(folder)
-    groups = sorted({(row["scenario"], row["benchmark"] or "", row["domain"] or "") for row in rows}, reverse=True)
-    builders = {"uq": _uq, "best_of_n": _best_of_n, "fa": _fa}
-    for scenario, benchmark, domain in groups:
-        of_group = [
-            r for r in rows if (r["scenario"], r["benchmark"] or "", r["domain"] or "") == (scenario, benchmark, domain)
-        ]
-        console.print(builders[scenario](f"{scenario}: {benchmark} {domain}".rstrip(), of_group))
-    if rows:
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in _headline(folder):
+        groups.setdefault((row["scenario"], row["benchmark"] or "", row["domain"] or ""), []).append(row)
+    for (scenario, benchmark, domain), rows in sorted(groups.items(), reverse=True):
+        title = " ".join(filter(None, (f"{scenario}:", benchmark, domain)))
+        console.print(BUILDERS[scenario](title, rows))
+    if groups:
         console.print(f"Shown: token mean, step mean. All cells: {out}/metrics.parquet", soft_wrap=True)
 
 
@@ -48,55 +48,66 @@ def _headline(folder: RunFolder) -> list[Row]:
 
 
 def _uq(title: str, rows: Sequence[Row]) -> Table:
-    return _table(title, ["method"], _by(rows, ["method"]), UQ, lambda row: UQ.get(row["metric"]))
+    return _table(title, ["method"], rows, lambda row: UQ.get(row["metric"]), ["AUROC", "Spearman"], list(UQ.values()))
 
 
 def _best_of_n(title: str, rows: Sequence[Row]) -> Table:
-    sizes = sorted({int(row["at"]) for row in rows if row["at"] is not None})
-    columns = {n: f"best of {n}" for n in sizes if n in (1, 2, 4, 8, 16, 32, 64, sizes[-1])}
     shown = [row for row in rows if row["metric"] in ("success", "mean", "oracle")]
     for row in shown:
-        row["method"] = row["metric"] if row["method"] == "baseline" else row["method"]
+        row["method"] = {"mean": "mean@n", "oracle": "oracle pass@n"}.get(row["metric"], row["method"])
+    largest = max((row["at"] for row in shown if row["at"] is not None), default=None)
+    shown = [row for row in shown if row["at"] is None or row["at"] in BEST_OF or row["at"] == largest]
+    heads = [f"best of {int(at)}" for at in sorted({row["at"] for row in shown if row["at"] is not None})]
     return _table(
-        f"{title} (success)", ["method"], _by(shown, ["method"]), columns, lambda row: columns.get(int(row["at"]))
+        f"{title}, success",
+        ["method"],
+        shown,
+        lambda row: f"best of {int(row['at'])}" if row["at"] is not None else None,
+        heads[-1:],
+        heads,
     )
 
 
 def _fa(title: str, rows: Sequence[Row]) -> Table:
-    heads = {_fa_head(row): None for row in rows if row["metric"] in FA}
-    return _table(title, ["method", "predictor"], _by(rows, ["method", "predictor"]), heads, _fa_head)
+    def head(row: Row) -> str | None:
+        name = FA.get(row["metric"])
+        return name and name.format("" if row["at"] is None else int(row["at"]))
+
+    heads = list(dict.fromkeys(filter(None, map(head, rows))))
+    return _table(title, ["method", "predictor"], rows, head, heads[:1], heads)
 
 
-def _fa_head(row: Row) -> str | None:
-    head = FA.get(row["metric"])
-    return head and head.format(at=row["at"] or 0)
+BUILDERS = {"uq": _uq, "best_of_n": _best_of_n, "fa": _fa}
 
 
-def _by(rows: Iterable[Row], keys: list[str]) -> dict[tuple[str, ...], list[Row]]:
-    grouped: dict[tuple[str, ...], list[Row]] = {}
+def _table(
+    title: str,
+    keys: list[str],
+    rows: Sequence[Row],
+    head: Callable[[Row], str | None],
+    with_interval: list[str],
+    heads: list[str],
+) -> Table:
+    """One line for each distinct value of `keys`, one column for each of `heads`."""
+    lines: dict[tuple[str, ...], dict[str | None, Row]] = {}
     for row in rows:
-        grouped.setdefault(tuple(row[key] or "" for key in keys), []).append(row)
-    return grouped
-
-
-def _table(title: str, keys: list[str], groups: dict[tuple[str, ...], list[Row]], columns: Any, head: Any) -> Table:
-    names = list(dict.fromkeys(columns.values() if isinstance(columns, dict) and all(columns.values()) else columns))
-    table = Table(*keys, *names, title=title, title_justify="left")
-    notes: dict[str, None] = {}
-    for key, rows in groups.items():
-        cells = {head(row): row for row in rows}
-        notes.update({row["note"]: None for row in rows if row["note"]})
-        table.add_row(*key, *(_figure(cells.get(name)) for name in names))
-    n = max((row["n"] or 0 for rows in groups.values() for row in rows), default=0)
-    table.caption = "; ".join([f"n = {n}, 95% bootstrap intervals", *notes])
-    table.caption_justify = "left"
+        lines.setdefault(tuple(row[key] or "" for key in keys), {})[head(row)] = row
+    # Text: names and notes come from the files, and square brackets in them are no markup.
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", caption_justify="left", show_edge=False)
+    for key in keys:
+        table.add_column(key, no_wrap=True)
+    for name in heads:
+        table.add_column(name, no_wrap=True)
+    for key, cells in lines.items():
+        table.add_row(*map(Text, key), *(_figure(cells.get(name), name in with_interval) for name in heads))
+    n = max((row["n"] or 0 for row in rows), default=0)
+    notes = dict.fromkeys(row["note"] for row in rows if row["note"])
+    table.caption = Text("; ".join([f"n = {n}, [95% bootstrap interval]", *notes]))
     return table
 
 
-def _figure(row: Row | None) -> str:
-    if row is None:
-        return ""
-    if row["value"] is None:
-        return "-"
-    interval = "" if row["ci_low"] is None else f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
-    return f"{row['value']:.3f}{interval}"
+def _figure(row: Row | None, interval: bool) -> Text:
+    if row is None or row["value"] is None:
+        return Text("" if row is None else "-")
+    between = f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]" if interval and row["ci_low"] is not None else ""
+    return Text(f"{row['value']:.3f}{between}")

@@ -35,12 +35,9 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
       Facts for the manifest: rows, rejects, and of each model its tokens, seconds of forward passes and devices.
 
     Raises:
-      ResourceError: the cluster cannot hold the actors.
       OSError: a model or tokenizer cannot be loaded.
     """
     pools = cluster.share_out(config.score)
-    if config.ray.check_resources:
-        cluster.check(pools)
     shared = fingerprint(_tokenizer(config.pair, "policy")) == fingerprint(_tokenizer(config.pair, "reference"))
     for table_name, prefix in (("logprobs", ""), ("rejects", "score-")):
         folder.clear(table_name, prefix)

@@ -10,7 +10,7 @@ from transformers.models.gemma4.configuration_gemma4 import Gemma4TextConfig
 from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
 
 from pa_dist.score.engine import TokenSequence
-from pa_dist.score.hf import HFEngine, pack
+from pa_dist.score.hf import HFEngine, pack, widen
 
 VOCABULARY = 300
 BASE = {
@@ -78,6 +78,17 @@ def test_columns_equal_the_full_forward_pass(family, batch_tokens, monkeypatch):
     assert sum(len(columns.logprob) for columns in scored) > 50
     for sequence, columns in zip(sequences, scored, strict=True):
         np.testing.assert_allclose(np.stack(columns), plain(model, sequence, 5), atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_widened_layers_round_as_bfloat16_ones_do(bias):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(300, 7, bias=bias, dtype=torch.bfloat16)
+    hidden = torch.randn(2, 5, 300, dtype=torch.bfloat16)
+    exact = torch.nn.functional.linear(hidden.double(), layer.weight.double(), layer.bias.double() if bias else None)
+    widen(layer)
+    assert layer(hidden).dtype == torch.bfloat16
+    torch.testing.assert_close(layer(hidden).double(), exact, rtol=2**-8, atol=1e-5)
 
 
 def test_ids_outside_the_vocabulary_are_refused():

@@ -1,0 +1,66 @@
+"""The terminal's tables: nothing cut, missing figures shown as missing, file names that are no markup."""
+
+import io
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from pa_dist import schema
+from pa_dist.report.tables import show_metrics
+from pa_dist.run import RunFolder
+
+
+def shown(tmp_path, *rows: dict[str, Any]) -> list[str]:
+    folder = RunFolder(str(tmp_path))
+    defaults = {"benchmark": "tau2", "domain": "airline", "token_agg": "mean", "step_agg": "mean", "n": 25}
+    table = pa.Table.from_pylist([{**defaults, **row} for row in rows], schema.METRICS)
+    folder.filesystem.create_dir(folder.path())
+    pa.parquet.write_table(table, folder.path("metrics.parquet"))
+    out = io.StringIO()
+    show_metrics(str(tmp_path), Console(file=out))
+    return [" ".join(line.split()) for line in out.getvalue().splitlines()]
+
+
+def test_uq_has_an_interval_and_a_dash_for_what_is_missing(tmp_path):
+    row = {"scenario": "uq", "method": "progress_advantage_per_token"}
+    lines = shown(
+        tmp_path,
+        {**row, "metric": "auroc", "value": 0.8654, "ci_low": 0.751, "ci_high": 0.979},
+        {**row, "metric": "spearman", "value": None, "note": "one class only"},
+        {**row, "metric": "auroc", "token_agg": "max", "value": 0.999},
+    )
+    assert lines[0] == "uq: tau2 airline"
+    assert "progress_advantage_per_token 0.865 [0.75, 0.98] -" in lines
+    assert "n = 25, [95% bootstrap interval]; one class only" in lines
+    assert not any("0.999" in line for line in lines)
+
+
+def test_best_of_n_shows_baselines_and_the_largest_n(tmp_path):
+    rows = [
+        {"scenario": "best_of_n", "method": method, "metric": metric, "at": float(n), "value": n / 10}
+        for method, metric in (("progress_advantage", "success"), ("baseline", "oracle"))
+        for n in range(1, 8)
+    ]
+    lines = shown(tmp_path, *rows)
+    assert "method best of 1 best of 2 best of 4 best of 7" in lines
+    assert "progress_advantage 0.100 0.200 0.400 0.700" in lines
+    assert "oracle pass@n 0.100 0.200 0.400 0.700" in lines
+
+
+def test_fa_has_a_line_a_predictor(tmp_path):
+    row = {"scenario": "fa", "method": "progress_advantage", "step_agg": None}
+    lines = shown(
+        tmp_path,
+        {**row, "predictor": "sharpest_drop", "metric": "step_accuracy", "value": 0.25, "ci_low": 0.1, "ci_high": 0.4},
+        {**row, "predictor": "sharpest_drop", "metric": "step_accuracy_within", "at": 3.0, "value": 0.5},
+    )
+    assert "method predictor step accuracy within 3" in lines
+    assert "progress_advantage sharpest_drop 0.250 [0.10, 0.40] 0.500" in lines
+
+
+@pytest.mark.parametrize("name", ["[/x]", "[red]desk"])
+def test_names_from_files_are_no_markup(tmp_path, name):
+    lines = shown(tmp_path, {"scenario": "uq", "domain": name, "method": "entropy", "metric": "auroc", "value": 0.5})
+    assert lines[0] == f"uq: tau2 {name}"
