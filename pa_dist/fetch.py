@@ -8,7 +8,11 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 
 # HTTPError is the HTTP client's own, for what happens before a hub has answered; hub errors are OSErrors too.
-from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    HFValidationError,
+    HTTPError,
+    RepositoryNotFoundError,
+)
 
 from pa_dist.errors import PaDistError
 

@@ -48,6 +48,11 @@ def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
     pending = ingest_settings(config.trajectories), score_settings(config)
     done = [folder.is_done(stage, settings) for stage, settings in zip(("ingest", "score"), pending, strict=True)]
     folder.remember(config=config.model_dump(mode="json"), versions={name: version(name) for name in VERSIONS})
+    if not done[1]:
+        # Slow to import, and not needed where nothing is left to score.
+        from pa_dist.score.pipeline import check_pair, score
+
+        check_pair(config.pair)
     if not all(done):
         cluster.connect(config.ray, config.score)
         if config.ray.check_resources:
@@ -56,8 +61,6 @@ def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
     if done[1]:
         say("score: done before")
         return
-
-    from pa_dist.score.pipeline import score
 
     began = time.perf_counter()
     folder.start("score", pending[1])

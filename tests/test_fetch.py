@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -23,7 +24,7 @@ FILES = {
 class Hub(BaseHTTPRequestHandler):
     """As much of a hub as a dataset's download asks for."""
 
-    sent: list[str] = []
+    sent: ClassVar[list[str]] = []
 
     def do_GET(self):
         path = urlsplit(self.path).path

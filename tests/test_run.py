@@ -1,6 +1,7 @@
 """The whole job on Ray with tiny models: tables, counts, reruns, devices, and configs that cannot be scheduled."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pa_dist import cluster, config, stages
-from pa_dist.errors import ResourceError, RunFolderError
+from pa_dist.errors import ConfigError, ResourceError, RunFolderError
 from pa_dist.render.plain import render
 from pa_dist.run import RunFolder
 
@@ -147,6 +148,17 @@ def test_gpus_that_are_not_there_are_one_line_and_not_a_hang(pair, chat_file, tm
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("pa-dist: score.policy.num_gpus, score.reference.num_gpus: policy")
     assert not any("Traceback" in line for line in done.stderr.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("lacking", "message"),
+    [("*", "no model and tokenizer at"), ("tokenizer*", "no model and tokenizer at"), ("*.safetensors", "no weights")],
+)
+def test_a_model_that_is_not_there_is_one_line_before_anything_starts(pair, chat_file, tmp_path, lacking, message):
+    broken = shutil.copytree(pair["policy"], tmp_path / "model", ignore=shutil.ignore_patterns(lacking))
+    with pytest.raises(ConfigError, match=rf"^pair\.reference: {message}.*$"):
+        stages.run(settings({**pair, "reference": str(broken)}, chat_file, tmp_path / "out"), print)
+    assert not (tmp_path / "out" / "trajectories").exists()
 
 
 def test_help_loads_neither_torch_nor_ray():

@@ -94,12 +94,10 @@ def _table(
         lines.setdefault(tuple(row[key] or "" for key in keys), {})[head(row)] = row
     # Text: names and notes come from the files, and square brackets in them are no markup.
     table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", caption_justify="left", show_edge=False)
-    for key in keys:
-        table.add_column(key, no_wrap=True)
-    for name in heads:
+    for name in (*keys, *heads):
         table.add_column(name, no_wrap=True)
-    for key, cells in lines.items():
-        table.add_row(*map(Text, key), *(_figure(cells.get(name), name in with_interval) for name in heads))
+    for names, cells in lines.items():
+        table.add_row(*map(Text, names), *(_figure(cells.get(name), name in with_interval) for name in heads))
     n = max((row["n"] or 0 for row in rows), default=0)
     notes = dict.fromkeys(row["note"] for row in rows if row["note"])
     table.caption = Text("; ".join([f"n = {n}, [95% bootstrap interval]", *notes]))

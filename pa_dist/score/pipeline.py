@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ import ray.data
 
 from pa_dist import cluster, schema
 from pa_dist.config import Config, Pair, Score
+from pa_dist.errors import ConfigError
 from pa_dist.progress import Progress
 from pa_dist.run import RunFolder
 from pa_dist.score import rows
@@ -34,8 +36,6 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
     Returns:
       Facts for the manifest: rows, rejects, and of each model its tokens, seconds of forward passes and devices.
 
-    Raises:
-      OSError: a model or tokenizer cannot be loaded.
     """
     pools = cluster.share_out(config.score)
     shared = fingerprint(_tokenizer(config.pair, "policy")) == fingerprint(_tokenizer(config.pair, "reference"))
@@ -76,6 +76,27 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
         "shared_tokens": shared,
         "models": ray.get(tally.snapshot.remote()),
     }
+
+
+def check_pair(pair: Pair) -> None:
+    """Find out whether both models are there before anything starts.
+
+    Raises:
+      ConfigError: naming the key and the reason.
+    """
+    from transformers import AutoConfig
+
+    for model in schema.MODELS:
+        name = getattr(pair, model)
+        revision = getattr(pair, f"{model}_revision")
+        try:
+            AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=pair.trust_remote_code)
+            _tokenizer(pair, model)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"pair.{model}: no model and tokenizer at {name!r}: {reason}") from None
+        if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
+            raise ConfigError(f"pair.{model}: no weights (*.safetensors) in {name!r}")
 
 
 class _Tokenize:
