@@ -19,6 +19,8 @@ from pa_dist import __version__
 from pa_dist.errors import RunFolderError
 from pa_dist.schema import SCHEMA_VERSION
 
+# What a run folder holds while ingest is at work.
+STAGING = "staging"
 TABLES = ("trajectories", "rejects", "logprobs", "steps", "scores", "selections", "attributions")
 
 
@@ -125,7 +127,7 @@ class RunFolder:
         """Delete what a run wrote here, and nothing else."""
         for table_name in TABLES:
             self.clear(table_name)
-        self.filesystem.delete_dir_contents(self.path("staging"), missing_dir_ok=True)
+        self.filesystem.delete_dir_contents(self.path(STAGING), missing_dir_ok=True)
         for name in ("manifest.json", "metrics.json", "metrics.parquet"):
             if self.filesystem.get_file_info(self.path(name)).type is not pafs.FileType.NotFound:
                 self.filesystem.delete_file(self.path(name))

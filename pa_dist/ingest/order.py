@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pa_dist.ingest.records import Reject
-from pa_dist.ingest.staging import FLUSH_ROWS, FOLDER, INDEX, Rejects
-from pa_dist.run import RunFolder
+from pa_dist.ingest.staging import FLUSH_ROWS, INDEX, Rejects
+from pa_dist.run import STAGING, RunFolder
 
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 
@@ -49,14 +49,14 @@ def order(folder: RunFolder, limit: int | None, n_groups: int) -> Ordered:
 
 def planned(folder: RunFolder, part: int) -> list[tuple[int, int, int]]:
     """(group, offset, size) of each row of a part, in order."""
-    with folder.filesystem.open_input_file(folder.path(FOLDER, PLAN)) as file:
+    with folder.filesystem.open_input_file(folder.path(STAGING, PLAN)) as file:
         rows = pq.ParquetFile(file).read_row_group(part)
     return list(zip(*(rows[name].to_pylist() for name in ("group", "offset", "size")), strict=True))
 
 
 def _index(folder: RunFolder, n_groups: int, columns: list[str]) -> pa.Table:
     """Columns of all staged rows, in reading order."""
-    paths = [folder.path(FOLDER, f"index-{group:05d}.parquet") for group in range(n_groups)]
+    paths = [folder.path(STAGING, f"index-{group:05d}.parquet") for group in range(n_groups)]
     return pa.concat_tables([pq.read_table(path, columns=columns, filesystem=folder.filesystem) for path in paths])
 
 
@@ -87,7 +87,7 @@ def _reject(folder: RunFolder, n_groups: int, ids: pa.ChunkedArray, repeated: Ro
 def _write_plan(folder: RunFolder, kept: pa.Table) -> int:
     """One row group a part, so that a task reads its own alone; how many parts. An empty table is one part."""
     starts = list(_cut(kept["size"].to_numpy()))
-    path = folder.path(FOLDER, PLAN)
+    path = folder.path(STAGING, PLAN)
     with pq.ParquetWriter(path, kept.schema, filesystem=folder.filesystem) as writer:
         for start, stop in starts:
             writer.write_table(kept.slice(start, stop - start), row_group_size=max(stop - start, 1))

@@ -16,8 +16,8 @@ from pa_dist.ingest.formats import read
 from pa_dist.ingest.order import order, planned
 from pa_dist.ingest.records import Trajectory
 from pa_dist.ingest.sources import Source, expand
-from pa_dist.ingest.staging import FOLDER, Rejects, Stager, gather
-from pa_dist.run import RunFolder
+from pa_dist.ingest.staging import Rejects, Stager, gather
+from pa_dist.run import STAGING, RunFolder
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -64,7 +64,7 @@ def ingest(config: Trajectories, folder: RunFolder, map_tasks: Mapper) -> Counts
     """
     sources = expand(config.paths)
     clear(folder)
-    folder.filesystem.create_dir(folder.path(FOLDER), recursive=True)
+    folder.filesystem.create_dir(folder.path(STAGING), recursive=True)
     for table in ("trajectories", "rejects"):
         folder.filesystem.create_dir(folder.path(table), recursive=True)
 
@@ -91,7 +91,7 @@ def clear(folder: RunFolder) -> None:
 
 
 def remove_staging(folder: RunFolder) -> None:
-    path = folder.path(FOLDER)
+    path = folder.path(STAGING)
     if folder.filesystem.get_file_info(path).type is pafs.FileType.Directory:
         folder.filesystem.delete_dir(path)
 

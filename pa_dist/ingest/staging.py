@@ -14,10 +14,9 @@ import pyarrow.parquet as pq
 
 from pa_dist.ingest.records import Reject, Trajectory
 from pa_dist.ingest.sources import natural
-from pa_dist.run import RunFolder
+from pa_dist.run import STAGING, RunFolder
 from pa_dist.schema import REJECTS, TRAJECTORIES
 
-FOLDER = "staging"
 FLUSH_ROWS = 10_000
 # Ranges this near each other are read as one: a request to object storage costs more than the bytes between.
 GAP_BYTES = 1 << 16
@@ -99,7 +98,7 @@ class Stager:
         self._group = group
         self._offset = 0
         self._rows = folder.filesystem.open_output_stream(rows_path(folder, group))
-        self._index = Table(folder, folder.path(FOLDER, f"index-{group:05d}.parquet"), INDEX, always=True)
+        self._index = Table(folder, folder.path(STAGING, f"index-{group:05d}.parquet"), INDEX, always=True)
         self.count = 0
 
     def __enter__(self) -> Self:
@@ -131,7 +130,7 @@ class Stager:
 
 
 def rows_path(folder: RunFolder, group: int) -> str:
-    return folder.path(FOLDER, f"rows-{group:05d}.jsonl")
+    return folder.path(STAGING, f"rows-{group:05d}.jsonl")
 
 
 def gather(folder: RunFolder, wanted: Sequence[tuple[int, int, int]]) -> pa.Table:

@@ -20,7 +20,6 @@ Row = dict[str, Any]
 # Off a terminal rich takes 80 columns, which would cut names and figures; a log has no such edge.
 LOG_WIDTH = 120
 UQ = {"auroc": "AUROC", "spearman": "Spearman", "auprc": "AUPRC", "aurc": "AURC"}
-FA = {"step_accuracy": "step accuracy", "step_accuracy_within": "within {}", "mae": "MAE", "agent_accuracy": "agent"}
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -69,12 +68,19 @@ def _best_of_n(title: str, rows: Sequence[Row]) -> Table:
 
 
 def _fa(title: str, rows: Sequence[Row]) -> Table:
-    def head(row: Row) -> str | None:
-        name = FA.get(row["metric"])
-        return name and name.format("" if row["at"] is None else int(row["at"]))
-
-    heads = list(dict.fromkeys(filter(None, map(head, rows))))
-    return _table(title, ["method", "predictor"], rows, head, heads[:1], heads)
+    shown = [row for row in rows if row["metric"] == "step_accuracy"]
+    baselines = [row for row in shown if row["method"] == "baseline"]
+    predicted = [row for row in shown if row["method"] != "baseline"]
+    heads = list(dict.fromkeys(row["predictor"] for row in predicted))
+    return _table(
+        f"{title}, step accuracy",
+        ["method"],
+        predicted,
+        lambda row: row["predictor"],
+        heads,
+        heads,
+        [f"{row['predictor']} {_figure(row, True)}" for row in baselines],
+    )
 
 
 BUILDERS = {"uq": _uq, "best_of_n": _best_of_n, "fa": _fa}
@@ -87,8 +93,9 @@ def _table(
     head: Callable[[Row], str | None],
     with_interval: list[str],
     heads: list[str],
+    facts: Sequence[str] = (),
 ) -> Table:
-    """One line for each distinct value of `keys`, one column for each of `heads`."""
+    """One line for each distinct value of `keys`, one column for each of `heads`; `facts` stand below."""
     lines: dict[tuple[str, ...], dict[str | None, Row]] = {}
     for row in rows:
         lines.setdefault(tuple(row[key] or "" for key in keys), {})[head(row)] = row
@@ -100,7 +107,7 @@ def _table(
         table.add_row(*map(Text, names), *(_figure(cells.get(name), name in with_interval) for name in heads))
     n = max((row["n"] or 0 for row in rows), default=0)
     notes = dict.fromkeys(row["note"] for row in rows if row["note"])
-    table.caption = Text("; ".join([f"n = {n}, [95% bootstrap interval]", *notes]))
+    table.caption = Text("; ".join([f"n = {n}, [95% bootstrap interval]", *facts, *notes]))
     return table
 
 

@@ -49,15 +49,19 @@ def test_best_of_n_shows_baselines_and_the_largest_n(tmp_path):
     assert "oracle pass@n 0.100 0.200 0.400 0.700" in lines
 
 
-def test_fa_has_a_line_a_predictor(tmp_path):
-    row = {"scenario": "fa", "method": "progress_advantage", "step_agg": None}
+def test_fa_has_a_column_a_predictor_and_its_baselines_below(tmp_path):
+    row = {"scenario": "fa", "step_agg": None, "metric": "step_accuracy"}
+    mine = {**row, "method": "progress_advantage"}
     lines = shown(
         tmp_path,
-        {**row, "predictor": "sharpest_drop", "metric": "step_accuracy", "value": 0.25, "ci_low": 0.1, "ci_high": 0.4},
-        {**row, "predictor": "sharpest_drop", "metric": "step_accuracy_within", "at": 3.0, "value": 0.5},
+        {**row, "method": "baseline", "token_agg": None, "predictor": "random", "value": 0.125},
+        {**mine, "predictor": "min_cumulative", "value": 0.25, "ci_low": 0.1, "ci_high": 0.4},
+        {**mine, "predictor": "sharpest_drop", "value": 0.5},
+        {**mine, "predictor": "sharpest_drop", "metric": "step_accuracy_within", "at": 3.0, "value": 0.75},
     )
-    assert "method predictor step accuracy within 3" in lines
-    assert "progress_advantage sharpest_drop 0.250 [0.10, 0.40] 0.500" in lines
+    assert "method min_cumulative sharpest_drop" in lines
+    assert "progress_advantage 0.250 [0.10, 0.40] 0.500" in lines
+    assert "n = 25, [95% bootstrap interval]; random 0.125" in lines
 
 
 @pytest.mark.parametrize("name", ["[/x]", "[red]desk"])
