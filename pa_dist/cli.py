@@ -27,8 +27,19 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what an earlier run
 
 
 @app.command()
+def demo(
+    out: Annotated[str, typer.Option(help="The run folder.")] = "runs/demo",
+    fresh: Fresh = False,
+) -> None:
+    """The whole job on a small pair that ships with pa-dist: no network, under a minute on two cores."""
+    from pa_dist.demo import command
+
+    command.demo(out, say, fresh=fresh)
+
+
+@app.command()
 def run(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -> None:
-    """Ingest, score and evaluate; what is done already is not done again."""
+    """Ingest, score and evaluate; columns that are scored already are not scored again."""
     loaded = configs.load(config, overrides)
 
     from pa_dist import stages
@@ -56,7 +67,7 @@ def ingest(
     folder = RunFolder(out)
     if fresh:
         folder.start_over()
-    stages.ingest_files(loaded.trajectories, folder, say)
+    stages.ingest_files(loaded.trajectories, folder, say, loaded.ray)
 
 
 @app.command()
@@ -82,8 +93,9 @@ def evaluate(
     from pa_dist.run import RunFolder
 
     folder = RunFolder(out)
-    before = folder.manifest.get("config", {}).get("evaluate", {})
-    stages.evaluate_folder(folder, configs.evaluate_section(before, overrides), say)
+    before = folder.manifest.get("config", {})
+    settings = configs.evaluate_section(before.get("evaluate", {}), overrides)
+    stages.evaluate_folder(folder, settings, say, configs.Ray(**before.get("ray", {})))
     show_metrics(out)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import ray
 
 from pa_dist import config
-from pa_dist.errors import ResourceError
+from pa_dist.errors import ResourceError, first_line
 from pa_dist.progress import Progress
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def connect(settings: config.Ray, score: config.Score | None = None) -> None:
             0.0 if score is None else sum(pool.replicas * pool.num_cpus for pool in (score.policy, score.reference))
         )
         # Logical CPUs: an embedded run shares the cores out rather than refusing to start on a small machine.
-        cpus = max(os.cpu_count() or 1, int(-(-actors // 1)) + TASK_CPUS)
+        cpus = max(os.cpu_count() or 1, math.ceil(actors) + TASK_CPUS)
         ray.init(
             address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
         )
@@ -51,18 +51,25 @@ def connect(settings: config.Ray, score: config.Score | None = None) -> None:
     try:
         ray.init(address=address, logging_level=logging.WARNING)
     except ConnectionError as error:
-        raise ResourceError(f"ray.address: no cluster at {address}: {str(error).splitlines()[0]}") from None
+        raise ResourceError(f"ray.address: no cluster at {address}: {first_line(error)}") from None
 
 
 def share_out(score: config.Score) -> dict[str, Actors]:
     """The actor pools of policy and reference, with `num_gpus: null` filled in from what the cluster has.
 
     One GPU an actor where every actor can have its own, equal fractions of fewer, none without GPUs.
+
+    Raises:
+      ResourceError: the cluster has GPUs and one model's setting leaves none of them to the other.
     """
     pools = {"policy": score.policy, "reference": score.reference}
     gpus = ray.cluster_resources().get("GPU", 0.0)
     unset = sum(pool.replicas for pool in pools.values() if pool.num_gpus is None)
     free = gpus - sum(pool.replicas * pool.num_gpus for pool in pools.values() if pool.num_gpus is not None)
+    if unset and gpus and free <= 0:
+        raise ResourceError(
+            "score.policy.num_gpus, score.reference.num_gpus: one takes every GPU; say what the other gets"
+        )
     share = _share(free, unset)
     return {
         name: Actors(pool.replicas, share if pool.num_gpus is None else pool.num_gpus, pool.num_cpus)

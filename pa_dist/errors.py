@@ -32,3 +32,9 @@ class RunFolderError(PaDistError):
     """A run folder made with other settings, or missing what a stage needs."""
 
     exit_code = 2
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, as one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -14,7 +14,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     RepositoryNotFoundError,
 )
 
-from pa_dist.errors import PaDistError
+from pa_dist.errors import PaDistError, first_line
 
 REPO_ID = "changdae/progress-advantage-artifacts"
 PATTERNS = {"uq": ["tau2/*"], "tts": ["webshop/*"], "fa": ["who_and_when/*"], "all": ["*"]}
@@ -43,9 +43,9 @@ def fetch(scenario: str, out: Path, repo_id: str | None, say: Callable[[str], No
     except RepositoryNotFoundError:
         raise PaDistError(f"fetch: no dataset {repo_id} on the Hub, or no leave to read it") from None
     except HFValidationError as error:
-        raise PaDistError(f"fetch: {str(error).strip().splitlines()[0]}") from None
+        raise PaDistError(f"fetch: {first_line(error)}") from None
     except (HTTPError, OSError) as error:
-        raise PaDistError(f"fetch: cannot reach dataset {repo_id}: {str(error).strip().splitlines()[0]}") from None
+        raise PaDistError(f"fetch: cannot fetch dataset {repo_id} to {out}: {first_line(error)}") from None
     # With the connection lost after the first answer, the hub's client returns a folder as it is, and only warns.
     missing = [file.rfilename for file in wanted if not (out / file.rfilename).is_file()]
     if missing:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from pa_dist import __version__
-from pa_dist.errors import RunFolderError
+from pa_dist.errors import RunFolderError, first_line
 from pa_dist.schema import SCHEMA_VERSION
 
 # What a run folder holds while ingest is at work.
@@ -35,7 +35,7 @@ class RunFolder:
         try:
             return pafs.FileSystem.from_uri(self.uri) if "://" in self.uri else _local(self.uri)
         except (pa.ArrowInvalid, OSError) as error:
-            raise RunFolderError(f"{self.uri}: {_first_line(error)}") from None
+            raise RunFolderError(f"{self.uri}: {first_line(error)}") from None
 
     @property
     def filesystem(self) -> pafs.FileSystem:
@@ -83,7 +83,7 @@ class RunFolder:
         except FileNotFoundError:
             return {"pa_dist": __version__, "schema_version": SCHEMA_VERSION, "stages": {}}
         except (OSError, ValueError) as error:
-            raise RunFolderError(f"{self.uri}/manifest.json: {_first_line(error)}") from None
+            raise RunFolderError(f"{self.uri}/manifest.json: {first_line(error)}") from None
         if manifest.get("schema_version") != SCHEMA_VERSION:
             raise RunFolderError(
                 f"{self.uri}: tables of schema version {manifest.get('schema_version')}, this is {SCHEMA_VERSION}"
@@ -148,7 +148,3 @@ def _short(value: Any) -> str:
 
 def _local(path: str) -> tuple[pafs.FileSystem, str]:
     return pafs.LocalFileSystem(), str(Path(path).absolute())
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

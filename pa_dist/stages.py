@@ -1,4 +1,4 @@
-"""The stages of a run in order, each skipped when its tables are there and were made with the same settings."""
+"""The stages of a run in order; what costs is skipped when it finished with the same settings."""
 
 import hashlib
 import time
@@ -7,18 +7,15 @@ from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pa_dist import cluster
-from pa_dist.config import Config, Evaluate, Trajectories
+from pa_dist.config import Config, Evaluate, Ray, Trajectories
 from pa_dist.errors import RunFolderError
 from pa_dist.ingest.sources import expand
 from pa_dist.ingest.stage import ingest
 from pa_dist.reduce.stage import Summary, evaluate
 from pa_dist.run import RunFolder
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 # Numbers may differ in their last digits between versions of these.
 VERSIONS = ("pa-dist", "torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy")
@@ -27,7 +24,7 @@ Say = Callable[[str], None]
 
 
 def run(config: Config, say: Say, *, fresh: bool = False) -> Summary:
-    """Ingest, score, evaluate; whatever is done already with these settings is not done again.
+    """Ingest, score, evaluate. Ingest and score are skipped where they finished with these settings; evaluate is cheap.
 
     Args:
       say: is told one line a stage.
@@ -37,7 +34,7 @@ def run(config: Config, say: Say, *, fresh: bool = False) -> Summary:
       PaDistError: a config, cluster or run folder that cannot be used.
     """
     ingest_and_score(config, say, fresh=fresh)
-    return evaluate_folder(RunFolder(config.output), config.evaluate, say)
+    return evaluate_folder(RunFolder(config.output), config.evaluate, say, config.ray)
 
 
 def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
@@ -57,7 +54,7 @@ def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
         cluster.connect(config.ray, config.score)
         if config.ray.check_resources:
             cluster.check(cluster.share_out(config.score))
-    ingest_files(config.trajectories, folder, say)
+    ingest_files(config.trajectories, folder, say, config.ray)
     if done[1]:
         say("score: done before")
         return
@@ -69,14 +66,14 @@ def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
     say(f"score: {facts['rows']} trajectories scored, {facts['rejects']} rejected ({_since(began)} s)")
 
 
-def ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say) -> None:
+def ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say, ray: Ray) -> None:
     """The first stage alone."""
     settings = ingest_settings(trajectories)
     if folder.is_done("ingest", settings):
         say("ingest: done before")
         return
     began = time.perf_counter()
-    cluster.connect(Config.model_fields["ray"].default)
+    cluster.connect(ray)
     folder.start("ingest", settings)
     counts = ingest(trajectories, folder, _tasks("ingest"))
     folder.finish("ingest", **asdict(counts), seconds=_since(began))
@@ -87,7 +84,7 @@ def ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say) -> Non
     )
 
 
-def evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say) -> Summary:
+def evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) -> Summary:
     """The last stage. It is a cheap reading of the columns, so other settings replace its tables without asking.
 
     Raises:
@@ -96,7 +93,7 @@ def evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say) -> Summary:
     if not folder.manifest["stages"].get("score", {}).get("done"):
         raise RunFolderError(f"{folder.uri}: nothing scored here yet; `pa-dist score CONFIG` comes first")
     began = time.perf_counter()
-    cluster.connect(Config.model_fields["ray"].default)
+    cluster.connect(ray)
     folder.start("evaluate", {"evaluate": settings.model_dump(mode="json")})
     summary = evaluate(settings, folder, _tasks("evaluate"))
     folder.finish("evaluate", **asdict(summary), seconds=_since(began))
@@ -107,8 +104,8 @@ def evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say) -> Summary:
 
 
 def ingest_settings(trajectories: Trajectories) -> dict[str, Any]:
-    """What decides the `trajectories` table: the config's section, and the files with their sizes."""
-    files = "\n".join(f"{source.name} {source.size}" for source in expand(trajectories.paths))
+    """What decides the `trajectories` table: the config's section, and the files with their sizes and times."""
+    files = "\n".join(f"{source.name} {source.size} {source.modified}" for source in expand(trajectories.paths))
     return {"trajectories": trajectories.model_dump(mode="json"), "files": _digest(files)}
 
 
@@ -124,13 +121,12 @@ def score_settings(config: Config) -> dict[str, Any]:
 
 
 def _weights(name: str) -> str | None:
-    """Digest of a model folder's file names and sizes, and of its config; null for a model on the Hub."""
+    """Digest of a model folder's files by name, size and time; null for a model on the Hub."""
     folder = Path(name)
     if not folder.is_dir():
         return None
-    files = "\n".join(f"{path.name} {path.stat().st_size}" for path in sorted(folder.iterdir()) if path.is_file())
-    config = folder / "config.json"
-    return _digest(files + (config.read_text() if config.exists() else ""))
+    files = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    return _digest("\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files))
 
 
 def _digest(text: str) -> str:

@@ -1,10 +1,11 @@
-"""What many tests share: a tiny pair, and trajectories to score with it."""
+"""A tiny random policy/reference pair with a tokenizer trained here, and trajectory files to score with it."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
-from make_example import save_pair, save_trajectories
+from tiny_models import save_model, save_tokenizer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -12,10 +13,31 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Folders of a tiny policy and reference that share a tokenizer."""
-    return save_pair(tmp_path_factory.mktemp("pair"))
+    root = tmp_path_factory.mktemp("pair")
+    for seed, name in enumerate(("policy", "reference")):
+        save_model(root / name, seed)
+        save_tokenizer(root / name, bos=True)
+    return {name: str(root / name) for name in ("policy", "reference")}
 
 
 @pytest.fixture(scope="session")
 def chat_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of twelve rollouts, one line without actions and one that is not JSON."""
-    return save_trajectories(tmp_path_factory.mktemp("data") / "desk.jsonl")
+    """Twelve rollouts of three tasks with rewards and mistakes, one line without actions and one that is not JSON."""
+    lines = []
+    for index in range(12):
+        call = {"id": "c1", "function": {"name": "lookup_order", "arguments": json.dumps({"order_id": str(index)})}}
+        messages = [
+            {"role": "user", "content": f"Please cancel my order {4700 + index} and refund the card."},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": '{"status": "shipped", "total": 25.5}'},
+            {"role": "assistant", "content": "The order has shipped already. " * (index % 3 + 1)},
+        ]
+        row = {"id": f"run-{index}", "task_id": str(index // 4), "trial": index % 4, "messages": messages}
+        lines.append(
+            json.dumps({**row, "reward": float(index % 3 == 0), "mistake_step": 1, "mistake_agent": "assistant"})
+        )
+    lines.append(json.dumps({"id": "silent", "messages": [{"role": "user", "content": "Anyone?"}]}))
+    lines.append("{not json")
+    path = tmp_path_factory.mktemp("data") / "desk.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path

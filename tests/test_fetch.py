@@ -116,5 +116,5 @@ def test_what_a_hub_cannot_give_is_one_line(hub, tmp_path, scenario, repository,
 def test_no_network_is_one_line(tmp_path, offline):
     done = fetch(tmp_path, "http://127.0.0.1:9", "uq", HF_HUB_OFFLINE=offline)
     assert done.returncode == 1
-    assert done.stderr.startswith("pa-dist: fetch: cannot reach dataset changdae/progress-advantage-artifacts: ")
+    assert done.stderr.startswith("pa-dist: fetch: cannot fetch dataset changdae/progress-advantage-artifacts to ")
     assert done.stderr.count("\n") == 1

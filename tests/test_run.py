@@ -1,6 +1,7 @@
 """The whole job on Ray with tiny models: tables, counts, reruns, devices, and configs that cannot be scheduled."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -123,6 +124,20 @@ def test_impossible_requests_are_refused_at_once(pair, chat_file, tmp_path, pool
             settings(pair, chat_file, tmp_path, policy=pool, reference={"num_gpus": 1}), lambda line: None
         )
     assert time.monotonic() - began < 60
+
+
+def test_a_model_does_not_end_on_the_cpu_because_the_other_took_every_gpu(pair, chat_file, tmp_path):
+    with pytest.raises(ResourceError, match="one takes every GPU"):
+        stages.ingest_and_score(settings(pair, chat_file, tmp_path, policy={"num_gpus": 2}), lambda line: None)
+
+
+def test_a_changed_file_of_the_same_size_is_noticed(finished, pair, tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"reward": 0.0}')
+    before = stages.ingest_settings(settings(pair, file, tmp_path).trajectories)
+    file.write_text('{"reward": 1.0}')
+    os.utime(file, (0, 0))
+    assert stages.ingest_settings(settings(pair, file, tmp_path).trajectories) != before
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ class Source:
     path: str
     """Path in the terms of that file system."""
     size: int
+    modified: str = ""
+    """When, as far as its file system says."""
 
     @property
     def file_name(self) -> str:
@@ -150,7 +152,11 @@ def _match(entry: str) -> list[Source]:
         files = [file for info in infos for file in _files(filesystem, info)]
     except (OSError, ValueError) as error:
         raise ConfigError(f"trajectories.paths: {entry!r}: {_line(error)}") from None
-    return [Source(_shown(entry, f["name"]), entry, f["name"], f.get("size") or 0) for f in files]
+    return [Source(_shown(entry, f["name"]), entry, f["name"], f.get("size") or 0, _modified(f)) for f in files]
+
+
+def _modified(info: dict[str, Any]) -> str:
+    return str(next((info[key] for key in ("mtime", "LastModified", "last_modified", "updated") if info.get(key)), ""))
 
 
 def _files(filesystem: fsspec.AbstractFileSystem, info: dict[str, Any]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ They show token mean and step mean, which newer published runners fix in advance
 would flatter; `metrics.parquet` holds every one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -23,20 +23,31 @@ UQ = {"auroc": "AUROC", "spearman": "Spearman", "auprc": "AUPRC", "aurc": "AURC"
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 
 
-def show_metrics(out: str, console: Console | None = None) -> None:
-    """Print a run folder's headline tables: rows the methods and baselines, one table a scenario and domain."""
+def show_metrics(
+    out: str, console: Console | None = None, only: Collection[tuple[str, str | None]] | None = None
+) -> None:
+    """Print a run folder's headline tables: rows the methods and baselines, one table a scenario and domain.
+
+    Args:
+      only: the scenarios and domains to show; all by default.
+    """
     console = console or Console()
     if not console.is_terminal:
         console.width = LOG_WIDTH
     folder = RunFolder(out)
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in _headline(folder):
+        if only is not None and (row["scenario"], row["domain"]) not in only:
+            continue
         groups.setdefault((row["scenario"], row["benchmark"] or "", row["domain"] or ""), []).append(row)
     for (scenario, benchmark, domain), rows in sorted(groups.items(), reverse=True):
         title = " ".join(filter(None, (f"{scenario}:", benchmark, domain)))
         console.print(BUILDERS[scenario](title, rows))
     if groups:
-        console.print(f"Shown: token mean, step mean. All cells: {out}/metrics.parquet", soft_wrap=True)
+        console.print(
+            f"Shown: token mean and step mean (deepconf: its own steps). All cells: {out}/metrics.parquet",
+            soft_wrap=True,
+        )
 
 
 def _headline(folder: RunFolder) -> list[Row]:
@@ -47,7 +58,7 @@ def _headline(folder: RunFolder) -> list[Row]:
 
 
 def _uq(title: str, rows: Sequence[Row]) -> Table:
-    return _table(title, ["method"], rows, lambda row: UQ.get(row["metric"]), ["AUROC", "Spearman"], list(UQ.values()))
+    return _table(title, rows, lambda row: UQ.get(row["metric"]), ["AUROC", "Spearman"], list(UQ.values()))
 
 
 def _best_of_n(title: str, rows: Sequence[Row]) -> Table:
@@ -59,7 +70,6 @@ def _best_of_n(title: str, rows: Sequence[Row]) -> Table:
     heads = [f"best of {int(at)}" for at in sorted({row["at"] for row in shown if row["at"] is not None})]
     return _table(
         f"{title}, success",
-        ["method"],
         shown,
         lambda row: f"best of {int(row['at'])}" if row["at"] is not None else None,
         heads[-1:],
@@ -74,7 +84,6 @@ def _fa(title: str, rows: Sequence[Row]) -> Table:
     heads = list(dict.fromkeys(row["predictor"] for row in predicted))
     return _table(
         f"{title}, step accuracy",
-        ["method"],
         predicted,
         lambda row: row["predictor"],
         heads,
@@ -88,23 +97,23 @@ BUILDERS = {"uq": _uq, "best_of_n": _best_of_n, "fa": _fa}
 
 def _table(
     title: str,
-    keys: list[str],
     rows: Sequence[Row],
     head: Callable[[Row], str | None],
     with_interval: list[str],
     heads: list[str],
     facts: Sequence[str] = (),
 ) -> Table:
-    """One line for each distinct value of `keys`, one column for each of `heads`; `facts` stand below."""
-    lines: dict[tuple[str, ...], dict[str | None, Row]] = {}
+    """One line a method, one column for each of `heads`; `facts` stand below."""
+    lines: dict[str, dict[str | None, Row]] = {}
     for row in rows:
-        lines.setdefault(tuple(row[key] or "" for key in keys), {})[head(row)] = row
+        lines.setdefault(row["method"], {})[head(row)] = row
     # Text: names and notes come from the files, and square brackets in them are no markup.
     table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", caption_justify="left", show_edge=False)
-    for name in (*keys, *heads):
-        table.add_column(name, no_wrap=True)
-    for names, cells in lines.items():
-        table.add_row(*map(Text, names), *(_figure(cells.get(name), name in with_interval) for name in heads))
+    table.add_column("method", no_wrap=True)
+    for name in heads:
+        table.add_column(name)
+    for method, cells in lines.items():
+        table.add_row(method, *(_figure(cells.get(name), name in with_interval) for name in heads))
     n = max((row["n"] or 0 for row in rows), default=0)
     notes = dict.fromkeys(row["note"] for row in rows if row["note"])
     table.caption = Text("; ".join([f"n = {n}, [95% bootstrap interval]", *facts, *notes]))

@@ -21,7 +21,7 @@ import ray.data
 
 from pa_dist import cluster, schema
 from pa_dist.config import Config, Pair, Score
-from pa_dist.errors import ConfigError
+from pa_dist.errors import ConfigError, first_line
 from pa_dist.progress import Progress
 from pa_dist.run import RunFolder
 from pa_dist.score import rows
@@ -93,8 +93,7 @@ def check_pair(pair: Pair) -> None:
             AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=pair.trust_remote_code)
             _tokenizer(pair, model)
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(f"pair.{model}: no model and tokenizer at {name!r}: {reason}") from None
+            raise ConfigError(f"pair.{model}: no model and tokenizer at {name!r}: {first_line(error)}") from None
         if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
             raise ConfigError(f"pair.{model}: no weights (*.safetensors) in {name!r}")
 

@@ -55,7 +55,7 @@ def tokenize_rows(
                 "step": rendered.actions,
                 "agent": rendered.agents,
                 "text_hash": [hashlib.blake2b(text, digest_size=8).hexdigest() for text in texts],
-                "truncated": tokenized[0].truncated,
+                "truncated": [any(flags) for flags in zip(*(t.truncated for t in tokenized), strict=True)],
                 **{name: value for columns in carried for name, value in columns.items()},
             }
         )

@@ -1,0 +1,114 @@
+"""The shipped pair and rollouts, and the command over them without a network."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pa_dist.demo.agreement import SHIPPED, agreement, exact_advantages, held_out_tasks, shipped_rollouts
+from pa_dist.demo.forest import Forest
+from pa_dist.demo.rollouts import TRIALS, WRONG, edges_of, rollouts
+from pa_dist.demo.train import Recipe
+from pa_dist.demo.tree import as_text, grow
+from pa_dist.run import RunFolder
+from pa_dist.score.hf import HFEngine, load_model
+from pa_dist.score.tokenize import load_tokenizer, tokenize
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(str(SHIPPED / "policy"))
+
+
+@pytest.fixture(scope="module")
+def engines():
+    return {name: HFEngine(load_model(str(SHIPPED / name))) for name in ("policy", "reference")}
+
+
+def test_what_ships_is_small_and_needs_no_code():
+    for name in ("policy", "reference"):
+        assert (SHIPPED / name / "model.safetensors").stat().st_size <= 4_000_000
+        assert type(AutoModelForCausalLM.from_pretrained(SHIPPED / name)).__name__ == "LlamaForCausalLM"
+    assert (SHIPPED / "rollouts.jsonl.gz").stat().st_size < 200_000
+
+
+def test_shipped_rollouts_are_what_the_demo_needs():
+    rows = shipped_rollouts()
+    tasks = {task.task_id for task in held_out_tasks()}
+    sampled = [row for row in rows if row["domain"] == "sampled"]
+    assert {(row["task_id"], row["trial"]) for row in sampled} == {(t, i) for t in tasks for i in range(TRIALS)}
+    assert len(tasks) >= 100
+    assert {row["task_id"] for row in rows if row["domain"] == "greedy"} == tasks
+    injected = [row for row in rows if row["domain"] == "injected"]
+    assert all(row["messages"][row["mistake_step"]]["role"] == "assistant" for row in injected)
+    assert len({row["id"] for row in rows}) == len(rows)
+
+
+def test_the_log_ratio_is_the_exact_advantage(tokenizer, engines):
+    """The paper's theorem on tasks that were not trained on, each step scored as a run scores it."""
+    tasks = held_out_tasks()[:40]
+    rows = [r for r in shipped_rollouts() if r["domain"] == "sampled" and r["task_id"] in {t.task_id for t in tasks}]
+    exact = exact_advantages(tasks, rows, tokenizer, engines["reference"].model, Recipe.beta)
+    tokenized = [tokenize(as_text(row["messages"]), tokenizer, 512) for row in rows]
+    summed = {}
+    for name, engine in engines.items():
+        columns = engine.score([t.sequence for t in tokenized])
+        bounds = [np.cumsum(t.step_lengths)[:-1] for t in tokenized]
+        summed[name] = [s.sum() for c, b in zip(columns, bounds, strict=True) for s in np.split(c.logprob, b)]
+    measured = Recipe.beta * (np.array(summed["policy"]) - np.array(summed["reference"]))
+    found = agreement([a for row in rows for a in exact[row["id"]]], measured)
+    assert found.n > 1000
+    assert found.pearson >= 0.97
+    assert 0.9 <= found.slope <= 1.1
+
+
+def test_agreement_equals_a_plain_fit():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=50)
+    y = 0.5 * x + 0.1 * rng.normal(size=50)
+    found = agreement(x, y)
+    assert found.pearson == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert found.slope == pytest.approx(np.polyfit(x, y, 1)[0])
+    doubled = agreement(x, y, np.where(np.arange(50) < 10, 2.0, 1.0))
+    assert doubled[:2] == pytest.approx(agreement([*x, *x[:10]], [*y, *y[:10]])[:2])
+
+
+def test_rollouts_come_again_from_their_seed(tokenizer, engines):
+    """The shipped rows, of the first tasks: the random numbers of later ones follow from theirs."""
+    tasks = held_out_tasks()[:10]
+    forest = Forest([grow(task, tokenizer) for task in tasks])
+    with torch.inference_mode():
+        policy, reference = (forest.log_probs(engines[name].model) for name in ("policy", "reference"))
+        exact, _ = forest.optimum(reference, Recipe.beta)
+    rows = rollouts(forest, policy, exact, Recipe.seed)
+    assert rows == shipped_rollouts()[: len(rows)]
+    trees = {tree.task.task_id: (tree, first) for tree, first in zip(forest.trees, forest.first_edge, strict=True)}
+    for row in rows:
+        tree, first = trees[row["task_id"]]
+        edges = edges_of(tree, row["messages"])
+        assert [tree.edges[e].message for e in edges] == row["messages"][1::2]
+        if "mistake_step" in row:
+            assert exact[first + edges[row["mistake_step"] // 2]] <= WRONG
+
+
+def test_the_command_needs_no_network(tmp_path):
+    out = tmp_path / "demo"
+    nowhere = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pa_dist", "demo", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, **nowhere, "no_proxy": "127.0.0.1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for title in ("uq: demo greedy", "best_of_n: demo sampled, success", "fa: demo injected, step accuracy"):
+        assert title in done.stdout
+    assert "Per-step advantage against the exact A*: Pearson 0.9" in done.stdout
+    folder = RunFolder(str(out))
+    assert folder.count("logprobs") == folder.count("trajectories") == len(shipped_rollouts())
+    assert folder.count("rejects") == 0
