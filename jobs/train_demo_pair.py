@@ -1,11 +1,21 @@
-"""`python jobs/train_demo_pair.py [OUT]`: train the demo's pair and write all that ships with it."""
+"""Train the demo's pair, about ten minutes on two cores, and write all that ships with it.
+
+    python jobs/train_demo_pair.py [--rollouts] [OUT]
+
+With --rollouts only the rollouts are played again, by the pair that is in OUT (by default the shipped one).
+"""
 
 import sys
 from pathlib import Path
 
 from pa_dist.demo.agreement import SHIPPED
-from pa_dist.demo.make import make_pair
+from pa_dist.demo.make import make_pair, write_rollouts
 from pa_dist.demo.train import Recipe
 
 if __name__ == "__main__":
-    make_pair(Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED, Recipe(), print)
+    folders = [argument for argument in sys.argv[1:] if argument != "--rollouts"]
+    out = Path(folders[0]) if folders else SHIPPED
+    if "--rollouts" in sys.argv:
+        write_rollouts(out, Recipe())
+    else:
+        make_pair(out, Recipe(), print)

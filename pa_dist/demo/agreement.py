@@ -34,7 +34,12 @@ def held_out_tasks() -> list[Task]:
 
 def shipped_rollouts() -> list[Row]:
     """Rows of the chat file that ships with the pair."""
-    with gzip.open(SHIPPED / "rollouts.jsonl.gz", "rt", encoding="utf-8") as file:
+    return rows_of(SHIPPED / "rollouts.jsonl.gz")
+
+
+def rows_of(path: Path) -> list[Row]:
+    """Rows of a compressed chat file."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 

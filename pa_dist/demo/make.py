@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import LlamaForCausalLM
@@ -31,19 +31,35 @@ def make_pair(out: Path, recipe: Recipe, say: Say) -> None:
     for name, model in (("policy", policy), ("reference", reference)):
         model.save_pretrained(out / name)
         tokenizer.save_pretrained(out / name)
+    write_rollouts(out, recipe)
     describe(out, recipe, seconds, say)
 
 
+def write_rollouts(out: Path, recipe: Recipe) -> None:
+    """Write `rollouts.jsonl.gz` of the pair in `out` on the held-out tasks; the recipe's seed decides them."""
+    tokenizer, policy, reference = _pair(out)
+    forest = Forest([grow(task, tokenizer) for task in held_out_tasks()])
+    with torch.inference_mode():
+        exact, _ = forest.optimum(forest.log_probs(reference), recipe.beta)
+        rows = rollouts(forest, forest.log_probs(policy), exact, recipe.seed)
+    # No time stamp and no file name inside, so that the same rows are the same bytes.
+    (out / "rollouts.jsonl.gz").write_bytes(gzip.compress(write(rows).encode(), mtime=0))
+
+
+def _pair(out: Path) -> tuple[Any, LlamaForCausalLM, LlamaForCausalLM]:
+    policy, reference = (cast(LlamaForCausalLM, load_model(str(out / name))) for name in ("policy", "reference"))
+    return load_tokenizer(str(out / "reference")), policy, reference
+
+
 def describe(out: Path, recipe: Recipe, seconds: float, say: Say) -> None:
-    """Write the rollouts and the model card of a trained pair.
+    """Write the model card of a trained pair.
 
     Args:
       out: the folder that holds `policy` and `reference`.
       recipe: what they were trained by.
       seconds: how long that took.
     """
-    tokenizer = load_tokenizer(str(out / "reference"))
-    policy, reference = (cast(LlamaForCausalLM, load_model(str(out / name))) for name in ("policy", "reference"))
+    tokenizer, policy, reference = _pair(out)
     say("for comparison: a policy trained a tenth as long, and a reference that learnt from others")
     short = train_policy(replace(recipe, policy_steps=recipe.policy_steps // 10), reference, tokenizer, say)
     stranger = train_reference(recipe, tokenizer, say, demonstrators=[-SHARPNESS[0]])
@@ -53,9 +69,6 @@ def describe(out: Path, recipe: Recipe, seconds: float, say: Say) -> None:
     with torch.inference_mode():
         found = {name: forest.log_probs(model) for name, model in models.items()}
     exact, best = forest.optimum(found["reference"], recipe.beta)
-    rows = rollouts(forest, found["policy"], exact, recipe.seed)
-    # No time stamp and no file name inside, so that the same rows are the same bytes.
-    (out / "rollouts.jsonl.gz").write_bytes(gzip.compress(write(rows).encode(), mtime=0))
 
     def compare(policy: str, reference: str, by_visits: bool = True) -> Agreement:
         visits = forest.visits(found[policy].exp())[forest.edge_node] * found[policy].exp()
@@ -85,10 +98,8 @@ def _card(
 Two Llama models of {parameters:,} parameters for the order desk of `pa_dist/demo/world.py`, with a tokenizer of their
 own. The reference imitates demonstrators of mixed skill. The policy was trained from it by the gradient of expected
 reward less beta times the KL divergence, exact over all histories of a few tasks at a time; nothing was sampled, and
-Q*, V* and A* were no part of it. `python jobs/train_demo_pair.py` makes them again, in
-{seconds:.0f} s on two cores.
-
-Recipe: {settings}.
+Q*, V* and A* were no part of it. `python jobs/train_demo_pair.py` makes them again, in {seconds:.0f} s on two cores:
+{settings}.
 
 Expected reward less beta times KL on {HELD_OUT_TASKS} tasks not trained on:
 

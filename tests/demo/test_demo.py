@@ -6,14 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from transformers import AutoModelForCausalLM
 
-from pa_dist.demo.agreement import SHIPPED, agreement, exact_advantages, held_out_tasks, shipped_rollouts
-from pa_dist.demo.forest import Forest
-from pa_dist.demo.rollouts import TRIALS, WRONG, edges_of, rollouts
+from pa_dist.demo.agreement import SHIPPED, agreement, exact_advantages, held_out_tasks, rows_of, shipped_rollouts
+from pa_dist.demo.make import write_rollouts
+from pa_dist.demo.rollouts import TRIALS, WRONG
 from pa_dist.demo.train import Recipe
-from pa_dist.demo.tree import as_text, grow
+from pa_dist.demo.tree import as_text
 from pa_dist.run import RunFolder
 from pa_dist.score.hf import HFEngine, load_model
 from pa_dist.score.tokenize import load_tokenizer, tokenize
@@ -77,22 +76,21 @@ def test_agreement_equals_a_plain_fit():
     assert doubled[:2] == pytest.approx(agreement([*x, *x[:10]], [*y, *y[:10]])[:2])
 
 
-def test_rollouts_come_again_from_their_seed(tokenizer, engines):
-    """The shipped rows, of the first tasks: the random numbers of later ones follow from theirs."""
-    tasks = held_out_tasks()[:10]
-    forest = Forest([grow(task, tokenizer) for task in tasks])
-    with torch.inference_mode():
-        policy, reference = (forest.log_probs(engines[name].model) for name in ("policy", "reference"))
-        exact, _ = forest.optimum(reference, Recipe.beta)
-    rows = rollouts(forest, policy, exact, Recipe.seed)
-    assert rows == shipped_rollouts()[: len(rows)]
-    trees = {tree.task.task_id: (tree, first) for tree, first in zip(forest.trees, forest.first_edge, strict=True)}
+def test_rollouts_come_again_from_their_seed(tmp_path):
+    for name in ("policy", "reference"):
+        (tmp_path / name).symlink_to(SHIPPED / name)
+    write_rollouts(tmp_path, Recipe())
+    assert rows_of(tmp_path / "rollouts.jsonl.gz") == shipped_rollouts()
+
+
+def test_what_was_put_in_is_the_only_wrong_action(tokenizer, engines):
+    tasks = held_out_tasks()[:20]
+    rows = [r for r in shipped_rollouts() if r["domain"] == "injected" and r["task_id"] in {t.task_id for t in tasks}]
+    exact = exact_advantages(tasks, rows, tokenizer, engines["reference"].model, Recipe.beta)
+    assert len(rows) == len(tasks)
     for row in rows:
-        tree, first = trees[row["task_id"]]
-        edges = edges_of(tree, row["messages"])
-        assert [tree.edges[e].message for e in edges] == row["messages"][1::2]
-        if "mistake_step" in row:
-            assert exact[first + edges[row["mistake_step"] // 2]] <= WRONG
+        wrong = [1 + 2 * i for i, advantage in enumerate(exact[row["id"]]) if advantage <= WRONG]
+        assert wrong == [row["mistake_step"]]
 
 
 def test_the_command_needs_no_network(tmp_path):
