@@ -84,13 +84,10 @@ def check_pair(pair: Pair) -> None:
     Raises:
       ConfigError: naming the key and the reason.
     """
-    from transformers import AutoConfig
-
     for model in schema.MODELS:
         name = getattr(pair, model)
-        revision = getattr(pair, f"{model}_revision")
         try:
-            AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=pair.trust_remote_code)
+            _vocabulary(pair, model)
             _tokenizer(pair, model)
         except (OSError, ValueError) as error:
             raise ConfigError(f"pair.{model}: no model and tokenizer at {name!r}: {first_line(error)}") from None
@@ -106,8 +103,10 @@ class _Tokenize:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         tokenizers = [_tokenizer(self.config.pair, model) for model in self.models]
+        sizes = [_vocabulary(self.config.pair, model) for model in schema.MODELS]
+        known = sizes if len(tokenizers) == len(sizes) else [min(sizes)]
         scorable, rejects = rows.tokenize_rows(
-            batch, tokenizers, self.config.render.actions, self.config.score.max_length
+            batch, tokenizers, known, self.config.render.actions, self.config.score.max_length
         )
         if len(rejects):
             write_rejects(self.folder, rejects)
@@ -201,6 +200,19 @@ def _load_tokenizer(name: str, revision: str | None, trust_remote_code: bool) ->
 def _tokenizer(pair: Pair, model: str) -> Any:
     """A model's tokenizer, loaded once a worker process."""
     return _load_tokenizer(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
+
+
+@cache
+def _load_vocabulary(name: str, revision: str | None, trust_remote_code: bool) -> int:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    return int(config.get_text_config().vocab_size)
+
+
+def _vocabulary(pair: Pair, model: str) -> int:
+    """How many tokens a model knows; its tokenizer may know more."""
+    return _load_vocabulary(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
 
 
 def _device(gpus: list[Any], cuda: bool) -> str:

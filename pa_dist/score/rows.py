@@ -29,12 +29,13 @@ def tokens_schema(shared: bool) -> pa.Schema:
 
 
 def tokenize_rows(
-    trajectories: pa.Table, tokenizers: Sequence[Any], rule: ActionRule, max_length: int
+    trajectories: pa.Table, tokenizers: Sequence[Any], vocabularies: Sequence[int], rule: ActionRule, max_length: int
 ) -> tuple[pa.Table, pa.Table]:
     """Render and tokenise a block of `trajectories`.
 
     Args:
       tokenizers: the policy's, and the reference's if it is another one.
+      vocabularies: of each tokenizer, the number of tokens that the models reading it know.
 
     Returns:
       A table of `tokens_schema`, and the rows that cannot be scored as a table of `rejects`.
@@ -47,6 +48,13 @@ def tokenize_rows(
             rejects.append(_reject(row["trajectory_id"], "no message is an action"))
             continue
         tokenized = [tokenize(rendered, tokenizer, max_length) for tokenizer in tokenizers]
+        unknown = next((i for i, t in enumerate(tokenized) if t.sequence.ids.max() >= vocabularies[i]), None)
+        if unknown is not None:
+            token, known = tokenized[unknown].sequence.ids.max(), vocabularies[unknown]
+            rejects.append(
+                _reject(row["trajectory_id"], f"token id {token} is outside the model's vocabulary of {known}")
+            )
+            continue
         texts = [rendered.texts[i].encode() for i in rendered.actions]
         carried = [_carry(model, t) for model, t in zip(schema.MODELS, tokenized, strict=False)]
         rows.append(
