@@ -78,8 +78,10 @@ class Score(_Section):
     attn_implementation: str | None = None
     max_length: Annotated[int, Field(ge=2)] = 16384
     top_k: Positive = 20
-    batch_tokens: Positive = 16384
-    """Padded tokens of one forward pass; a longer trajectory goes alone."""
+    batch_tokens: Positive | None = None
+    """Tokens of one forward pass, pads included; a longer trajectory goes alone. null: what suits the device."""
+    prefix_sharing: Literal["auto", "off"] = "auto"
+    """auto runs a prefix that trajectories of one block share once, where that saves enough."""
     rows_per_block: Positive = 16
     """Trajectories of one block: what an actor is given at a time, and what is written at a time."""
     policy: Replicas = Replicas()

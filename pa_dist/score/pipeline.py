@@ -138,6 +138,7 @@ class Scorer:
             ),
             top_k=settings.top_k,
             batch_tokens=settings.batch_tokens,
+            share_prefixes=settings.prefix_sharing == "auto",
         )
         device = str(self.engine.model.device)
         place = {"node": context.get_node_id(), "gpu_ids": [str(gpu) for gpu in gpus], "device": device}

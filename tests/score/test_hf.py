@@ -80,6 +80,33 @@ def test_columns_equal_the_full_forward_pass(family, batch_tokens, monkeypatch):
         np.testing.assert_allclose(np.stack(columns), plain(model, sequence, 5), atol=1e-4)
 
 
+def branching(rng):
+    """Sequences that share prefixes at several depths; two are the same, and one is a prefix of another."""
+
+    def grow(before, depth):
+        ids = np.concatenate([before, rng.integers(0, VOCABULARY, rng.integers(1, 40))]).astype(np.int32)
+        if depth == 0:
+            return [ids]
+        return [leaf for _ in range(rng.integers(1, 4)) for leaf in grow(ids, depth - 1)]
+
+    leaves = [leaf for _ in range(2) for leaf in grow(np.empty(0, np.int32), 3)]
+    for ids in [*leaves, leaves[0], leaves[1][:-2]]:
+        scored = rng.random(max(len(ids) - 1, 0)) < 0.6
+        yield TokenSequence(ids, (np.flatnonzero(scored) + 1).astype(np.int32))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("batch_tokens", [1, 300, 100_000])
+def test_shared_prefixes_change_no_column(family, batch_tokens, monkeypatch):
+    monkeypatch.setattr("pa_dist.score.hf.WORTHWHILE", 1)
+    torch.manual_seed(0)
+    model = FAMILIES[family]().eval()
+    sequences = list(branching(np.random.default_rng(2)))
+    scored = HFEngine(model, top_k=5, batch_tokens=batch_tokens).score(sequences)
+    for sequence, columns in zip(sequences, scored, strict=True):
+        np.testing.assert_allclose(np.stack(columns), plain(model, sequence, 5), atol=1e-4)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_widened_layers_round_as_bfloat16_ones_do(bias):
     torch.manual_seed(0)
