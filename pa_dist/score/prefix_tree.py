@@ -79,7 +79,8 @@ def _apart(
     sequences: Sequence[Ints], members: Sequence[int], between: Sequence[int], start: int, worthwhile: int
 ) -> list[Segment]:
     """Split neighbours where they share least, and look at each part again."""
-    cuts = [k + 1 for k, length in enumerate(between) if length == min(between)]
+    least = min(between)
+    cuts = [k + 1 for k, length in enumerate(between) if length == least]
     segments = []
     for a, b in zip([0, *cuts], [*cuts, len(members)], strict=True):
         segments += _grow(sequences, members[a:b], between[a : b - 1], start, worthwhile)
