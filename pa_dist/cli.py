@@ -31,7 +31,7 @@ def demo(
     out: Annotated[str, typer.Option(help="The run folder.")] = "runs/demo",
     fresh: Fresh = False,
 ) -> None:
-    """The whole job on a small pair that ships with pa-dist: no network, under a minute on two cores."""
+    """The whole job on a small pair that ships with pa-dist: no network, about a minute on two cores."""
     from pa_dist.demo import command
 
     command.demo(out, say, fresh=fresh)
