@@ -76,12 +76,13 @@ class Score(_Section):
     device: str | None = None
     """A torch device; null takes the actor's GPU where it has one, else the CPU."""
     attn_implementation: str | None = None
+    """One of transformers' own instead of attention over the prefix tree; prefixes are then not shared."""
     max_length: Annotated[int, Field(ge=2)] = 16384
     top_k: Positive = 20
-    batch_tokens: Positive | None = None
-    """Tokens of one forward pass, pads included; a longer trajectory goes alone. null: what suits the device."""
+    batch_tokens: Positive = 16384
+    """Tokens in a device's memory at once, of a pass and of keys and values that wait; halved when memory runs out."""
     prefix_sharing: Literal["auto", "off"] = "auto"
-    """auto runs a prefix that trajectories of one block share once, where that saves enough."""
+    """auto runs a prefix that trajectories of one block share once, where that saves enough and the model allows it."""
     rows_per_block: Positive = 16
     """Trajectories of one block: what an actor is given at a time, and what is written at a time."""
     policy: Replicas = Replicas()

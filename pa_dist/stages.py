@@ -64,6 +64,13 @@ def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
     facts = score(config, folder)
     folder.finish("score", **facts, seconds=_since(began))
     say(f"score: {facts['rows']} trajectories scored, {facts['rejects']} rejected ({_since(began)} s)")
+    for model, done in facts["models"].items():
+        if reasons := {place["prefixes_apart"] for place in done["actors"]} - {None, "as asked"}:
+            say(f"score: the {model}'s prefixes were not shared: {min(reasons)}")
+        say(
+            f"score: {model}: {done['tokens']:,} tokens at {done['tokens_per_second']:,.0f} a second and actor, "
+            f"{done['share_saved']:.0%} of them shared, {done['share_of_matrix_rate'] or 0:.0%} of the matrix rate"
+        )
 
 
 def ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say, ray: Ray) -> None:

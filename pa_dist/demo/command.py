@@ -54,7 +54,7 @@ def demo_config(out: str) -> config.Config:
 
 def measure_agreement(folder: RunFolder) -> Agreement:
     """Measured against exact advantages of every scored step of the sampled rollouts in a run folder."""
-    from pa_dist.score.hf import load_model
+    from pa_dist.score.load import load_model
     from pa_dist.score.tokenize import load_tokenizer
 
     model, tokenizer = load_model(str(SHIPPED / "reference")), load_tokenizer(str(SHIPPED / "reference"))

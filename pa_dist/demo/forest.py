@@ -7,7 +7,7 @@ They are those of KL-regularised RL against the reference's own action probabili
 What a model says outside the listed actions is one more action, which ends the episode with nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 
 from pa_dist.demo.packed import edge_log_probs, pieces
 from pa_dist.demo.tree import Tree
-from pa_dist.score.hf import pack
 
 
 class Forest:
@@ -106,3 +105,15 @@ class Forest:
             taken[edges] = arriving[self.edge_node[edges]] * choice[edges]
             arriving.index_add_(0, self.outcome_child, taken[self.outcome_edge] * self.outcome_probability)
         return arriving[:-1]
+
+
+def pack(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Batches of indices, longest first, each of at most `budget` padded tokens or of a single sequence."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

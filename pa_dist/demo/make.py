@@ -15,7 +15,7 @@ from pa_dist.demo.forest import Forest
 from pa_dist.demo.rollouts import WRONG, rollouts, write
 from pa_dist.demo.train import SHARPNESS, Recipe, make_tokenizer, train_policy, train_reference
 from pa_dist.demo.tree import grow
-from pa_dist.score.hf import load_model
+from pa_dist.score.load import load_model
 from pa_dist.score.tokenize import load_tokenizer
 
 Say = Callable[[str], None]

@@ -1,6 +1,7 @@
 """What every scoring engine takes and gives."""
 
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -32,9 +33,31 @@ class TokenColumns(NamedTuple):
     """KL(uniform or p) over the vocabulary: -mean_j log p_j - log V (Kang et al. 2025)."""
 
 
+@dataclass
+class Work:
+    """What an engine did."""
+
+    tokens: int = 0
+    """Of the sequences."""
+    distinct_tokens: int = 0
+    """That went through the model: a prefix that sequences share is one."""
+    flops: int = 0
+    """Floating point operations of matrix products and attention."""
+    seconds: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: "Work") -> "Work":
+        return Work(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
 class Engine(Protocol):
     """Scores sequences with one model. Engines know neither Ray nor trajectories."""
 
-    def score(self, sequences: Sequence[TokenSequence]) -> list[TokenColumns]:
-        """Columns of each sequence's scored tokens, in the order given."""
+    work: Work
+    """So far."""
+
+    def score(self, sequences: Sequence[TokenSequence]) -> list[TokenColumns | None]:
+        """Columns of each sequence's scored tokens, in the order given; None where memory does not hold a sequence."""
         ...

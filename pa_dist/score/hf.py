@@ -3,138 +3,151 @@
 import copy
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Cache, DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from pa_dist.score.engine import TokenColumns, TokenSequence
+from pa_dist.score.engine import TokenColumns, TokenSequence, Work
+from pa_dist.score.forward import Forward, Memory, reason_to_stay_apart
 from pa_dist.score.logprobs import token_columns
-from pa_dist.score.prefix_tree import Segment, prefix_tree
+from pa_dist.score.prefix_tree import Segment, graft, prefix_tree
+from pa_dist.score.schedule import Schedule
 
-# A CPU gains nothing from batches beyond what its caches hold.
-BATCH_TOKENS = {"cpu": 2048}
-BATCH_TOKENS_OF_A_GPU = 16384
-# Tokens that sharing must save before a prefix is run apart: a pass and a cache more cost about as much as these.
+# Tokens in memory at once: those of a pass, and those whose keys and values wait for others.
+BATCH_TOKENS = 16384
+# Tokens of one pass: a CPU gains nothing from more than its caches hold.
+PASS_TOKENS = {"cpu": 2048}
+# Passes that ran out of memory are halved down to this; what does not fit then is given up.
+LEAST_TOKENS = 128
+# Tokens that sharing must save before a prefix is run apart: one more attention per layer costs about as much as these.
 WORTHWHILE = 64
 
 
-def load_model(
-    name: str,
-    *,
-    dtype: str = "float32",
-    device: str = "cpu",
-    revision: str | None = None,
-    attn_implementation: str | None = None,
-    trust_remote_code: bool = False,
-) -> PreTrainedModel:
-    """A causal language model ready to score.
-
-    Args:
-      name: a folder, or a name on the Hugging Face Hub.
-      dtype: `float32` or `bfloat16`.
-      device: a torch device, or `auto` to spread the model over all visible GPUs (needs accelerate).
-
-    Raises:
-      OSError: no such model. ImportError: `auto` without accelerate.
-    """
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        name,
-        revision=revision,
-        dtype=getattr(torch, dtype),
-        attn_implementation=attn_implementation,
-        trust_remote_code=trust_remote_code,
-        use_safetensors=True,
-        device_map="auto" if device == "auto" else None,
-    )
-    model = model.eval() if device == "auto" else model.eval().to(device)
-    if dtype == "bfloat16" and device == "cpu" and _bfloat16_is_emulated():
-        widen(model)
-    return cast(PreTrainedModel, model)
-
-
-def _bfloat16_is_emulated() -> bool:
-    return torch.backends.mkldnn.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def widen(model: nn.Module) -> None:
-    """Make a bfloat16 model's linear layers multiply in float32 and round what comes out.
-
-    That is what hardware with bfloat16 instructions does; without them torch's own product is several times slower.
-    """
-    for module in model.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = _WideLinear
-
-
-class _WideLinear(nn.Linear):
-    def forward(self, input: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.float()
-        return nn.functional.linear(input.float(), self.weight.float(), bias).to(input.dtype)
-
-
 class HFEngine:
-    """Scores with a transformers model: every shared prefix once, the head at action positions only."""
+    """Scores with a transformers model: every distinct prefix once, the head at action positions only.
+
+    Attributes:
+      apart: why prefixes are not shared, or None where they are.
+      batch_tokens: as given, or less where memory ran out.
+      work: what was done so far.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, *, top_k: int = 20, batch_tokens: int | None = None, share_prefixes: bool = True
+        self,
+        model: PreTrainedModel,
+        *,
+        top_k: int = 20,
+        batch_tokens: int = BATCH_TOKENS,
+        share_prefixes: bool = True,
+        worthwhile: int = WORTHWHILE,
     ) -> None:
         """Take a model in eval mode.
 
         Args:
           top_k: tokens averaged by `topk_logprob_mean`.
-          batch_tokens: tokens of one forward pass, cached ones and pads included; a longer sequence goes alone. None is
-            `BATCH_TOKENS` of the device.
-          share_prefixes: run a prefix that sequences of one call share once, and fork its cache.
+          batch_tokens: tokens in memory at once: those of a pass, pads included, and those whose keys and values wait
+            for others. Where a path's keys leave no room, a pass still has an eighth.
+          share_prefixes: run a prefix that sequences share once. It is tried on a few tokens first, and left alone
+            where it does not give what a plain pass gives.
+          worthwhile: tokens that sharing a prefix must save.
         """
         self.model = model
         self.top_k = top_k
-        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS_OF_A_GPU)
-        self.share_prefixes = share_prefixes
-        self._decoder = getattr(model, model.base_model_prefix)
+        self.batch_tokens = batch_tokens
+        self._pass_tokens = PASS_TOKENS.get(model.device.type, batch_tokens)
+        self.worthwhile = worthwhile
+        self.work = Work()
+        self.apart = reason_to_stay_apart(model) if share_prefixes else "as asked"
+        self._forward = Forward(model, together=self.apart is None)
         self._head = _head_of(model)
+        self._head_weights = model.get_output_embeddings().weight.numel()
         self._vocabulary = model.config.get_text_config().vocab_size
+        self._kept: list[_Kept] = []
 
     @torch.inference_mode()
-    def score(self, sequences: Sequence[TokenSequence]) -> list[TokenColumns]:
-        """Columns of each sequence's scored tokens, in the order given. Raises ValueError for ids the model lacks."""
+    def score(self, sequences: Sequence[TokenSequence]) -> list[TokenColumns | None]:
+        """Columns of each sequence's scored tokens, in the order given; None where memory does not hold a sequence.
+
+        Raises:
+          ValueError: ids that the model lacks.
+        """
         self._check(sequences)
-        starts = np.cumsum([0, *(len(s.positions) for s in sequences)])
-        scored = np.empty((len(TokenColumns._fields), starts[-1]), np.float32)
-        roots = prefix_tree([s.ids for s in sequences], WORTHWHILE if self.share_prefixes else sys.maxsize)
-        for batch, hidden in self._runs(roots, None):
-            wanted, inverse, places = _wanted(batch, sequences, starts)
-            row, offset, target = torch.from_numpy(wanted).to(hidden.device).unbind(1)
-            columns = token_columns(hidden[row, offset], target, self._logits, self._vocabulary, self.top_k)
-            scored[:, places] = np.stack(columns)[:, inverse]
-        return [TokenColumns(*scored[:, a:b]) for a, b in itertools.pairwise(starts)]
+        began, flops_before = time.perf_counter(), self._forward.flops
+        columns = _Columns(sequences)
+        roots = prefix_tree([s.ids for s in sequences], sys.maxsize if self.apart else self.worthwhile)
+        kept = self._recall(roots)
+        schedule = Schedule(roots, rows=self._forward.rows, cut=not self.apart, done=kept.keys())
+        for segment, hidden in kept.items():
+            self._read(columns, {segment: slice(0, len(segment.ids))}, hidden)
 
-    def _runs(self, segments: list[Segment], cache: Cache | None) -> Iterator[tuple[list[Segment], Tensor]]:
-        """Run segments that follow the same cached prefix, and all below them; each batch with its hidden states."""
-        cached = segments[0].start if segments else 0
-        leaves = [segment for segment in segments if not segment.children]
-        for batch in pack([cached + len(segment.ids) for segment in leaves], self.batch_tokens):
-            members = [leaves[i] for i in batch]
-            yield members, self._forward(members, cache and _forked(cache, len(members)))
-        for segment in segments:
-            if segment.children:
-                # A parent goes alone: pads would stand between it and its children.
-                grown = _forked(cache, 1) if cache else DynamicCache(config=self.model.config.get_text_config())
-                yield [segment], self._forward([segment], grown)
-                yield from self._runs(segment.children, grown)
+        last, given = len(sequences) - 1, self.batch_tokens
+        while segments := schedule.take(self._room()):
+            # What the last sequence shares stays for the next call, which in a sorted table begins as this one ends.
+            lasting = {s for s in segments if s.children and len(s.sequences) > 1 and last in s.sequences}
+            try:
+                hidden, places = self._forward(segments, (schedule.path() | lasting).intersection(segments))
+                self._read(columns, places, hidden)
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                self._retreat(schedule, segments, columns, given)
+                for segment in kept.keys() - schedule.above():
+                    del kept[segment]
+            else:
+                kept.update({s: hidden[places[s]].clone() for s in lasting})
+                self.work.distinct_tokens += sum(len(s.ids) for s in segments)
+            self._forward.release(schedule.path() | kept.keys())
 
-    def _forward(self, batch: list[Segment], cache: Cache | None) -> Tensor:
-        """Final hidden states, [segments, tokens, d]; the cache grows by the segments."""
-        ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(s.ids.astype(np.int64)) for s in batch], True)
-        # Pads stand on the right, where no token of a causal model sees them: no mask, and so no slower attention.
-        hidden: Tensor = self._decoder(
-            input_ids=ids.to(self.model.device), past_key_values=cache, use_cache=cache is not None
-        ).last_hidden_state
-        return hidden
+        self._kept = [
+            _Kept(s, self._forward.memory[s], hidden)
+            for s, hidden in sorted(kept.items(), key=lambda item: item[0].start)
+            if last in s.sequences
+        ]
+        self._forward.release([])
+        self.work.tokens += sum(len(s.ids) for s in sequences)
+        self.work.flops += self._forward.flops - flops_before
+        self.work.seconds += time.perf_counter() - began
+        return columns.split()
+
+    def _recall(self, roots: Sequence[Segment]) -> dict[Segment, Tensor]:
+        """Segments that the last call left, found again in a tree, and their hidden states."""
+        found = {}
+        for segment, kept in zip(graft(roots, [k.segment for k in self._kept]), self._kept, strict=False):
+            self._forward.memory[segment] = kept.memory
+            found[segment] = kept.hidden
+        self._kept = []
+        return found
+
+    def _room(self) -> int:
+        """Tokens of the next pass."""
+        held = sum(len(segment.ids) for segment in self._forward.memory)
+        return min(max(self.batch_tokens - held, -(-self.batch_tokens // 8)), self._pass_tokens)
+
+    def _read(self, columns: "_Columns", places: dict[Segment, slice], hidden: Tensor) -> None:
+        """Columns of all tokens that a pass predicts."""
+        wanted, inverse, at = columns.wanted(places)
+        state, target = torch.from_numpy(wanted).to(hidden.device).unbind(1)
+        read = token_columns(hidden[state], target, self._logits, self._vocabulary, self.top_k)
+        columns.scored[:, at] = np.stack(read)[:, inverse]
+        self.work.flops += 2 * self._head_weights * len(wanted)
+
+    def _retreat(self, schedule: Schedule, segments: list[Segment], columns: "_Columns", given: int) -> None:
+        """After a pass that ran out of memory: smaller ones, or without the sequences that need it."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        schedule.put_back(segments)
+        if self.batch_tokens > LEAST_TOKENS and (len(segments) > 1 or not self.apart):
+            self.batch_tokens //= 2
+            return
+        columns.lost.update(segments[0].sequences)
+        schedule.drop(columns.lost)
+        self.batch_tokens = given
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self._head(inputs_embeds=hidden.unsqueeze(0), use_cache=False).logits
@@ -148,48 +161,54 @@ class HFEngine:
                 )
 
 
-def _forked(cache: Cache, n: int) -> Cache:
-    """A copy of a cache of one row, with n rows."""
-    fork = copy.deepcopy(cache)
-    fork.reorder_cache(cast(torch.LongTensor, torch.zeros(n, dtype=torch.long)))
-    return fork
+class _Kept(NamedTuple):
+    """A segment that ran in an earlier call."""
+
+    segment: Segment
+    memory: Memory
+    hidden: Tensor
+    """[tokens, d] final hidden states."""
 
 
-def _wanted(
-    batch: list[Segment], sequences: Sequence[TokenSequence], starts: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Which hidden states of a batch to read, for which tokens.
+class _Columns:
+    """The scored tokens of all sequences, side by side."""
 
-    Args:
-      starts: [sequences] place of each sequence's first scored token among all.
+    def __init__(self, sequences: Sequence[TokenSequence]) -> None:
+        self.sequences = sequences
+        self.starts = np.cumsum([0, *(len(s.positions) for s in sequences)])
+        self.scored = np.full((len(TokenColumns._fields), self.starts[-1]), np.nan, np.float32)
+        self.lost: set[int] = set()
 
-    Returns:
-      [m, 3] distinct row of the batch, offset in it and token to score; then, for each of n readings, which of these it
-      is and its place among all scored tokens.
-    """
-    rows, places = [np.empty((0, 3), np.int64)], [np.empty(0, np.int64)]
-    for row, segment in enumerate(batch):
-        for i in segment.sequences:
-            ids, positions = sequences[i]
-            # The state at position p - 1 is what predicts the token at p.
-            inside = np.flatnonzero((positions > segment.start) & (positions <= segment.end))
-            at = positions[inside].astype(np.int64)
-            rows.append(np.stack([np.full(len(at), row), at - 1 - segment.start, ids[at]], axis=1))
-            places.append(starts[i] + inside)
-    wanted, inverse = np.unique(np.concatenate(rows), axis=0, return_inverse=True)
-    return wanted, inverse, np.concatenate(places)
+    def wanted(self, places: dict[Segment, slice]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Which hidden states of a pass to read, for which tokens.
+
+        Args:
+          places: where each segment's hidden states are.
+
+        Returns:
+          [m, 2] distinct hidden state and token that it predicts; then, for each of n scored tokens, which of these it
+          is and its place among all.
+        """
+        pairs, scored = [np.empty((0, 2), np.int64)], [np.empty(0, np.int64)]
+        for segment, place in places.items():
+            for i in segment.sequences:
+                ids, positions = self.sequences[i]
+                # The state at position p - 1 is what predicts the token at p.
+                first, last = np.searchsorted(positions, [segment.start + 1, segment.end + 1])
+                at = positions[first:last].astype(np.int64)
+                pairs.append(np.stack([place.start + at - 1 - segment.start, ids[at]], axis=1))
+                scored.append(np.arange(self.starts[i] + first, self.starts[i] + last))
+        wanted, inverse = np.unique(np.concatenate(pairs), axis=0, return_inverse=True)
+        return wanted, inverse.reshape(-1), np.concatenate(scored)
+
+    def split(self) -> list[TokenColumns | None]:
+        """The columns of each sequence; None for those lost."""
+        spans = itertools.pairwise(self.starts)
+        return [None if i in self.lost else TokenColumns(*self.scored[:, a:b]) for i, (a, b) in enumerate(spans)]
 
 
-def pack(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Batches of indices, longest first, each of at most `budget` padded tokens or of a single sequence."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _head_of(model: PreTrainedModel) -> nn.Module:

@@ -1,5 +1,6 @@
 """From hidden states to token columns, without a [sequence, vocabulary] tensor."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -7,9 +8,12 @@ from torch import Tensor
 
 from pa_dist.score.engine import TokenColumns
 
-# Logits of one chunk, in float32 elements: large enough for full matrix products, small enough for a CPU's memory.
-CHUNK_ELEMENTS = {"cpu": 2**24}
+# Logits of one matrix product, in elements: enough rows for its speed; on a CPU small enough for memory to be reused
+# (what is larger than 32 MiB glibc fetches anew from the system each time, at several times the cost of the product).
+CHUNK_ELEMENTS = {"cpu": 6 * 2**20}
 CHUNK_ELEMENTS_OF_A_GPU = 2**28
+# Logits that are reduced together: on a CPU what its caches hold.
+BLOCK_ELEMENTS = {"cpu": 2**20}
 
 
 def token_columns(
@@ -27,10 +31,13 @@ def token_columns(
     Returns:
       float32 columns of length n.
     """
-    rows = max(1, CHUNK_ELEMENTS.get(hidden.device.type, CHUNK_ELEMENTS_OF_A_GPU) // vocabulary)
+    device = hidden.device.type
+    rows = max(1, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS_OF_A_GPU) // vocabulary)
+    block = max(1, BLOCK_ELEMENTS.get(device, rows * vocabulary) // vocabulary)
     chunks = [
-        reduce_logits(head(h), t, top_k)
+        reduce_logits(logits, target, top_k)
         for h, t in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
+        for logits, target in zip(torch.split(head(h), block), torch.split(t, block), strict=True)
     ]
     columns = torch.cat(chunks, dim=1) if chunks else hidden.new_empty((4, 0), dtype=torch.float32)
     return TokenColumns(*columns.cpu().numpy())
@@ -38,11 +45,9 @@ def token_columns(
 
 def reduce_logits(logits: Tensor, targets: Tensor, top_k: int) -> Tensor:
     """[m, vocabulary] logits and [m] targets to [4, m]: the columns of `TokenColumns`, computed in float32."""
-    logits = logits.float()
-    log_z = logits.logsumexp(dim=-1)
-    chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1) - log_z
-    topk_mean = logits.topk(min(top_k, logits.shape[1]), dim=-1, sorted=False).values.mean(dim=-1) - log_z
-    logprobs = logits - log_z.unsqueeze(1)
-    self_certainty = -logprobs.mean(dim=-1) - torch.log(torch.tensor(float(logits.shape[1])))
-    entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
+    logprobs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+    chosen = logprobs.gather(1, targets.unsqueeze(1)).squeeze(1)
+    topk_mean = logprobs.topk(min(top_k, logprobs.shape[1]), dim=-1, sorted=False).values.mean(dim=-1)
+    self_certainty = -logprobs.mean(dim=-1) - math.log(logprobs.shape[1])
+    entropy = -torch.linalg.vecdot(logprobs.exp(), logprobs)
     return torch.stack([chosen, topk_mean, entropy, self_certainty])

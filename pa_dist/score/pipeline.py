@@ -10,6 +10,7 @@ import hashlib
 import logging
 import threading
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pa_dist.errors import ConfigError, first_line
 from pa_dist.progress import Progress
 from pa_dist.run import RunFolder
 from pa_dist.score import rows
+from pa_dist.score.tally import Tally, facts
 from pa_dist.score.tokenize import fingerprint, load_tokenizer
 
 _READ = [field.name for field in (*schema.KEYS, *schema.LABELS)] + ["messages"]
@@ -34,8 +36,7 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
     """Score every row of `trajectories` and write `logprobs`, and `rejects` of this stage.
 
     Returns:
-      Facts for the manifest: rows, rejects, and of each model its tokens, seconds of forward passes and devices.
-
+      Facts for the manifest: rows, rejects, and of each model what `facts` gives.
     """
     pools = cluster.share_out(config.score)
     shared = fingerprint(_tokenizer(config.pair, "policy")) == fingerprint(_tokenizer(config.pair, "reference"))
@@ -57,6 +58,7 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
                 "tokens": "policy" if shared else model,
                 "pair": config.pair,
                 "settings": config.score,
+                "folder": folder,
                 "tally": tally,
             },
             compute=ray.data.ActorPoolStrategy(size=pool.replicas),
@@ -74,7 +76,7 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
         "rows": folder.count("logprobs"),
         "rejects": folder.count("rejects", "score-"),
         "shared_tokens": shared,
-        "models": ray.get(tally.snapshot.remote()),
+        "models": {model: facts(entry) for model, entry in ray.get(tally.snapshot.remote()).items()},
     }
 
 
@@ -116,17 +118,19 @@ class _Tokenize:
 class Scorer:
     """Ray actor: one model on one device, appending its columns to each batch."""
 
-    def __init__(self, model: str, tokens: str, pair: Pair, settings: Score, tally: Any) -> None:
+    def __init__(self, model: str, tokens: str, pair: Pair, settings: Score, folder: RunFolder, tally: Any) -> None:
         import torch
 
-        from pa_dist.score.hf import HFEngine, load_model
+        from pa_dist.score.hf import HFEngine
+        from pa_dist.score.load import load_model
+        from pa_dist.score.rate import matrix_rate
 
         context = ray.get_runtime_context()
         gpus = ray.get_gpu_ids()
         if not torch.cuda.is_available():
             assigned = context.get_assigned_resources()
             torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
-        self.model, self.tokens, self.tally = model, tokens, tally
+        self.model, self.tokens, self.folder, self.tally = model, tokens, folder, tally
         self.engine = HFEngine(
             load_model(
                 getattr(pair, model),
@@ -140,38 +144,31 @@ class Scorer:
             batch_tokens=settings.batch_tokens,
             share_prefixes=settings.prefix_sharing == "auto",
         )
-        device = str(self.engine.model.device)
-        place = {"node": context.get_node_id(), "gpu_ids": [str(gpu) for gpu in gpus], "device": device}
-        tally.join.remote(model, context.get_actor_id(), place)
+        loaded = self.engine.model
+        tally.join.remote(
+            model,
+            context.get_actor_id(),
+            {
+                "node": context.get_node_id(),
+                "gpu_ids": [str(gpu) for gpu in gpus],
+                "device": str(loaded.device),
+                "matrix_flops_per_second": round(matrix_rate(loaded.device, loaded.dtype)),
+                "prefixes_apart": self.engine.apart,
+            },
+        )
+        self._idle_since: float | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        began = time.perf_counter()
-        sequences = rows.sequences(batch, self.tokens)
-        columns = self.engine.score(sequences)
-        tokens = sum(len(sequence.ids) for sequence in sequences)
-        self.tally.add.remote(self.model, len(sequences), tokens, time.perf_counter() - began)
-        return rows.with_columns(batch, self.model, self.tokens, columns)
-
-
-class Tally:
-    """Ray actor: what the scorers did, for progress and for the manifest. A retried block counts twice here."""
-
-    def __init__(self) -> None:
-        self.models: dict[str, dict[str, Any]] = {
-            model: {"rows": 0, "tokens": 0, "seconds": 0.0, "actors": {}} for model in schema.MODELS
-        }
-
-    def join(self, model: str, actor_id: str, place: dict[str, Any]) -> None:
-        self.models[model]["actors"][actor_id] = place
-
-    def add(self, model: str, n_rows: int, tokens: int, seconds: float) -> None:
-        entry = self.models[model]
-        entry["rows"] += n_rows
-        entry["tokens"] += tokens
-        entry["seconds"] = round(entry["seconds"] + seconds, 3)
-
-    def snapshot(self) -> dict[str, dict[str, Any]]:
-        return {model: {**entry, "actors": list(entry["actors"].values())} for model, entry in self.models.items()}
+        began, before = time.perf_counter(), replace(self.engine.work)
+        idle = 0.0 if self._idle_since is None else began - self._idle_since
+        columns = self.engine.score(rows.sequences(batch, self.tokens))
+        self.tally.add.remote(self.model, len(batch), idle, self.engine.work - before)
+        kept, rejects = rows.split_lost(batch, columns, self.model)
+        if len(rejects):
+            write_rejects(self.folder, rejects)
+        scored = rows.with_columns(kept, self.model, self.tokens, [c for c in columns if c is not None])
+        self._idle_since = time.perf_counter()
+        return scored
 
 
 def write_rejects(folder: RunFolder, rejects: pa.Table) -> None:
@@ -250,9 +247,9 @@ class _Watch:
             while not self._stop.wait(1.0):
                 models = ray.get(self._tally.snapshot.remote())
                 rates = [
-                    f"{model} {entry['tokens'] / entry['seconds']:,.0f} tokens/s"
+                    f"{model} {entry.work.tokens / entry.work.seconds:,.0f} tokens/s"
                     for model, entry in models.items()
-                    if entry["seconds"]
+                    if entry.work.seconds
                 ]
                 # A row is done when both models did it; each one's pass is half of the way there.
-                progress.update(sum(entry["rows"] for entry in models.values()) // len(models), ", ".join(rates))
+                progress.update(sum(entry.rows for entry in models.values()) // len(models), ", ".join(rates))

@@ -98,6 +98,19 @@ def sequences(table: pa.Table, model: str) -> list[TokenSequence]:
     return [TokenSequence(*pair) for pair in zip(ids, positions, strict=True)]
 
 
+def split_lost(table: pa.Table, columns: Sequence[TokenColumns | None], model: str) -> tuple[pa.Table, pa.Table]:
+    """The rows that a model scored, and those it could not as a table of `rejects`."""
+    scored = pa.array([c is not None for c in columns], pa.bool_())
+    lost = [
+        _reject(row["trajectory_id"], f"the {model}'s device has not the memory for its {len(ids)} tokens")
+        for row, ids, c in zip(
+            table.select(["trajectory_id"]).to_pylist(), table["policy_ids"].to_pylist(), columns, strict=True
+        )
+        if c is None
+    ]
+    return table.filter(scored), pa.Table.from_pylist(lost, schema.REJECTS)
+
+
 def with_columns(table: pa.Table, model: str, tokens: str, columns: Sequence[TokenColumns]) -> pa.Table:
     """Append one model's log-prob columns.
 

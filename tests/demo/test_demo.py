@@ -14,7 +14,8 @@ from pa_dist.demo.rollouts import TRIALS, WRONG
 from pa_dist.demo.train import Recipe
 from pa_dist.demo.tree import as_text
 from pa_dist.run import RunFolder
-from pa_dist.score.hf import HFEngine, load_model
+from pa_dist.score.hf import HFEngine
+from pa_dist.score.load import load_model
 from pa_dist.score.tokenize import load_tokenizer, tokenize
 
 

@@ -9,8 +9,10 @@ import transformers as tf
 from transformers.models.gemma4.configuration_gemma4 import Gemma4TextConfig
 from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
 
+from pa_dist.score import tree_attention
 from pa_dist.score.engine import TokenSequence
-from pa_dist.score.hf import HFEngine, pack, widen
+from pa_dist.score.hf import HFEngine
+from pa_dist.score.load import widen
 
 VOCABULARY = 300
 BASE = {
@@ -60,6 +62,11 @@ def plain(model, sequence, top_k):
     return np.array(columns, dtype=np.float64).reshape(-1, 4).T
 
 
+def check(model, sequences, scored):
+    for sequence, columns in zip(sequences, scored, strict=True):
+        np.testing.assert_allclose(np.stack(columns), plain(model, sequence, 5), atol=1e-4)
+
+
 def ragged(rng, lengths):
     for length in lengths:
         ids = rng.integers(0, VOCABULARY, length).astype(np.int32)
@@ -68,7 +75,7 @@ def ragged(rng, lengths):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("batch_tokens", [1, 90, 10_000])
+@pytest.mark.parametrize("batch_tokens", [5, 90, 10_000])
 def test_columns_equal_the_full_forward_pass(family, batch_tokens, monkeypatch):
     monkeypatch.setattr("pa_dist.score.logprobs.CHUNK_ELEMENTS", {"cpu": 7 * VOCABULARY})
     torch.manual_seed(0)
@@ -76,8 +83,7 @@ def test_columns_equal_the_full_forward_pass(family, batch_tokens, monkeypatch):
     sequences = list(ragged(np.random.default_rng(1), [1, 2, 17, 64, 3, 110]))
     scored = HFEngine(model, top_k=5, batch_tokens=batch_tokens).score(sequences)
     assert sum(len(columns.logprob) for columns in scored) > 50
-    for sequence, columns in zip(sequences, scored, strict=True):
-        np.testing.assert_allclose(np.stack(columns), plain(model, sequence, 5), atol=1e-4)
+    check(model, sequences, scored)
 
 
 def branching(rng):
@@ -96,15 +102,94 @@ def branching(rng):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("batch_tokens", [1, 300, 100_000])
-def test_shared_prefixes_change_no_column(family, batch_tokens, monkeypatch):
-    monkeypatch.setattr("pa_dist.score.hf.WORTHWHILE", 1)
+@pytest.mark.parametrize("batch_tokens", [16, 300, 100_000])
+def test_shared_prefixes_change_no_column(family, batch_tokens):
     torch.manual_seed(0)
     model = FAMILIES[family]().eval()
     sequences = list(branching(np.random.default_rng(2)))
-    scored = HFEngine(model, top_k=5, batch_tokens=batch_tokens).score(sequences)
-    for sequence, columns in zip(sequences, scored, strict=True):
-        np.testing.assert_allclose(np.stack(columns), plain(model, sequence, 5), atol=1e-4)
+    engine = HFEngine(model, top_k=5, batch_tokens=batch_tokens, worthwhile=1)
+    assert engine.apart is None
+    check(model, sequences, engine.score(sequences))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_sequences_of_another_call_shared_is_not_run_again(family):
+    torch.manual_seed(0)
+    model = FAMILIES[family]().eval()
+    rng = np.random.default_rng(3)
+    prompt = rng.integers(0, VOCABULARY, 50)
+    engine = HFEngine(model, top_k=5, batch_tokens=30, worthwhile=1)
+    for n in (3, 1, 4):
+        ends = [rng.integers(0, VOCABULARY, rng.integers(1, 20)) for _ in range(n)]
+        sequences = [
+            TokenSequence(np.concatenate([prompt, e]).astype(np.int32), np.arange(1, 50 + len(e))) for e in ends
+        ]
+        before = engine.work.distinct_tokens
+        check(model, sequences, engine.score(sequences))
+        ran = engine.work.distinct_tokens - before
+        assert ran <= sum(map(len, ends)) + (50 if n == 3 else 0)
+    other = [TokenSequence(rng.integers(0, VOCABULARY, 9).astype(np.int32), np.arange(1, 9))]
+    check(model, other, engine.score(other))
+
+
+class OutOfMemory:
+    """A decoder that holds so many tokens, kept ones included, and no more."""
+
+    def __init__(self, engine, limit):
+        self.forward, self.limit, self.refused = engine._forward, limit, 0
+        self.decoder = self.forward.decoder
+
+    def __call__(self, *, input_ids, **others):
+        if input_ids.numel() + sum(len(s.ids) for s in self.forward.memory) > self.limit:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.decoder(input_ids=input_ids, **others)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3_5"])
+def test_out_of_memory_halves_the_passes_and_gives_up_single_sequences(family, monkeypatch):
+    monkeypatch.setattr("pa_dist.score.hf.LEAST_TOKENS", 8)
+    model = FAMILIES[family]().eval()
+    engine = HFEngine(model, top_k=5, worthwhile=1)
+    engine._forward.decoder = OutOfMemory(engine, 100)
+    rng = np.random.default_rng(4)
+    sequences = list(ragged(rng, [60, 400, 30, 95, 70]))
+    sequences.append(TokenSequence(np.concatenate([sequences[0].ids, sequences[2].ids]), np.array([61, 80], np.int32)))
+    scored = engine.score(sequences)
+    assert engine._forward.decoder.refused
+    assert [columns is None for columns in scored] == [False, True, False, False, False, False]
+    del sequences[1], scored[1]
+    check(model, sequences, scored)
+    check(model, sequences, engine.score(sequences))
+
+
+def test_an_error_that_is_not_of_memory_is_raised():
+    engine = HFEngine(FAMILIES["llama"]().eval())
+
+    def broken(**_):
+        raise RuntimeError("an illegal memory access was encountered")
+
+    engine._forward.decoder = broken
+    with pytest.raises(RuntimeError, match="illegal"):
+        engine.score([TokenSequence(np.arange(4, dtype=np.int32), np.array([2], np.int32))])
+
+
+def test_a_model_that_cannot_share_is_scored_plainly_and_says_why(monkeypatch):
+    config = tf.GptOssConfig(**BASE, head_dim=16, num_local_experts=2, num_experts_per_tok=1, sliding_window=16)
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    model = tf.GptOssForCausalLM(config).eval()
+    sequences = list(branching(np.random.default_rng(5)))[:6]
+    engine = HFEngine(model, top_k=5, worthwhile=1)
+    assert "GptOssForCausalLM does not run on a prefix tree" in engine.apart
+    check(model, sequences, engine.score(sequences))
+    assert engine.work.distinct_tokens == engine.work.tokens
+
+    llama = FAMILIES["llama"]().eval()
+    right = tree_attention._kernel
+    monkeypatch.setattr(tree_attention, "_kernel", lambda q, *others: (right(q, *others)[0], q[..., 0].float()))
+    assert "gives other numbers" in HFEngine(llama).apart
+    assert HFEngine(llama, share_prefixes=False).apart == "as asked"
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -122,10 +207,3 @@ def test_ids_outside_the_vocabulary_are_refused():
     engine = HFEngine(FAMILIES["llama"]().eval())
     with pytest.raises(ValueError, match="token id 300 is outside the model's vocabulary of 300"):
         engine.score([TokenSequence(np.array([1, 300], np.int32), np.array([1], np.int32))])
-
-
-def test_pack_keeps_to_the_budget_and_loses_nothing():
-    lengths = [5, 100, 7, 7, 1, 40, 0]
-    batches = list(pack(lengths, 40))
-    assert sorted(i for batch in batches for i in batch) == list(range(7))
-    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 40 for b in batches)
