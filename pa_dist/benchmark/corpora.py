@@ -1,5 +1,6 @@
 """Real token sequences to time scoring with."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ def corpora(data: Path, tokenizer: Any, tokens: int, max_length: int) -> dict[st
 
     Args:
       data: a folder with `tau2` and `tau_bench` as the benchmarks' authors publish them.
+      max_length: longer trajectories are left out: cut, they would not begin as the others do.
     """
     apart = _sequences(_read("tau2", data / "tau2" / "toolorchestra" / "airline.json"), tokenizer, max_length)
     tau_bench = list(_sequences(_read("tau_bench", data / "tau_bench" / "*.json"), tokenizer, max_length))
@@ -43,7 +45,9 @@ def _sequences(trajectories: Iterator[Trajectory], tokenizer: Any, max_length: i
     for trajectory in trajectories:
         rendered = render(cast(Any, trajectory.messages), "assistant")
         if rendered.actions:
-            yield tokenize(rendered, tokenizer, max_length).sequence
+            sequence = tokenize(rendered, tokenizer, sys.maxsize).sequence
+            if len(sequence.ids) <= max_length:
+                yield sequence
 
 
 def _some(sequences: Iterator[TokenSequence], tokens: int) -> list[TokenSequence]:
@@ -60,13 +64,14 @@ def _some(sequences: Iterator[TokenSequence], tokens: int) -> list[TokenSequence
 def _branching(sequences: list[TokenSequence], tokens: int) -> list[TokenSequence]:
     """Tasks of 8: the end of a trajectory, gone on with by the ends of eight."""
     length = min(1400, tokens // BRANCHES)
+    n_tasks = max(1, round(tokens / (length * BRANCHES)))
     shared = int(length * SHARED)
     fitting = [s for s in sequences if len(s.ids) >= shared]
     found = []
-    for first in range(0, len(fitting) - BRANCHES + 1, BRANCHES):
+    for first in range(0, n_tasks * BRANCHES, BRANCHES):
         group = fitting[first : first + BRANCHES]
         found += [_joined(_end(group[0], shared), _end(other, length - shared)) for other in group]
-    return _some(iter(found), tokens)
+    return found
 
 
 def _end(sequence: TokenSequence, length: int) -> TokenSequence:

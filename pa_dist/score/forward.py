@@ -1,6 +1,7 @@
 """Forward passes of a transformers model over segments of a prefix tree."""
 
 import copy
+import ctypes
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -92,6 +93,8 @@ class Forward:
     def release(self, keep: Iterable[Segment]) -> None:
         """Forget all segments but these."""
         wanted = set(keep)
+        if self.memory and self.device.type == "cpu":
+            _trim()
         self.memory = {segment: memory for segment, memory in self.memory.items() if segment in wanted}
 
     def _lay_out(self, segments: Sequence[Segment]) -> tuple[dict[Segment, slice], int]:
@@ -131,6 +134,12 @@ class Forward:
         """Operations of causal attention in all layers, their heads taken to be as wide together as a hidden state."""
         pairs = sum(len(segment.ids) * (len(segment.ids) + 1) // 2 for segment in segments)
         return 4 * pairs * int(self.config.hidden_size) * int(self.config.num_hidden_layers)
+
+
+def _trim() -> None:
+    """Give the system back what lies free between keys and values that stay: else each pass leaves holes of its own."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
+        trim(0)
 
 
 def reason_to_stay_apart(model: PreTrainedModel) -> str | None:

@@ -163,7 +163,7 @@ class Scorer:
         idle = 0.0 if self._idle_since is None else began - self._idle_since
         columns = self.engine.score(rows.sequences(batch, self.tokens))
         self.tally.add.remote(self.model, len(batch), idle, self.engine.work - before)
-        kept, rejects = rows.split_lost(batch, columns, self.model)
+        kept, rejects = rows.split_lost(batch, self.model, self.tokens, columns)
         if len(rejects):
             write_rejects(self.folder, rejects)
         scored = rows.with_columns(kept, self.model, self.tokens, [c for c in columns if c is not None])

@@ -98,16 +98,16 @@ def sequences(table: pa.Table, model: str) -> list[TokenSequence]:
     return [TokenSequence(*pair) for pair in zip(ids, positions, strict=True)]
 
 
-def split_lost(table: pa.Table, columns: Sequence[TokenColumns | None], model: str) -> tuple[pa.Table, pa.Table]:
-    """The rows that a model scored, and those it could not as a table of `rejects`."""
-    scored = pa.array([c is not None for c in columns], pa.bool_())
+def split_lost(
+    table: pa.Table, model: str, tokens: str, columns: Sequence[TokenColumns | None]
+) -> tuple[pa.Table, pa.Table]:
+    """The rows that a model scored, and as a table of `rejects` those that its device's memory does not hold."""
     lost = [
-        _reject(row["trajectory_id"], f"the {model}'s device has not the memory for its {len(ids)} tokens")
-        for row, ids, c in zip(
-            table.select(["trajectory_id"]).to_pylist(), table["policy_ids"].to_pylist(), columns, strict=True
-        )
-        if c is None
+        _reject(row["trajectory_id"], f"the {model}'s device has no memory for its {len(row[f'{tokens}_ids'])} tokens")
+        for row, found in zip(table.select(["trajectory_id", f"{tokens}_ids"]).to_pylist(), columns, strict=True)
+        if found is None
     ]
+    scored = pa.array([found is not None for found in columns], pa.bool_())
     return table.filter(scored), pa.Table.from_pylist(lost, schema.REJECTS)
 
 

@@ -1,11 +1,13 @@
 """Blocks of trajectories to token rows: what cannot be scored is a reject, and labels follow their rows."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from tiny_models import save_tokenizer
 
 from pa_dist import schema
-from pa_dist.score.rows import tokenize_rows, tokens_schema
+from pa_dist.score.engine import TokenColumns
+from pa_dist.score.rows import split_lost, tokenize_rows, tokens_schema, with_columns
 
 RARE = "{'fields': ['status', 'total']}"
 LONG = "The order has shipped already, so I cannot cancel it."
@@ -51,3 +53,16 @@ def test_a_step_is_truncated_where_either_model_lost_tokens(tokenizer, tmp_path)
     assert scored["truncated"].to_pylist() == [[True]]
     scored, _ = tokenize_rows(table, [coarse], [10_000], "assistant", long - 1)
     assert scored["truncated"].to_pylist() == [[False]]
+
+
+def test_what_memory_does_not_hold_is_a_reject(tokenizer):
+    table, _ = tokenize_rows(block("aa", LONG, "bb"), [tokenizer], [10_000], "assistant", 100)
+    lengths = [len(ids) for ids in table["policy_positions"].to_pylist()]
+    columns = [TokenColumns(*np.full((4, n), n, np.float32)) for n in lengths]
+    kept, rejects = split_lost(table, "reference", "policy", [columns[0], None, columns[2]])
+    assert kept["trajectory_id"].to_pylist() == ["aa", "bb"]
+    assert rejects["trajectory_id"].to_pylist() == [LONG]
+    n = len(table["policy_ids"][1])
+    assert rejects["reason"].to_pylist() == [f"the reference's device has no memory for its {n} tokens"]
+    scored = with_columns(kept, "reference", "policy", [columns[0], columns[2]])
+    assert [np.concatenate(row)[0] for row in scored["reference_entropy"].to_pylist()] == [lengths[0], lengths[2]]

@@ -1,0 +1,78 @@
+"""The Ray pipeline beside the engines that it runs."""
+
+import multiprocessing
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import ray
+
+from pa_dist.config import Config
+from pa_dist.run import RunFolder
+from pa_dist.stages import ingest_and_score
+
+
+def compare(model: str, dtype: str, data: Path, place: str, limit: int) -> dict[str, float]:
+    """Score tau-bench twice over, as policy and reference, with one thread for each of the two.
+
+    Args:
+      place: an empty folder for the runs.
+      limit: trajectories.
+
+    Returns:
+      Seconds of the `pipeline`'s scoring stage, which scores the corpus with both, and `busy`, those that its actors
+      computed on average; of `one` engine in a process of its own that scores it once, and of `two` side by side.
+    """
+    config = Config.model_validate(
+        {
+            "name": "benchmark",
+            "trajectories": {"format": "tau_bench", "paths": [str(data / "tau_bench" / "*.json")], "limit": limit},
+            "pair": {"policy": model, "reference": model},
+            "score": {"dtype": dtype, "max_length": 4096},
+            "output": place,
+        }
+    )
+    ingest_and_score(config, print)
+    ray.shutdown()
+    stage = RunFolder(place).manifest["stages"]["score"]
+    return {
+        "pipeline": stage["seconds"],
+        "busy": sum(entry["seconds"] for entry in stage["models"].values()) / len(stage["models"]),
+        "one": _side_by_side(config, 1),
+        "two": _side_by_side(config, 2),
+    }
+
+
+def _side_by_side(config: Config, processes: int) -> float:
+    """Wall seconds of so many processes that each load the model and score the corpus."""
+    context = multiprocessing.get_context("spawn")
+    began = time.perf_counter()
+    workers = [context.Process(target=_score, args=(config,)) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        if worker.exitcode:
+            raise RuntimeError(f"a process that scores ended with {worker.exitcode}")
+    return time.perf_counter() - began
+
+
+def _score(config: Config) -> None:
+    import torch
+
+    from pa_dist.score import rows
+    from pa_dist.score.hf import HFEngine
+    from pa_dist.score.load import load_model
+    from pa_dist.score.tokenize import load_tokenizer
+
+    torch.set_num_threads(1)
+    folder, settings = RunFolder(config.output), config.score
+    engine = HFEngine(load_model(config.pair.policy, dtype=settings.dtype))
+    tokenizer: Any = load_tokenizer(config.pair.policy)
+    for part in folder.parts("trajectories"):
+        table = pq.read_table(part, filesystem=folder.filesystem)
+        for start in range(0, len(table), settings.rows_per_block):
+            block = table.slice(start, settings.rows_per_block)
+            tokens, _ = rows.tokenize_rows(block, [tokenizer], [1 << 31], config.render.actions, settings.max_length)
+            engine.score(rows.sequences(tokens, "policy"))
