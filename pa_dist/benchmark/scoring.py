@@ -82,11 +82,11 @@ def ways(model: PreTrainedModel) -> dict[str, Callable[[Sequence[TokenSequence]]
 
 def compare(model: PreTrainedModel, sequences: Sequence[TokenSequence], repeats: int) -> Comparison:
     """Time all ways in turn, again and again."""
-    scorers = ways(model)
-    seconds: dict[str, list[float]] = {name: [] for name in scorers}
+    seconds: dict[str, list[float]] = {name: [] for name in ways(model)}
     rates, results = [], {}
     for _ in range(repeats):
-        for name, scorer in scorers.items():
+        # Fresh engines: one that scored the corpus before has kept the end of it.
+        for name, scorer in ways(model).items():
             rates.append(matrix_rate(model.device, model.dtype))
             began = time.perf_counter()
             results[name] = scorer(sequences)

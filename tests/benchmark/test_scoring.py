@@ -3,9 +3,6 @@
 import numpy as np
 
 from pa_dist.benchmark import scoring
-from pa_dist.benchmark.reducing import block, plain_loop
-from pa_dist.config import Evaluate
-from pa_dist.reduce.block import reduce_block
 from pa_dist.score.engine import TokenSequence
 from pa_dist.score.load import load_model
 
@@ -26,15 +23,3 @@ def test_memory_is_measured_in_a_process_of_its_own(pair):
     peaks = scoring.peak_memory(pair["policy"], "float32", "cpu", 400)
     assert peaks[scoring.OURS] > 0
     assert peaks[scoring.PLAIN] > 0
-
-
-def test_the_plain_loop_reduces_to_the_same_scores():
-    table = block(0, 20, 0.5)
-    scores = reduce_block(table, Evaluate()).scores.to_pylist()
-    for row, fast in zip(table.to_pylist(), scores, strict=True):
-        nested = [k for k in row if k.startswith(("policy_", "reference_"))]
-        slow = plain_loop(row | {k: [np.array(step, np.float32) for step in row[k]] for k in nested})[1]
-        values = {key: value for key, value in slow.items() if "__" in key}
-        assert len(values) > 100
-        np.testing.assert_allclose([fast[key] for key in values], list(values.values()), rtol=1e-5)
-        assert {k: fast[k] for k in slow if k not in values} == {k: v for k, v in slow.items() if k not in values}
