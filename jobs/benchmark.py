@@ -48,7 +48,7 @@ def pipeline(
     model: Model,
     data: Data = DATA,
     dtype: Annotated[str, typer.Option()] = "float32",
-    limit: Annotated[int, typer.Option(help="trajectories")] = 40,
+    limit: Annotated[int, typer.Option(help="trajectories")] = 12,
 ) -> None:
     """The Ray pipeline against engines without Ray, and two actors against one."""
     from pa_dist.benchmark.pipeline import compare

@@ -29,7 +29,8 @@ def compare(model: str, dtype: str, data: Path, place: str, limit: int) -> dict[
             "name": "benchmark",
             "trajectories": {"format": "tau_bench", "paths": [str(data / "tau_bench" / "*.json")], "limit": limit},
             "pair": {"policy": model, "reference": model},
-            "score": {"dtype": dtype, "max_length": 4096},
+            # Small blocks: both pools have work at once from early on, as they have in a long run.
+            "score": {"dtype": dtype, "max_length": 2048, "rows_per_block": 2},
             "output": place,
         }
     )

@@ -32,7 +32,7 @@ def compare(sizes: Sequence[int], loop: int, repeats: int, labelled: float) -> N
     for size in sizes:
         fast = _time_fast(size, labelled)
         slow = [_time_loop(loop, labelled, seed) for seed in range(repeats)]
-        each = [seconds / BLOCK for seconds in fast[: size // BLOCK]]
+        each = [seconds / min(BLOCK, size) for seconds in fast[: max(1, size // BLOCK)]]
         print(
             f"{size:>9,} trajectories: {sum(fast):.2f} s, {spread(each, 1e6)} us each; plain loop {spread(slow, 1e6)}; "
             f"ratio {np.median(slow) * size / sum(fast):.0f}",

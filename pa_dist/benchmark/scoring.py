@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -30,8 +31,8 @@ class Comparison(NamedTuple):
     """Of each way to score, of each repeat."""
     work: Work
     """Of one run of ours."""
-    rates: list[float]
-    """Floating point operations per second of matrix products, measured between the runs."""
+    rates: dict[str, list[float]]
+    """Floating point operations per second of matrix products, measured before each of these."""
     difference: float
     """Largest, of ours against the plain loop's log-probs."""
 
@@ -64,14 +65,13 @@ def _numpy(values: torch.Tensor) -> LogProbs:
     return array
 
 
-def ways(model: PreTrainedModel) -> dict[str, Callable[[Sequence[TokenSequence]], list[LogProbs]]]:
+def ways(model: PreTrainedModel, engine: HFEngine) -> dict[str, Callable[[Sequence[TokenSequence]], list[LogProbs]]]:
     """Ways to score, the published one first. Ours gives all four columns; the loops give log-probs alone."""
-    engine = HFEngine(model)
-    alone = HFEngine(model)
 
     def ours(engine: HFEngine, sequences: Sequence[TokenSequence]) -> list[LogProbs]:
         return [columns.logprob for columns in engine.score(sequences) if columns is not None]
 
+    alone = HFEngine(model)
     return {
         PLAIN: lambda sequences: [plain(model, s) for s in sequences],
         "plain loop, action logits": lambda sequences: [action_only(model, s) for s in sequences],
@@ -82,17 +82,16 @@ def ways(model: PreTrainedModel) -> dict[str, Callable[[Sequence[TokenSequence]]
 
 def compare(model: PreTrainedModel, sequences: Sequence[TokenSequence], repeats: int) -> Comparison:
     """Time all ways in turn, again and again."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways(model)}
-    rates, results = [], {}
+    seconds, rates = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
+    results = {}
     for _ in range(repeats):
         # Fresh engines: one that scored the corpus before has kept the end of it.
-        for name, scorer in ways(model).items():
-            rates.append(matrix_rate(model.device, model.dtype))
+        engine = HFEngine(model)
+        for name, scorer in ways(model, engine).items():
+            rates[name].append(matrix_rate(model.device, model.dtype))
             began = time.perf_counter()
             results[name] = scorer(sequences)
             seconds[name].append(time.perf_counter() - began)
-    engine = HFEngine(model)
-    engine.score(sequences)
     pairs = zip(itertools.chain(*results[PLAIN]), itertools.chain(*results[OURS]), strict=True)
     return Comparison(seconds, engine.work, rates, max(abs(float(a) - float(b)) for a, b in pairs))
 
@@ -137,8 +136,8 @@ def report(found: Comparison) -> None:
         ratios = [a / b for a, b in zip(found.seconds[PLAIN], seconds, strict=True)]
         rate = work.tokens / float(np.median(seconds))
         print(f"  {name:26} {rate:8,.0f} tokens/s   {spread(ratios)}x the plain loop")
-    floors = [work.flops / rate / s for rate, s in zip(found.rates[2::4], found.seconds[OURS], strict=True)]
-    print(f"  floor / ours {spread(floors)} at {np.median(found.rates) / 1e9:,.0f} GFLOP/s; ", end="")
+    floors = [work.flops / rate / s for rate, s in zip(found.rates[OURS], found.seconds[OURS], strict=True)]
+    print(f"  floor / ours {spread(floors)} at {np.median(found.rates[OURS]) / 1e9:,.0f} GFLOP/s; ", end="")
     print(f"log-probs at most {found.difference:.1e} apart", flush=True)
 
 

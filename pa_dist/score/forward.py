@@ -65,7 +65,7 @@ class Forward:
           [tokens, d] final hidden states, pads included, and where each segment's are.
         """
         places, width = self._lay_out(segments)
-        ids = np.zeros(places[segments[-1]].stop if not self.rows else width * len(segments), np.int64)
+        ids = np.zeros(width * (len(segments) if self.rows else 1), np.int64)
         positions = np.zeros_like(ids)
         for segment, place in places.items():
             ids[place] = segment.ids
@@ -93,9 +93,9 @@ class Forward:
     def release(self, keep: Iterable[Segment]) -> None:
         """Forget all segments but these."""
         wanted = set(keep)
+        self.memory = {segment: memory for segment, memory in self.memory.items() if segment in wanted}
         if self.memory and self.device.type == "cpu":
             _trim()
-        self.memory = {segment: memory for segment, memory in self.memory.items() if segment in wanted}
 
     def _lay_out(self, segments: Sequence[Segment]) -> tuple[dict[Segment, slice], int]:
         """Where each segment's tokens stand, and how wide a row is."""

@@ -143,7 +143,9 @@ class HFEngine:
             torch.cuda.empty_cache()
         schedule.put_back(segments)
         if self.batch_tokens > LEAST_TOKENS and (len(segments) > 1 or not self.apart):
-            self.batch_tokens //= 2
+            # Half of what was there, which may have been far less than was allowed.
+            there = sum(len(s.ids) for s in self._forward.memory.keys() | set(segments))
+            self.batch_tokens = min(self.batch_tokens, there) // 2
             return
         columns.lost.update(segments[0].sequences)
         schedule.drop(columns.lost)

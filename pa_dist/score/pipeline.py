@@ -142,7 +142,7 @@ class Scorer:
             ),
             top_k=settings.top_k,
             batch_tokens=settings.batch_tokens,
-            share_prefixes=settings.prefix_sharing == "auto",
+            share_prefixes=settings.prefix_sharing == "auto" and settings.attn_implementation is None,
         )
         loaded = self.engine.model
         tally.join.remote(

@@ -69,12 +69,12 @@ def tree_attention(
       [rows, width, heads, d of value], and no weights.
 
     Raises:
-      NotImplementedError: for a model whose attention is more than this.
+      ValueError: the model's attention is more than this.
     """
     if attention_mask is not None or any(
         others.get(name) is not None for name in ("softcap", "s_aux", "position_bias")
     ):
-        raise NotImplementedError("attention with a mask, softcap, sinks or bias of its own")
+        raise ValueError("attention with a mask, softcap, sinks or bias of its own")
     rows, heads, width, _ = query.shape
     q, k, v = (x.transpose(0, 1).flatten(1, 2) for x in (query, key, value))
     layer: int = module.layer_idx  # type: ignore[assignment]
