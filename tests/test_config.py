@@ -6,13 +6,34 @@ import pytest
 
 from pa_dist.config import load
 from pa_dist.errors import ConfigError
+from pa_dist.pairs import PAIRS
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+FOLDER = Path(__file__).parents[1] / "configs"
+CONFIGS = sorted(FOLDER.glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_configs_load(path):
     assert load(path).name == path.stem.replace("_", "-")
+    assert load(path).output == f"runs/{load(path).name}"
+
+
+PUBLISHED = [
+    *((f"uq_tau2_{pair}", pair, f"data/tau2/greedy/{pair}/*.json") for pair in PAIRS),
+    *((f"bon_webshop_{pair}", pair, f"data/webshop/bon8/{pair}/trial_*/webshop.json") for pair in PAIRS),
+    *((f"fa_who_and_when_{pair}", pair, "data/who_and_when/*/*.json") for pair in PAIRS),
+    *(
+        (f"uq_tau2_gemma4-4b_on_{other}", "gemma4-4b", f"data/tau2/greedy/{other}/*.json")
+        for other in ("qwen3.5-9b", "qwen3-14b")
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "pair", "path"), PUBLISHED, ids=[name for name, *_ in PUBLISHED])
+def test_published_scenarios_score_the_trajectories_they_name(name, pair, path):
+    loaded = load(FOLDER / f"{name}.yaml")
+    assert (loaded.pair.policy, loaded.pair.reference) == (PAIRS[pair].policy, PAIRS[pair].reference)
+    assert loaded.trajectories.paths == [path]
 
 
 @pytest.mark.parametrize(
@@ -23,6 +44,11 @@ def test_shipped_configs_load(path):
         ("score.dtype=bflot16", "score.dtype: Input should be 'bfloat16' or 'float32', got 'bflot16'"),
         ("evaluate.scenarios=[uqq]", "evaluate.scenarios.0: Input should be"),
         ("score.policy.num_gpus=-1", "score.policy.num_gpus: Input should be greater than or equal to 0, got -1"),
+        ("evaluate.beta=.inf", "evaluate.beta: Input should be a finite number"),
+        ("evaluate.success_threshold=.nan", "evaluate.success_threshold: Input should be a finite number"),
+        ("score.policy.num_cpus=.inf", "score.policy.num_cpus: Input should be a finite number"),
+        ("evaluate.seed=-1", "evaluate.seed: Input should be greater than or equal to 0, got -1"),
+        ("trajectories.limit=99999999999", "trajectories.limit: Input should be less than"),
         ("trajectories.paths=[]", "trajectories.paths: List should have at least 1 item"),
         ("limit", "'limit': an override is key.path=value"),
         ("output.x=1", "output.x: output has no keys below it"),

@@ -1,12 +1,29 @@
 """Loading a causal language model to score with."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging
 
+from pa_dist.errors import PaDistError
 from pa_dist.score.tree_attention import bfloat16_is_emulated
+
+# Where multimodal checkpoints keep their language model, as they are written now and as they were, and where a language
+# model alone has it.
+LANGUAGE_MODEL = {
+    r"^(model\.language_model|language_model\.model)\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
 
 
 def load_model(
@@ -18,7 +35,7 @@ def load_model(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """A causal language model ready to score.
+    """A causal language model ready to score; of a multimodal checkpoint the language model, the rest stays on disk.
 
     Args:
       name: a folder, or a name on the Hugging Face Hub.
@@ -27,20 +44,72 @@ def load_model(
 
     Raises:
       OSError: no such model. ImportError: `auto` without accelerate.
+      PaDistError: the checkpoint lacks weights of the model, or has some in its layers that the model does not have.
     """
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        name,
-        revision=revision,
-        dtype=getattr(torch, dtype),
-        attn_implementation=attn_implementation,
-        trust_remote_code=trust_remote_code,
-        use_safetensors=True,
-        device_map="auto" if device == "auto" else None,
-    )
+    where = {"revision": revision, "trust_remote_code": trust_remote_code}
+    whole = AutoConfig.from_pretrained(name, **where)
+    config = _language_model(whole)
+    loaded: Any
+    with _quiet():  # of weights left on disk; what matters is checked
+        loaded = AutoModelForCausalLM.from_pretrained(
+            name,
+            config=config,
+            **where,
+            key_mapping=None if config is whole else LANGUAGE_MODEL,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            device_map="auto" if device == "auto" else None,
+            ignore_mismatched_sizes=True,  # else an error that does not say which
+            output_loading_info=True,
+        )
+    model, report = loaded
+    _check_weights(name, model, report)
     model = model.eval() if device == "auto" else model.eval().to(device)
     if dtype == "bfloat16" and device == "cpu" and bfloat16_is_emulated():
         widen(model)
     return cast(PreTrainedModel, model)
+
+
+def _language_model(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The part of a multimodal model's config that makes a language model by itself; any other config as it is."""
+    text = config.get_text_config()
+    if text is config or type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING or hasattr(config, "auto_map"):
+        return config
+    # The model as a whole is what its embeddings are tied by, whatever the part says of itself.
+    text.tie_word_embeddings = getattr(config, "tie_word_embeddings", False)
+    return text
+
+
+def _check_weights(name: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
+    """Raise `PaDistError` where transformers would make weights up, or leave out some of the layers'.
+
+    What a checkpoint has beside the language model (towers, heads for other tasks) does not matter.
+    """
+    decoder = model.base_model_prefix
+    children = [f"{decoder}.{child}." for child, _ in getattr(model, decoder).named_children()]
+    parts = (*children, *(f"{child}." for child, _ in model.named_children() if child != decoder))
+    faults = {
+        "lacks": report["missing_keys"],
+        "has in other shapes": [key for key, *_ in report["mismatched_keys"]],
+        "has more than the": [key for key in report["unexpected_keys"] if key.startswith(parts)],
+    }
+    for fault, keys in faults.items():
+        if keys:
+            kind = type(model).__name__
+            raise PaDistError(
+                f"{name}: the checkpoint {fault} weights of {kind}: {min(keys)} and {len(keys) - 1} others"
+            )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def widen(model: nn.Module) -> None:
