@@ -66,10 +66,7 @@ def ingest(
     from pa_dist import stages
     from pa_dist.run import RunFolder
 
-    folder = RunFolder(out)
-    if fresh:
-        folder.start_over()
-    stages.ingest_files(loaded.trajectories, folder, say, loaded.ray)
+    stages.ingest_files(loaded.trajectories, RunFolder(out), say, loaded.ray, fresh=fresh)
 
 
 @app.command()

@@ -51,7 +51,7 @@ def connect(settings: config.Ray, score: config.Score | None = None) -> None:
         return
     try:
         ray.init(address=address, logging_level=logging.WARNING)
-    except ConnectionError as error:
+    except (ConnectionError, ValueError, RuntimeError) as error:
         raise ResourceError(f"ray.address: no cluster at {address}: {first_line(error)}") from None
 
 
@@ -149,6 +149,7 @@ def map_tasks(function: Callable[[T], R], items: Sequence[T], label: str = "") -
 
     More wait than there are CPUs, so that an autoscaler sees work for more, and the window grows with them.
     """
+    name = getattr(function, "func", function).__name__
     task: Any = ray.remote(num_cpus=1)(lambda item: function(item))
     under_way: deque[Any] = deque()
     with Progress(label, len(items)) as progress:
@@ -156,7 +157,7 @@ def map_tasks(function: Callable[[T], R], items: Sequence[T], label: str = "") -
             if len(under_way) >= 2 * int(ray.cluster_resources().get("CPU", 1)) + 2:
                 yield _result(under_way.popleft())
                 progress.advance()
-            under_way.append(task.remote(item))
+            under_way.append(task.options(name=name).remote(item))
         for future in under_way:
             yield _result(future)
             progress.advance()
@@ -170,6 +171,8 @@ def _result(future: Any) -> Any:
         if isinstance(error.cause, PaDistError | OSError):
             raise error.cause from None
         raise
+    except ray.exceptions.RayError as error:  # its process or node died, more often than Ray starts a task again
+        raise PaDistError(f"{cause(error)}; the same command goes on") from error
 
 
 def cause(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from pa_dist.pairs import PAIRS
 FileFormat = Literal["tau2", "tau_bench", "who_and_when", "agentdojo", "inspect_log", "chat", "parquet"]
 Format = Literal[FileFormat, "auto"]
 Scenario = Literal["auto", "uq", "best_of_n", "fa"]
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
 
 
 def _as_list(value: Any) -> Any:
@@ -26,7 +26,7 @@ def _as_list(value: Any) -> Any:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Trajectories(_Section):
@@ -107,8 +107,8 @@ class Evaluate(_Section):
     """A trajectory succeeded when its reward is at least this."""
     resamples: Annotated[int, Field(ge=0)] = 1000
     """Bootstrap resamples of each interval; 0 leaves intervals out."""
-    seed: int = 0
-    within: list[Annotated[int, Field(ge=0)]] = [1, 3, 5]
+    seed: Annotated[int, Field(ge=0)] = 0
+    within: list[Annotated[int, Field(ge=0, lt=2**31)]] = [1, 3, 5]
     """Distances of `step_accuracy_within`."""
 
 

@@ -38,7 +38,7 @@ class RunFolderError(PaDistError):
 
 def shown(uri: str) -> str:
     """A path or URI as messages and manifests have it: without credentials and options, which may be secrets."""
-    return re.sub(r"(://)[^:/@]+:.*@", r"\1", uri).partition("?")[0] if "://" in uri else uri
+    return re.sub(r"(://)(?:[^:/@]+:.*@|[^:/@]+@)", r"\1", uri).partition("?")[0] if "://" in uri else uri
 
 
 def first_line(error: BaseException) -> str:

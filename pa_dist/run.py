@@ -58,11 +58,11 @@ class RunFolder:
     def write(self, table_name: str, part: str, table: pa.Table, **encoding: Any) -> None:
         """Write one Parquet file `table_name/part.parquet`, replacing it in one step: readers see all of it or none."""
         self.filesystem.create_dir(self.path(table_name), recursive=True)
-        with self._replacing(table_name, f"{part}.parquet") as path:
+        with self.replacing(table_name, f"{part}.parquet") as path:
             pq.write_table(table, path, filesystem=self.filesystem, **{"compression": "zstd", **encoding})
 
     @contextmanager
-    def _replacing(self, *parts: str) -> Iterator[str]:
+    def replacing(self, *parts: str) -> Iterator[str]:
         """Where to write a file that then takes its place in one step."""
         *above, name = parts
         if self.filesystem.type_name in ("s3", "gcs", "abfs"):
@@ -110,7 +110,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         self.filesystem.create_dir(self.path(), recursive=True)
-        with self._replacing(name) as path, self.filesystem.open_output_stream(path) as out:
+        with self.replacing(name) as path, self.filesystem.open_output_stream(path) as out:
             out.write((json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     def log(self, line: str) -> None:
@@ -121,7 +121,7 @@ class RunFolder:
             try:
                 out = self.filesystem.open_append_stream(self.path(LOG))
             except NotImplementedError:  # objects cannot grow
-                entry = (self._read(LOG) or b"") + entry
+                entry = (self.read(LOG) or b"") + entry
                 out = self.filesystem.open_output_stream(self.path(LOG))
             with out:
                 out.write(entry)
@@ -135,7 +135,7 @@ class RunFolder:
 
         return both
 
-    def _read(self, name: str) -> bytes | None:
+    def read(self, name: str) -> bytes | None:
         """A file's content, or None where there is no such file."""
         try:
             with self.filesystem.open_input_stream(self.path(name)) as file:
@@ -147,9 +147,9 @@ class RunFolder:
     def manifest(self) -> dict[str, Any]:
         """What the manifest holds; of a new folder, an empty one."""
         try:
-            content = self._read("manifest.json")
+            content = self.read("manifest.json")
             if content is None:
-                return {"pa_dist": __version__, "schema_version": SCHEMA_VERSION, "stages": {}}
+                return _new_manifest()
             manifest: dict[str, Any] = json.loads(content)
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self}/manifest.json: {first_line(error)}") from None
@@ -175,9 +175,23 @@ class RunFolder:
             )
         return bool(record["done"])
 
-    def start(self, stage: str, settings: dict[str, Any]) -> None:
+    def claim(self) -> None:
+        """Make this a run folder, with a manifest.
+
+        Raises:
+          RunFolderError: something else lies there.
+        """
+        selector = pafs.FileSelector(self.path(), allow_not_found=True)
+        found = {file.base_name for file in self.filesystem.get_file_info(selector)}
+        if "manifest.json" in found:
+            return
+        if strange := sorted(name for name in found - {LOG} if not name.startswith(".")):
+            raise RunFolderError(f"{self}: holds {strange[0]!r} and is no run folder; take another output")
+        self.write_json("manifest.json", self.manifest)
+
+    def start(self, stage: str, settings: dict[str, Any], **facts: Any) -> None:
         """Record that a stage begins."""
-        self._record(stage, {"settings": settings, "done": False})
+        self._record(stage, {"settings": settings, "done": False, **facts})
 
     def finish(self, stage: str, **facts: Any) -> None:
         """Record that a stage is done, and facts about it (counts, rates, versions)."""
@@ -193,14 +207,20 @@ class RunFolder:
         self.write_json("manifest.json", {**self.manifest, **entries})
 
     def start_over(self) -> None:
-        """Delete what a run wrote here, and nothing else."""
+        """Delete what a run wrote here, and nothing else. It remains a run folder. Raises as `claim`."""
+        self.claim()
+        self.write_json("manifest.json", _new_manifest())  # first: what it says is there must be there
         for table_name in TABLES:
             self.clear(table_name)
         for name in (STAGING, CHECKPOINT):
             self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True)
-        for name in ("manifest.json", "metrics.json", "metrics.parquet", LOG):
+        for name in ("metrics.json", "metrics.parquet", LOG):
             if self.filesystem.get_file_info(self.path(name)).type is not pafs.FileType.NotFound:
                 self.filesystem.delete_file(self.path(name))
+
+
+def _new_manifest() -> dict[str, Any]:
+    return {"pa_dist": __version__, "schema_version": SCHEMA_VERSION, "stages": {}}
 
 
 def difference(was: Any, now: Any, key: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -9,13 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pa_dist import cluster
+import pyarrow.compute as pc
+
+from pa_dist import cluster, schema
 from pa_dist.config import Config, Evaluate, Ray, Trajectories
-from pa_dist.errors import RunFolderError
+from pa_dist.errors import PaDistError, RunFolderError
 from pa_dist.ingest.sources import expand
 from pa_dist.ingest.stage import ingest
+from pa_dist.lease import held
 from pa_dist.reduce.stage import Summary, evaluate
 from pa_dist.run import CHECKPOINT, RunFolder, without_secrets
+from pa_dist.score.settle import Settled, settle_again
 
 VERSIONS = ("pa-dist", "torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy")
 # Of these, the ones that decide numbers: a folder scored with others, wholly or in part, is refused.
@@ -34,23 +39,30 @@ def run(config: Config, say: Say, *, fresh: bool = False) -> Summary:
     Raises:
       PaDistError: a config, cluster or run folder that cannot be used.
     """
-    ingest_and_score(config, say, fresh=fresh)
-    return evaluate_folder(RunFolder(config.output), config.evaluate, say, config.ray)
+    folder = RunFolder(config.output)
+    with held(folder):
+        ingest_and_score(config, say, fresh=fresh)
+        return evaluate_folder(folder, config.evaluate, say, config.ray)
 
 
 def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
-    """The first two stages of `run`."""
+    """The first two stages of `run`. Raises as it does."""
     folder = RunFolder(config.output)
-    if fresh:
-        folder.start_over()
+    with held(folder):
+        if fresh:
+            folder.start_over()
+        _ingest_and_score(config, folder, say)
+
+
+def _ingest_and_score(config: Config, folder: RunFolder, say: Say) -> None:
     pending = ingest_settings(config.trajectories), score_settings(config)
     done = [folder.is_done(stage, settings) for stage, settings in zip(("ingest", "score"), pending, strict=True)]
     folder.remember(config=without_secrets(config.model_dump(mode="json")), versions=_versions(VERSIONS))
     if not done[1]:
         # Slow to import, and not needed where nothing is left to score.
-        from pa_dist.score.pipeline import check_pair, score
+        from pa_dist.score.pipeline import check, pinned, score
 
-        check_pair(config.pair)
+        check(config.pair, config.score)
     if not all(done):
         cluster.connect(config.ray, config.score)
         if config.ray.check_resources:
@@ -61,18 +73,23 @@ def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
     say = folder.logged(say)
     if done[1]:
         say("score: done before")
+        _refuse_nothing(folder)
         return
 
     began = time.perf_counter()
     if "score" not in folder.manifest["stages"]:
         for table_name, prefix in (("logprobs", ""), ("rejects", "score-"), (CHECKPOINT, "")):
             folder.clear(table_name, prefix)
-    folder.start("score", pending[1])
-    facts = score(config, folder)
+    # A name on the Hub may come to mean other weights: a run goes on with those it began with.
+    before = folder.manifest["stages"].get("score", {}).get("commits", {})
+    pair = pinned(config.pair, before)
+    folder.start("score", pending[1], commits={m: getattr(pair, f"{m}_revision") for m in schema.MODELS})
+    facts = score(config.model_copy(update={"pair": pair}), folder)
     folder.finish("score", **facts, seconds=_since(began))
     folder.filesystem.delete_dir_contents(folder.path(CHECKPOINT), missing_dir_ok=True)
-    before = f", {facts['done_before']} of them before" if facts["done_before"] else ""
-    say(f"score: {facts['rows']} trajectories scored, {facts['rejects']} rejected{before} ({_since(began)} s)")
+    earlier = f", {facts['done_before']} of them before" if facts["done_before"] else ""
+    say(f"score: {facts['rows']} trajectories scored, {facts['rejects']} rejected{earlier} ({_since(began)} s)")
+    _refuse_nothing(folder)
     for model, done in facts["models"].items():
         if not done["rows"]:
             continue
@@ -84,11 +101,36 @@ def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
         )
 
 
-def ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say, ray: Ray) -> None:
-    """The first stage alone."""
+def _refuse_nothing(folder: RunFolder) -> None:
+    """Raise `PaDistError` where no trajectory was scored: nobody asks for that, and a script should notice."""
+    record = folder.manifest["stages"]["score"]
+    if record["rows"] == 0 and record["rejects"]:
+        reasons = folder.dataset("rejects").to_table(columns=["reason"], filter=pc.field("stage") == "score")["reason"]
+        ((reason, n),) = Counter(reasons.to_pylist()).most_common(1)
+        raise PaDistError(f"score: no trajectory could be scored; of {len(reasons)} rejects, {n}: {reason}")
+
+
+def ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say, ray: Ray, *, fresh: bool = False) -> None:
+    """The first stage alone.
+
+    Raises:
+      PaDistError: a path, cluster or run folder that cannot be used.
+    """
+    with held(folder):
+        if fresh:
+            folder.start_over()
+        _ingest_files(trajectories, folder, say, ray)
+
+
+def _ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say, ray: Ray) -> None:
     say = folder.logged(say)
     settings = ingest_settings(trajectories)
     if folder.is_done("ingest", settings):
+        kept, held_now = folder.manifest["stages"]["ingest"]["kept"], folder.count("trajectories")
+        if kept != held_now:
+            raise RunFolderError(
+                f"{folder}: trajectories holds {held_now} rows and ingest left {kept}; --fresh starts over"
+            )
         say("ingest: done before")
         return
     began = time.perf_counter()
@@ -111,17 +153,27 @@ def evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) -
     Raises:
       RunFolderError: the folder holds no finished scores, or rows that scoring did not leave there.
     """
+    with held(folder):
+        return _evaluate_folder(folder, settings, say, ray)
+
+
+def _evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) -> Summary:
     scored = folder.manifest["stages"].get("score", {})
     if not scored.get("done"):
         raise RunFolderError(f"{folder}: nothing scored here yet; `pa-dist score CONFIG` comes first")
-    if (held := folder.count("logprobs")) != scored["rows"]:
-        raise RunFolderError(
-            f"{folder}: logprobs holds {held} rows and scoring left {scored['rows']}; something else wrote there, "
-            "perhaps a worker that outlived a killed run: --fresh starts over"
-        )
     say = folder.logged(say)
     began = time.perf_counter()
     cluster.connect(ray)
+    left = Settled(scored["rows"], scored["rejects"])
+    if (folder.count("logprobs"), folder.count("rejects", "score-")) != left[:2]:
+        # Perhaps a worker that outlived a killed run wrote what another one had written.
+        (there,) = cluster.map_tasks(settle_again, [folder])
+        if sum(there) != sum(left):
+            raise RunFolderError(
+                f"{folder}: logprobs and rejects hold {sum(there)} trajectories and scoring left {sum(left)}; "
+                "--fresh starts over"
+            )
+        folder.finish("score", rows=there.rows, rejects=there.rejects)
     folder.start("evaluate", {"evaluate": settings.model_dump(mode="json")})
     summary = evaluate(settings, folder, _tasks("evaluate"))
     folder.finish("evaluate", **asdict(summary), seconds=_since(began))

@@ -70,5 +70,5 @@ def _score(record: dict[str, Any] | None, folder: RunFolder) -> str:
 
 def _evaluate(record: dict[str, Any] | None) -> str:
     if record is None or not record["done"]:
-        return "evaluate: not done"
+        return "evaluate: not begun" if record is None else "evaluate: begun, not finished; it starts over"
     return f"evaluate: done, {record['trajectories']:,} trajectories, {record['metrics']:,} metrics"

@@ -178,6 +178,7 @@ COUNT = {"type": "integer", "minimum": 0}
 GROUP = {
     "groupName": {"type": "string"},
     **dict.fromkeys(("replicas", "minReplicas", "maxReplicas"), COUNT),
+    "labels": TEXTS,  # KubeRay 1.5 refuses labels among `rayStartParams`
     "rayStartParams": TEXTS,
     "template": TEMPLATE,
 }
@@ -220,6 +221,7 @@ def test_the_job_of_kuberay():
     jsonschema.validate(job["spec"], RAY_JOB)
     for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        assert "labels" not in group["rayStartParams"]
     # The entry point is a command of ours, with a config that is there and overrides that it takes.
     python, script, path, *overrides = shlex.split(job["spec"]["entrypoint"])
     assert (python, (ROOT / script).exists()) == ("python", True)

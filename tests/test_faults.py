@@ -139,7 +139,7 @@ def test_rows_that_kill_raise_or_give_no_number_are_rejects(undisturbed, tmp_pat
     with on_ray(runtime_env=broken.workers(broken.break_the_engine, **names)):
         stages.ingest_and_score(config.load(path, [f"output={tmp_path / 'out'}"]), print)
     rejects = {row["trajectory_id"]: row["reason"] for row in kills.table(tmp_path / "out", "rejects")}
-    assert rejects[killer] == "policy: its actor died 3 times while scoring it"
+    assert rejects[killer] == "policy: its process died 3 times of it"
     assert rejects[raiser] == "policy: ValueError: no such number"
     assert rejects[giver].startswith("policy: no finite number for 1 of its ")
     scored = {row["trajectory_id"] for row in kills.table(tmp_path / "out", "logprobs", ["trajectory_id"])}

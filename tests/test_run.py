@@ -16,10 +16,11 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pa_dist import cluster, config, errors, stages
-from pa_dist.errors import ConfigError, ResourceError, RunFolderError
+from pa_dist.errors import ConfigError, PaDistError, ResourceError, RunFolderError
 from pa_dist.ingest import sources
 from pa_dist.render.plain import render
 from pa_dist.run import RunFolder
+from pa_dist.score import pipeline
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,12 +106,57 @@ def test_a_finished_run_is_not_done_again_and_another_one_is_refused(finished, p
         stages.run(settings(pair, chat_file, finished.output, max_length=61), lines.append)
 
 
-def test_rows_that_scoring_did_not_leave_are_not_counted(finished, tmp_path):
+def test_rows_written_late_are_counted_once_and_lost_ones_are_noticed(finished, tmp_path):
     shutil.copytree(finished.output, tmp_path / "out")
     folder = RunFolder(str(tmp_path / "out"))
     folder.write("logprobs", "late", folder.dataset("logprobs").to_table().slice(0, 2))
-    with pytest.raises(RunFolderError, match="logprobs holds 14 rows and scoring left 12"):
+    evaluated = stages.evaluate_folder(folder, finished.evaluate, lambda line: None, finished.ray)
+    assert evaluated.trajectories == folder.count("logprobs") == 12
+    folder.filesystem.delete_file(folder.parts("logprobs")[0])
+    with pytest.raises(
+        RunFolderError, match=r"logprobs and rejects hold \d+ trajectories and scoring left 13; --fresh"
+    ):
         stages.evaluate_folder(folder, finished.evaluate, lambda line: None, finished.ray)
+
+
+def test_a_table_that_lost_rows_is_no_finished_ingest(finished, tmp_path):
+    shutil.copytree(finished.output, tmp_path / "out")
+    folder = RunFolder(str(tmp_path / "out"))
+    folder.clear("trajectories")
+    with pytest.raises(RunFolderError, match="trajectories holds 0 rows and ingest left 13; --fresh starts over"):
+        stages.ingest_files(finished.trajectories, folder, lambda line: None, finished.ray)
+
+
+def test_what_a_run_did_not_make_is_not_touched(finished, tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "model.safetensors").touch()
+    loaded = finished.model_copy(update={"output": str(tmp_path)})
+    for fresh in (False, True):
+        with pytest.raises(RunFolderError, match="holds 'checkpoint' and is no run folder; take another output"):
+            stages.run(loaded, lambda line: None, fresh=fresh)
+    assert (tmp_path / "checkpoint" / "model.safetensors").exists()
+
+
+def test_a_run_that_scores_nothing_ends_in_an_error(finished, pair, tmp_path):
+    file = tmp_path / "silent.jsonl"
+    file.write_text('{"messages": [{"role": "user", "content": "Anyone?"}]}\n')
+    loaded = settings(pair, file, tmp_path / "out")
+    for _ in range(2):
+        with pytest.raises(PaDistError, match="no trajectory could be scored; of 1 rejects, 1: no message is an act"):
+            stages.run(loaded, lambda line: None)
+    assert "ended: score: no trajectory" in (tmp_path / "out" / "run.log").read_text()
+
+
+def test_a_task_that_dies_is_one_line():
+    with pytest.raises(PaDistError, match="the same command goes on"):
+        list(cluster.map_tasks(os._exit, [1]))
+
+
+def test_a_run_goes_on_with_the_commits_it_began_with():
+    hub = config.Pair(policy="org/policy", reference="org/reference", policy_revision="v1")
+    commits = {"policy": "a" * 40, "reference": "b" * 40}
+    assert pipeline.pinned(hub, commits).reference_revision == "b" * 40
+    assert pipeline.pinned(hub, commits).policy_revision == "a" * 40
 
 
 def test_fractions_of_one_gpu_hold_both_models(pair, chat_file, tmp_path):
@@ -154,6 +200,7 @@ def test_a_changed_file_of_the_same_size_is_noticed(finished, pair, tmp_path):
     [
         ("s3://key:se/cr@et@bucket/run?region=x", "s3://bucket/run"),
         ("hf://datasets/org/name@main/a.jsonl", "hf://datasets/org/name@main/a.jsonl"),
+        ("https://token@host/a.json?signature=x", "https://host/a.json"),
         ("/plain/a?b", "/plain/a?b"),
     ],
 )

@@ -49,12 +49,12 @@ class Source:
 
     @property
     def file_name(self) -> str:
-        return PurePosixPath(self.path).name
+        return PurePosixPath(shown(self.path)).name
 
     @property
     def parent(self) -> str:
         """Name of the folder it lies in."""
-        return PurePosixPath(self.path).parent.name
+        return PurePosixPath(shown(self.path)).parent.name
 
     @property
     def stem(self) -> str:
@@ -191,7 +191,7 @@ def _is_data(path: str) -> bool:
 
 def _shown(entry: str, path: str) -> str:
     if "://" in entry:
-        return f"{_scheme(entry)}://{path}"
+        return shown(path if "://" in path else f"{_scheme(entry)}://{path}")
     return _unicode(path if os.path.isabs(entry) else os.path.relpath(path))  # noqa: PTH117
 
 

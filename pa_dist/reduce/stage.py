@@ -203,7 +203,8 @@ def _why_none(facts: list[GroupFacts]) -> str:
 def _write_metrics(folder: RunFolder, settings: Evaluate, rows: list[Measured]) -> None:
     records = [_record(row) for row in sorted(rows, key=partial(_order, _names(settings)))]
     table = pa.Table.from_pylist(records, schema.METRICS)
-    pq.write_table(table, folder.path("metrics.parquet"), filesystem=folder.filesystem, compression="zstd")
+    with folder.replacing("metrics.parquet") as path:
+        pq.write_table(table, path, filesystem=folder.filesystem, compression="zstd")
     folder.write_json("metrics.json", records)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -16,7 +16,7 @@ from pa_dist import schema
 from pa_dist.config import Config, Pair, Score
 from pa_dist.run import CHECKPOINT, RunFolder
 from pa_dist.score import rows
-from pa_dist.score.attempts import device_is_gone, outcomes
+from pa_dist.score.attempts import attempt, device_is_gone, outcomes, reason
 from pa_dist.score.engine import Work
 from pa_dist.score.tokenize import load_tokenizer
 
@@ -24,18 +24,26 @@ from pa_dist.score.tokenize import load_tokenizer
 class Tokenize:
     """Ray task: a block of trajectories to token rows. What cannot be rendered is written to `rejects`."""
 
-    def __init__(self, config: Config, folder: RunFolder, shared: bool) -> None:
-        self.config, self.folder, self.models = config, folder, schema.MODELS[: 1 if shared else 2]
+    def __init__(self, config: Config, folder: RunFolder, shared: bool, tally: Any) -> None:
+        self.config, self.folder, self.tally = config, folder, tally
+        self.models = schema.MODELS[: 1 if shared else 2]
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        ids = batch["trajectory_id"].to_pylist()
+        alone = [batch.slice(index, 1) for index in range(len(batch))]
+        found = attempt(self._tokenize, ids, alone, _Ledger(self.tally, "tokenizer"))
+        done = [tables for tables in found if isinstance(tables, tuple)]
+        lost = {row_id: reason(why) for row_id, why in zip(ids, found, strict=True) if not isinstance(why, tuple)}
+        write_rejects(self.folder, pa.concat_tables([rows.rejects(lost), *(rejects for _, rejects in done)]))
+        empty = rows.tokens_schema(shared=len(self.models) == 1).empty_table()
+        return pa.concat_tables([empty, *(scorable for scorable, _ in done)])
+
+    def _tokenize(self, tables: Sequence[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:
         tokenizers = [tokenizer(self.config.pair, model) for model in self.models]
         sizes = [vocabulary(self.config.pair, model) for model in schema.MODELS]
         known = sizes if len(tokenizers) == len(sizes) else [min(sizes)]
-        scorable, rejects = rows.tokenize_rows(
-            batch, tokenizers, known, self.config.render.actions, self.config.score.max_length
-        )
-        write_rejects(self.folder, rejects)
-        return scorable
+        rule, max_length = self.config.render.actions, self.config.score.max_length
+        return [rows.tokenize_rows(table, tokenizers, known, rule, max_length) for table in tables]
 
 
 class Scorer:
@@ -106,20 +114,20 @@ class Scorer:
 
 
 class _Ledger:
-    """The tally's, for one model."""
+    """The tally's, for one kind of work. It waits: what ended just before a process died must not seem to have not."""
 
-    def __init__(self, tally: Any, model: str) -> None:
-        self._tally, self._model = tally, model
+    def __init__(self, tally: Any, name: str) -> None:
+        self._tally, self._name = tally, name
 
-    def begin(self, keys: Sequence[str]) -> int:
+    def begin(self, keys: Sequence[Hashable]) -> int:
         before: int = ray.get(self._tally.begin.remote(self._named(keys)))
         return before
 
-    def end(self, keys: Sequence[str]) -> None:
-        self._tally.end.remote(self._named(keys))
+    def end(self, keys: Sequence[Hashable]) -> None:
+        ray.get(self._tally.end.remote(self._named(keys)))
 
-    def _named(self, keys: Sequence[str]) -> list[str]:
-        return [f"{self._model} {key}" for key in keys]
+    def _named(self, keys: Sequence[Hashable]) -> list[Hashable]:
+        return [(self._name, key) for key in keys]
 
 
 class _Counters:
@@ -177,16 +185,20 @@ def tokenizer(pair: Pair, model: str) -> Any:
 
 
 @cache
-def _load_vocabulary(name: str, revision: str | None, trust_remote_code: bool) -> int:
+def _load_config(name: str, revision: str | None, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    return int(config.get_text_config().vocab_size)
+    return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def model_config(pair: Pair, model: str) -> Any:
+    """A model's own config, loaded once a process."""
+    return _load_config(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
 
 
 def vocabulary(pair: Pair, model: str) -> int:
     """How many tokens a model knows; its tokenizer may know more."""
-    return _load_vocabulary(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
+    return int(model_config(pair, model).get_text_config().vocab_size)
 
 
 def _device(gpus: list[Any], cuda: bool) -> str:

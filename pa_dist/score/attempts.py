@@ -1,31 +1,33 @@
-"""Scoring a block so that no row of it stops the run: what raises, or kills its actor again and again, is a reject."""
+"""Working on a block so that no row stops the run: what raises, or kills its process again and again, is a reject."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Hashable, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from pa_dist.errors import first_line
 from pa_dist.score.engine import TokenColumns, TokenSequence
 
-# A block is scored whole so often, then row by row; a row alone so often, then not again.
+# A block is tried whole so often, then row by row; a row alone so often, then not again.
 BLOCK_TRIES = 2
 ROW_TRIES = 3
 
+Row = TypeVar("Row")
+Result = TypeVar("Result")
 Score = Callable[[Sequence[TokenSequence]], list[TokenColumns | None]]
 Outcome = TokenColumns | str
 """What became of a row: its columns, or why it has none."""
 
 
 class Ledger(Protocol):
-    """Remembers what was begun where the actors cannot take the memory with them when they die."""
+    """Remembers what was begun where those who begin cannot take the memory with them when they die."""
 
-    def begin(self, keys: Sequence[str]) -> int:
+    def begin(self, keys: Sequence[Hashable]) -> int:
         """Note that these begin; the most often that one of them was begun before and never ended."""
         ...
 
-    def end(self, keys: Sequence[str]) -> None:
+    def end(self, keys: Sequence[Hashable]) -> None:
         """Note that these ended."""
         ...
 
@@ -34,14 +36,14 @@ class Attempts:
     """The ledger itself. It holds the rows of blocks under way, and those that were given up."""
 
     def __init__(self) -> None:
-        self._begun: Counter[str] = Counter()
+        self._begun: Counter[Hashable] = Counter()
 
-    def begin(self, keys: Sequence[str]) -> int:
+    def begin(self, keys: Sequence[Hashable]) -> int:
         before = max((self._begun[key] for key in keys), default=0)
         self._begun.update(keys)
         return before
 
-    def end(self, keys: Sequence[str]) -> None:
+    def end(self, keys: Sequence[Hashable]) -> None:
         for key in keys:
             self._begun.pop(key, None)
 
@@ -49,56 +51,70 @@ class Attempts:
 def outcomes(
     score: Score, ids: Sequence[str], sequences: Sequence[TokenSequence], ledger: Ledger, *, proven: bool = False
 ) -> list[Outcome]:
-    """Score a block: whole where that works, row by row where it raised or took its actor down.
+    """Score a block with an engine.
 
     Args:
-      score: an engine's.
-      ids: of the rows, unique.
       proven: whether the engine has scored rows before.
 
     Raises:
-      Exception: as `score` does, where every row of a block raises and the engine is not proven (the fault is hardly a
-        row's), or where the device is in a state that no later call survives.
+      Exception: as `attempt`, and where every row of a block raises and the engine is not proven: the fault is hardly
+        a row's.
     """
-    found = _whole(score, ids, sequences, ledger)
-    if found is None:
-        found = [_alone(score, *row, ledger) for row in zip(ids, sequences, strict=True)]
-    ledger.end(ids)
+    found = attempt(score, ids, sequences, ledger)
     failed = [outcome for outcome in found if isinstance(outcome, Exception)]
     if len(failed) == len(found) > 1 and not proven:
         raise failed[0]
     return [_named(outcome, sequence) for outcome, sequence in zip(found, sequences, strict=True)]
 
 
-_Found = TokenColumns | str | Exception | None
+def attempt(
+    work: Callable[[Sequence[Row]], Sequence[Result]], ids: Sequence[str], rows: Sequence[Row], ledger: Ledger
+) -> list[Result | str | Exception]:
+    """Do a block's work: whole where that works, row by row where it raised or took its process down.
+
+    Args:
+      work: gives a result a row.
+      ids: of the rows, unique.
+
+    Returns:
+      Each row's result, what it raised alone, or in words that it is given up.
+
+    Raises:
+      Exception: as `work`, where the device is in a state that no later call survives.
+    """
+    found: list[Result | str | Exception] | None = None
+    if ledger.begin(ids) < BLOCK_TRIES:
+        try:
+            found = [*work(rows)]
+        except Exception as error:  # which row's fault it was shows when they are tried alone
+            if device_is_gone(error):
+                raise
+    if found is None:
+        found = [_alone(work, row_id, row, ledger) for row_id, row in zip(ids, rows, strict=True)]
+    ledger.end(ids)
+    return found
 
 
-def _whole(
-    score: Score, ids: Sequence[str], sequences: Sequence[TokenSequence], ledger: Ledger
-) -> Sequence[_Found] | None:
-    if ledger.begin(ids) >= BLOCK_TRIES:
-        return None
-    try:
-        return score(sequences)
-    except Exception as error:
-        if device_is_gone(error):
-            raise
-        return None  # which row's fault it was shows when they are scored alone
-
-
-def _alone(score: Score, row_id: str, sequence: TokenSequence, ledger: Ledger) -> _Found:
-    key = [f"alone {row_id}"]
+def _alone(
+    work: Callable[[Sequence[Row]], Sequence[Result]], row_id: str, row: Row, ledger: Ledger
+) -> Result | str | Exception:
+    key = [("alone", row_id)]
     if ledger.begin(key) >= ROW_TRIES:
-        return f"its actor died {ROW_TRIES} times while scoring it"
-    found: _Found
+        return f"its process died {ROW_TRIES} times of it"
+    found: Result | Exception
     try:
-        (found,) = score([sequence])
+        (found,) = work([row])
     except Exception as error:  # any library's; the row is rejected with what it says
         if device_is_gone(error):
             raise
         found = error
     ledger.end(key)
     return found
+
+
+def reason(why: str | Exception) -> str:
+    """Why a row has no result, in one line."""
+    return why if isinstance(why, str) else f"{type(why).__name__}: {first_line(why)}"
 
 
 def device_is_gone(error: Exception) -> bool:
@@ -108,13 +124,11 @@ def device_is_gone(error: Exception) -> bool:
     return isinstance(error, torch.AcceleratorError)
 
 
-def _named(outcome: _Found, sequence: TokenSequence) -> Outcome:
+def _named(outcome: TokenColumns | str | Exception | None, sequence: TokenSequence) -> Outcome:
     """An outcome with its reason in words; numbers that are not finite are none."""
     if outcome is None:
         return f"its device has no memory for its {len(sequence.ids)} tokens"
-    if isinstance(outcome, Exception):
-        return f"{type(outcome).__name__}: {first_line(outcome)}"
-    if isinstance(outcome, str):
-        return outcome
+    if isinstance(outcome, str | Exception):
+        return reason(outcome)
     lost = np.count_nonzero(~np.isfinite(np.stack(outcome)).all(axis=0))
     return f"no finite number for {lost} of its {len(outcome.logprob)} tokens" if lost else outcome

@@ -34,7 +34,7 @@ class HFEngine:
 
     Attributes:
       apart: why prefixes are not shared, or None where they are.
-      batch_tokens: as given, or less where memory ran out.
+      batch_tokens: as given, or less for some calls after memory ran out.
       work: what was done so far.
     """
 
@@ -59,7 +59,7 @@ class HFEngine:
         """
         self.model = model
         self.top_k = top_k
-        self.batch_tokens = batch_tokens
+        self.batch_tokens = self._most_tokens = batch_tokens
         self._pass_tokens = PASS_TOKENS.get(model.device.type, batch_tokens)
         self.worthwhile = worthwhile
         self.work = Work()
@@ -78,6 +78,8 @@ class HFEngine:
           ValueError: ids that the model lacks.
         """
         self._check(sequences)
+        # Whoever else took the memory may have given it back.
+        self.batch_tokens = min(self._most_tokens, self.batch_tokens + self.batch_tokens // 8)
         began, flops_before = time.perf_counter(), self._forward.flops
         columns = _Columns(sequences)
         self._forward.release([])  # what a call that raised had left

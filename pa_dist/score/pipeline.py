@@ -8,25 +8,29 @@ written; a killed run goes on from the ids.
 
 import logging
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.data
+import torch
 from ray.data.checkpoint import CheckpointConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pa_dist import cluster, schema
-from pa_dist.config import Config, Pair
+from pa_dist.config import Config, Pair, Score
 from pa_dist.errors import ConfigError, PaDistError, first_line
 from pa_dist.progress import Progress
 from pa_dist.run import CHECKPOINT, RunFolder
 from pa_dist.score import rows
-from pa_dist.score.actors import Scorer, Tokenize, tokenizer, vocabulary
+from pa_dist.score.actors import Scorer, Tokenize, model_config, tokenizer, vocabulary
 from pa_dist.score.settle import mend, n_left, settle
 from pa_dist.score.tally import Tally, facts
 from pa_dist.score.tokenize import fingerprint
 
+# A pass after the first takes rows whose ids are committed and whose file is gone: none in a sound file system.
+_PASSES = 3
 _READ = [field.name for field in (*schema.KEYS, *schema.LABELS)] + ["messages"]
 
 
@@ -47,13 +51,19 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
     tally = remote(Tally).remote()
-    if left:
-        mend(folder)
-        with _Watch(tally, folder, before, total):
-            _stream(config, folder, shared, tally)
-    (settled,) = cluster.map_tasks(settle, [folder])
+    for _ in range(_PASSES):
+        if left:
+            mend(folder)
+            with _Watch(tally, folder, total - left, total):
+                _stream(config, folder, shared, tally)
+        (settled,) = cluster.map_tasks(settle, [folder])
+        if not (left := settled.lost):
+            break
+    else:
+        raise PaDistError(f"score: {left} trajectories are neither scored nor rejected, after {_PASSES} passes")
     return {
-        **settled._asdict(),
+        "rows": settled.rows,
+        "rejects": settled.rejects,
         "done_before": before,
         "shared_tokens": shared,
         "models": {model: facts(entry) for model, entry in ray.get(tally.snapshot.remote()).items()},
@@ -72,7 +82,7 @@ def _stream(config: Config, folder: RunFolder, shared: bool, tally: Any) -> None
     dataset: Any = ray.data.read_parquet(folder.parts("trajectories"), filesystem=folder.filesystem, columns=_READ)
     dataset = dataset.repartition(target_num_rows_per_block=config.score.rows_per_block)
     dataset = dataset.map_batches(
-        Tokenize(config, folder, shared), batch_format="pyarrow", batch_size=None, zero_copy_batch=True
+        Tokenize(config, folder, shared, tally), batch_format="pyarrow", batch_size=None, zero_copy_batch=True
     )
     for model, pool in cluster.share_out(config.score).items():
         dataset = dataset.map_batches(
@@ -109,12 +119,27 @@ def _stream(config: Config, folder: RunFolder, shared: bool, tally: Any) -> None
         context.checkpoint_config = None
 
 
-def check_pair(pair: Pair) -> None:
-    """Find out whether both models are there before anything starts.
+def pinned(pair: Pair, before: Mapping[str, str | None]) -> Pair:
+    """A pair with the commits its models on the Hub are at now, or were at when the run began."""
+    commits = {model: before.get(model) or _commit(pair, model) for model in schema.MODELS}
+    return pair.model_copy(update={f"{model}_revision": commit for model, commit in commits.items()})
+
+
+def _commit(pair: Pair, model: str) -> str | None:
+    commit: str | None = getattr(model_config(pair, model), "_commit_hash", None)
+    return commit or getattr(pair, f"{model}_revision")
+
+
+def check(pair: Pair, settings: Score) -> None:
+    """Find out whether both models are there, and the device is one, before anything starts.
 
     Raises:
       ConfigError: naming the key and the reason.
     """
+    try:
+        torch.device("cpu" if settings.device in (None, "auto") else settings.device)
+    except RuntimeError as error:
+        raise ConfigError(f"score.device: {first_line(error)}") from None
     for model in schema.MODELS:
         name = getattr(pair, model)
         try:
@@ -153,7 +178,10 @@ class _Watch:
     def _run(self) -> None:
         with Progress("score", self._total, self._before, self._folder.log) as progress:
             while not self._stop.wait(1.0):
-                models = ray.get(self._tally.snapshot.remote())
+                try:
+                    models = ray.get(self._tally.snapshot.remote())
+                except ray.exceptions.RayError:  # it is being started again
+                    continue
                 rates = [
                     f"{model} {entry.work.tokens / entry.work.seconds:,.0f} tokens/s"
                     for model, entry in models.items()

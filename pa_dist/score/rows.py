@@ -1,16 +1,15 @@
 """Between Arrow tables and engines: trajectories in, token rows between, log-prob columns out. No Ray, no model."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pa_dist import schema
-from pa_dist.errors import first_line
 from pa_dist.render.plain import ActionRule, action_rule, render
-from pa_dist.score.attempts import Outcome
+from pa_dist.score.attempts import Outcome, reason
 from pa_dist.score.engine import TokenColumns, TokenSequence
 from pa_dist.score.tokenize import TokenizedTrajectory, tokenize
 
@@ -42,24 +41,23 @@ def tokenize_rows(
     Returns:
       A table of `tokens_schema`, and the rows that cannot be scored as a table of `rejects`.
     """
-    rows, rejects = [], []
+    rows: list[dict[str, Any]] = []
+    lost: dict[str, str] = {}
     keep = {field.name for field in _KEYS_AND_LABELS}
     for row in trajectories.to_pylist():
         try:
             rendered = render(row["messages"], action_rule(rule, row["benchmark"]))
             if not rendered.actions:
-                rejects.append(_reject(row["trajectory_id"], "no message is an action"))
+                lost[row["trajectory_id"]] = "no message is an action"
                 continue
             tokenized = [tokenize(rendered, tokenizer, max_length) for tokenizer in tokenizers]
         except Exception as error:  # a tokenizer may be anybody's; one row must not stop the run
-            rejects.append(_reject(row["trajectory_id"], f"{type(error).__name__}: {first_line(error)}"))
+            lost[row["trajectory_id"]] = reason(error)
             continue
         unknown = next((i for i, t in enumerate(tokenized) if t.sequence.ids.max() >= vocabularies[i]), None)
         if unknown is not None:
             token, known = tokenized[unknown].sequence.ids.max(), vocabularies[unknown]
-            rejects.append(
-                _reject(row["trajectory_id"], f"token id {token} is outside the model's vocabulary of {known}")
-            )
+            lost[row["trajectory_id"]] = f"token id {token} is outside the model's vocabulary of {known}"
             continue
         texts = [rendered.texts[i].encode() for i in rendered.actions]
         carried = [_carry(model, t) for model, t in zip(schema.MODELS, tokenized, strict=False)]
@@ -73,10 +71,7 @@ def tokenize_rows(
                 **{name: value for columns in carried for name, value in columns.items()},
             }
         )
-    return (
-        pa.Table.from_pylist(rows, tokens_schema(shared=len(tokenizers) == 1)),
-        pa.Table.from_pylist(rejects, schema.REJECTS),
-    )
+    return pa.Table.from_pylist(rows, tokens_schema(shared=len(tokenizers) == 1)), rejects(lost)
 
 
 def _carry(model: str, tokenized: TokenizedTrajectory) -> dict[str, Any]:
@@ -88,14 +83,13 @@ def _carry(model: str, tokenized: TokenizedTrajectory) -> dict[str, Any]:
     }
 
 
-def _reject(trajectory_id: str, reason: str) -> dict[str, str | None]:
-    return {
-        "source": "trajectories",
-        "place": trajectory_id,
-        "trajectory_id": trajectory_id,
-        "stage": "score",
-        "reason": reason,
-    }
+def rejects(reasons: Mapping[str, str]) -> pa.Table:
+    """Rows of `rejects`, from why each trajectory is one."""
+    rows = [
+        {"source": "trajectories", "place": key, "trajectory_id": key, "stage": "score", "reason": why}
+        for key, why in reasons.items()
+    ]
+    return pa.Table.from_pylist(rows, schema.REJECTS)
 
 
 def sequences(table: pa.Table, model: str) -> list[TokenSequence]:
@@ -109,10 +103,10 @@ def split_lost(
 ) -> tuple[pa.Table, list[TokenColumns], pa.Table]:
     """The rows that a model scored with their columns, and the others as a table of `rejects`."""
     ids = table["trajectory_id"].to_pylist()
-    lost = [_reject(i, f"{model}: {why}") for i, why in zip(ids, outcomes, strict=True) if isinstance(why, str)]
+    lost = {i: f"{model}: {why}" for i, why in zip(ids, outcomes, strict=True) if isinstance(why, str)}
     columns = [outcome for outcome in outcomes if not isinstance(outcome, str)]
     scored = pa.array([not isinstance(outcome, str) for outcome in outcomes], pa.bool_())
-    return table.filter(scored), columns, pa.Table.from_pylist(lost, schema.REJECTS)
+    return table.filter(scored), columns, rejects(lost)
 
 
 def with_columns(table: pa.Table, model: str, tokens: str, columns: Sequence[TokenColumns]) -> pa.Table:

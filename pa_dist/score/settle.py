@@ -7,13 +7,13 @@ killed driver for some seconds and write what the next one writes as well; that 
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from pa_dist import schema
-from pa_dist.errors import PaDistError
 from pa_dist.run import CHECKPOINT, RunFolder
 
 _ID = "trajectory_id"
@@ -21,10 +21,11 @@ _PENDING = ".pending.parquet"
 
 
 class Settled(NamedTuple):
-    """Rows of the two tables."""
+    """Rows of the two tables, and how many trajectories are in neither."""
 
     rows: int
     rejects: int
+    lost: int = 0
 
 
 def committed(folder: RunFolder) -> list[str]:
@@ -51,8 +52,7 @@ def mend(folder: RunFolder) -> None:
 def settle(folder: RunFolder) -> Settled:
     """Make the tables hold each row once: drop files never committed, and rows that another file holds as well.
 
-    Raises:
-      PaDistError: a row is in neither table.
+    What is in neither table is made undone, so that it is scored when the run goes on.
     """
     stems = {PurePosixPath(path).stem for path in committed(folder)}
     kept = []
@@ -73,11 +73,13 @@ def settle(folder: RunFolder) -> Settled:
         for path in committed(folder):
             if pc.any(pc.is_in(_ids(folder, [path]), value_set=missing)).as_py():
                 folder.filesystem.delete_file(path)
-        raise PaDistError(
-            f"score: {len(missing)} trajectories, {missing[0].as_py()!r} the first, are neither scored nor rejected; "
-            "the same command scores them"
-        )
-    return Settled(len(scored), len(rejects))
+    return Settled(len(scored), len(rejects), len(missing))
+
+
+def settle_again(folder: RunFolder) -> Settled:
+    """Rid the tables of rows that a worker of a killed run wrote after they were settled, its checkpoint being gone."""
+    scored = _once(folder, folder.parts("logprobs"))
+    return Settled(len(scored), len(_one_file_of_rejects(folder, scored)))
 
 
 def _once(folder: RunFolder, parts: list[str]) -> pa.ChunkedArray:
@@ -101,9 +103,11 @@ def _one_file_of_rejects(folder: RunFolder, scored: pa.ChunkedArray) -> pa.Chunk
     """Make this stage's rejects one file, each row once, and none that a later try scored; their ids."""
     parts = folder.parts("rejects", "score-")
     tables = [pq.read_table(part, filesystem=folder.filesystem, schema=schema.REJECTS) for part in parts]
-    unique = {row[_ID]: row for table in tables for row in table.to_pylist()}
-    table = pa.Table.from_pylist([unique[key] for key in sorted(unique)], schema.REJECTS)
+    table = pa.concat_tables([schema.REJECTS.empty_table(), *tables])
     table = table.filter(pc.invert(pc.is_in(table[_ID], value_set=scored)))
+    places = pa.table({_ID: table[_ID], "at": pa.array(np.arange(len(table)))})
+    first = places.group_by(_ID).aggregate([("at", "min")]).sort_by(_ID)
+    table = table.take(first["at_min"])
     if len(table):
         folder.write("rejects", "score-00000", table)
     for path in parts:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pa_dist.errors import ConfigError
-from pa_dist.ingest.sources import Source, Unreadable, expand, natural
+from pa_dist.ingest.sources import Source, Unreadable, _shown, expand, natural
 
 
 def names(paths):
@@ -114,6 +114,13 @@ def test_faults_of_reading_are_unreadable(put):
 def test_what_a_path_says(path, stem, trial):
     source = Source(path, path, path, 0)
     assert (source.stem, source.trial) == (stem, trial)
+
+
+def test_a_link_is_named_without_what_is_secret():
+    link = "https://token@host/tau2/trial_3/airline.json?signature=not-to-be-told"
+    source = Source(_shown(link, link), link, link, 0)
+    assert source.name == "https://host/tau2/trial_3/airline.json"
+    assert (source.file_name, source.stem, source.trial) == ("airline.json", "airline", 3)
 
 
 @given(st.lists(st.integers(0, 10**12)))

@@ -81,7 +81,7 @@ def test_a_row_that_kills_its_actor_is_given_up_after_bounded_tries(end):
             deaths += 1
             assert deaths < 20
     assert deaths == BLOCK_TRIES + ROW_TRIES
-    assert found[1] == f"its actor died {ROW_TRIES} times while scoring it"
+    assert found[1] == f"its process died {ROW_TRIES} times of it"
     assert [len(found[i].logprob) for i in (0, 2)] == [2, 4]
 
 

@@ -5,10 +5,9 @@ import pytest
 from pyarrow import fs as pafs
 
 from pa_dist import schema
-from pa_dist.errors import PaDistError
 from pa_dist.run import CHECKPOINT, RunFolder
 from pa_dist.score.actors import write_rejects
-from pa_dist.score.settle import Settled, mend, n_left, settle
+from pa_dist.score.settle import Settled, mend, n_left, settle, settle_again
 
 
 @pytest.fixture
@@ -79,11 +78,10 @@ def test_a_row_rejected_twice_is_one_and_a_row_scored_after_all_is_none(folder):
     assert folder.count("rejects") == 3
 
 
-def test_lost_rows_are_an_error_that_names_one(folder):
+def test_lost_rows_are_counted(folder):
     wrote(folder, "x_000000", "abc")
     rejected(folder, "d")
-    with pytest.raises(PaDistError, match="2 trajectories, 'e' the first, are neither scored nor rejected"):
-        settle(folder)
+    assert settle(folder) == Settled(3, 1, lost=2)
 
 
 def test_ids_committed_without_their_rows_are_scored_again(folder):
@@ -91,8 +89,7 @@ def test_ids_committed_without_their_rows_are_scored_again(folder):
     wrote(folder, "x_000001", "def")
     folder.clear("logprobs", "x_000001")
     assert n_left(folder) == 0
-    with pytest.raises(PaDistError, match="the same command scores them"):
-        settle(folder)
+    assert settle(folder) == Settled(3, 0, lost=3)
     assert n_left(folder) == 3
 
 
@@ -104,6 +101,17 @@ def test_before_it_goes_on_a_run_is_rid_of_what_was_half_done(folder):
     mend(folder)
     left = [f.base_name for f in folder.filesystem.get_file_info(pafs.FileSelector(folder.path(CHECKPOINT)))]
     assert sorted(left) == ["x_000000.parquet", "x_000001.pending.parquet"]
+
+
+def test_rows_written_after_the_checkpoint_is_gone_are_dropped(folder):
+    wrote(folder, "x_000000", "abcd")
+    rejected(folder, "ef")
+    assert settle(folder) == Settled(4, 2)
+    folder.clear(CHECKPOINT)
+    folder.write("logprobs", "z_000000-0", rows(schema.LOGPROBS, "cdf"))
+    rejected(folder, "a")
+    assert settle_again(folder) == Settled(5, 1)
+    assert found(folder) == [list("abcdf"), ["e"]]
 
 
 def test_where_nothing_could_be_scored_the_table_is_empty(folder):
