@@ -45,6 +45,8 @@ def connect(settings: config.Ray, score: config.Score | None = None) -> None:
         )
         # Logical CPUs: an embedded run shares the cores out rather than refusing to start on a small machine.
         cpus = max(os.cpu_count() or 1, math.ceil(actors) + TASK_CPUS)
+        # Ray's core writes what it thinks of our actors' arguments to standard error.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray.init(
             address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
         )

@@ -12,9 +12,15 @@ def workers(hook, **environment):
 
 def break_the_engine():
     """In every worker: rows of some lengths kill their actor, raise, or give numbers that are none."""
+    from pa_dist.score import rows
     from pa_dist.score.hf import HFEngine
 
-    sound = HFEngine.score
+    sound, tokenize = HFEngine.score, rows.tokenize
+
+    def tokenize_(rendered, *others):
+        if any(os.environ["TOKENIZER_KILLER"] in text for text in rendered.texts):
+            os._exit(1)
+        return tokenize(rendered, *others)
 
     def score(self, sequences):
         lengths = [str(len(s.ids)) for s in sequences]
@@ -27,7 +33,7 @@ def break_the_engine():
             found[lengths.index(os.environ["GIVER_OF_NAN"])].logprob[0] = float("nan")
         return found
 
-    HFEngine.score = score
+    HFEngine.score, rows.tokenize = score, tokenize_
 
 
 def break_the_disk():

@@ -14,6 +14,7 @@ import kills
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from safetensors.torch import load_file, save_file
 
 from pa_dist import config, stages
 from pa_dist.errors import PaDistError
@@ -136,14 +137,19 @@ def test_rows_that_kill_raise_or_give_no_number_are_rejects(undisturbed, tmp_pat
     assert len(rare) == 3
     killer, raiser, giver = (next(i for i, n in lengths.items() if n == rare[k]) for k in range(3))
     names = dict(zip(("KILLER", "RAISER", "GIVER_OF_NAN"), map(str, rare), strict=True))
+    said = {row["trajectory_id"]: row["messages"][0]["content"] for row in kills.table(expected, "trajectories")}
+    unread = max((i for i in lengths if i not in (killer, raiser, giver)), key=lambda i: len(said[i]))
+    assert sum(said[unread] in text for text in said.values()) == 1
+    names["TOKENIZER_KILLER"] = said[unread]
     with on_ray(runtime_env=broken.workers(broken.break_the_engine, **names)):
         stages.ingest_and_score(config.load(path, [f"output={tmp_path / 'out'}"]), print)
     rejects = {row["trajectory_id"]: row["reason"] for row in kills.table(tmp_path / "out", "rejects")}
     assert rejects[killer] == "policy: its process died 3 times of it"
+    assert rejects[unread] == "its process died 3 times of it"
     assert rejects[raiser] == "policy: ValueError: no such number"
     assert rejects[giver].startswith("policy: no finite number for 1 of its ")
     scored = {row["trajectory_id"] for row in kills.table(tmp_path / "out", "logprobs", ["trajectory_id"])}
-    assert scored == {row["trajectory_id"] for row in rows} - {killer, raiser, giver}
+    assert scored == {row["trajectory_id"] for row in rows} - {killer, raiser, giver, unread}
 
 
 def sequence_lengths(path, out):
@@ -155,6 +161,29 @@ def sequence_lengths(path, out):
     table = RunFolder(str(out)).dataset("trajectories").to_table()
     tokens, _ = tokenize_rows(table, [load_tokenizer(loaded.pair.policy)], [1 << 31], "auto", 1 << 20)
     return {row["trajectory_id"]: len(row["policy_ids"]) for row in tokens.to_pylist()}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "pair.policy={}",
+            r"^score: .*/broken: the checkpoint lacks weights of LlamaForCausalLM, 1 in all: model.layers",
+        ),
+        (
+            "score.attn_implementation=none-such",
+            r"^score: ValueError: Specified `attn_implementation=.none-such.` is not",
+        ),
+    ],
+)
+def test_what_no_actor_can_load_ends_the_run_in_one_line(undisturbed, tmp_path, override, message):
+    path, _ = undisturbed
+    broken = shutil.copytree(config.load(path).pair.policy, tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    del tensors[min(name for name in tensors if "mlp" in name)]
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    with on_ray(), pytest.raises(PaDistError, match=message):
+        stages.run(config.load(path, [f"output={tmp_path / 'out'}", override.format(broken)]), print)
 
 
 @pytest.mark.slow

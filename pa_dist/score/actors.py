@@ -14,6 +14,7 @@ from ray.util.metrics import Counter
 
 from pa_dist import schema
 from pa_dist.config import Config, Pair, Score
+from pa_dist.errors import PaDistError
 from pa_dist.run import CHECKPOINT, RunFolder
 from pa_dist.score import rows
 from pa_dist.score.attempts import attempt, device_is_gone, outcomes, reason
@@ -50,48 +51,42 @@ class Scorer:
     """Ray actor: one model on one device, appending its columns to each batch."""
 
     def __init__(self, model: str, tokens: str, pair: Pair, settings: Score, folder: RunFolder, tally: Any) -> None:
-        import torch
+        self.model, self.tokens, self.folder, self.tally = model, tokens, folder, tally
+        self.ledger, self.counters = _Ledger(tally, model), _Counters(model)
+        self._idle_since: float | None = None
+        self._faulty = False
+        try:
+            self.engine = _engine(model, pair, settings)
+        except Exception as error:  # whatever a library finds wrong with a checkpoint, a device or an option
+            # Raised at the first block: an actor that cannot be made Ray makes again and again.
+            self._faulty = True
+            self._tell(error)
+        else:
+            self._join()
 
-        from pa_dist.score.hf import HFEngine
-        from pa_dist.score.load import load_model
+    def _tell(self, error: Exception) -> None:
+        ray.get(self.tally.fail.remote(str(error) if isinstance(error, PaDistError) else reason(error)))
+
+    def _join(self) -> None:
         from pa_dist.score.rate import matrix_rate
 
-        context = ray.get_runtime_context()
-        gpus = ray.get_gpu_ids()
-        if not torch.cuda.is_available():
-            assigned = context.get_assigned_resources()
-            torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
-        self.model, self.tokens, self.folder, self.tally = model, tokens, folder, tally
-        self.engine = HFEngine(
-            load_model(
-                getattr(pair, model),
-                revision=getattr(pair, f"{model}_revision"),
-                dtype=settings.dtype,
-                device=settings.device or _device(gpus, torch.cuda.is_available()),
-                attn_implementation=settings.attn_implementation,
-                trust_remote_code=pair.trust_remote_code,
-            ),
-            top_k=settings.top_k,
-            batch_tokens=settings.batch_tokens,
-            share_prefixes=settings.prefix_sharing == "auto" and settings.attn_implementation is None,
-        )
-        loaded = self.engine.model
-        self.ledger, self.counters = _Ledger(tally, model), _Counters(model)
-        tally.join.remote(
-            model,
+        context, loaded = ray.get_runtime_context(), self.engine.model
+        self.tally.join.remote(
+            self.model,
             context.get_actor_id(),
             {
                 "node": context.get_node_id(),
                 "pid": os.getpid(),
-                "gpu_ids": [str(gpu) for gpu in gpus],
+                "gpu_ids": [str(gpu) for gpu in ray.get_gpu_ids()],
                 "device": str(loaded.device),
                 "matrix_flops_per_second": round(matrix_rate(loaded.device, loaded.dtype)),
                 "prefixes_apart": self.engine.apart,
             },
         )
-        self._idle_since: float | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        if self._faulty:
+            raise PaDistError(f"{self.model}: its actor has no engine")
         began, before = time.perf_counter(), replace(self.engine.work)
         idle = 0.0 if self._idle_since is None else began - self._idle_since
         ids, sequences = batch["trajectory_id"].to_pylist(), rows.sequences(batch, self.tokens)
@@ -99,6 +94,7 @@ class Scorer:
             found = outcomes(self.engine.score, ids, sequences, self.ledger, proven=before.tokens > 0)
         except Exception as error:
             if not device_is_gone(error):
+                self._tell(error)
                 raise
             # Ray starts another process, and the ledger, in which these rows have not ended, finds out whether one of
             # them is the reason.
@@ -111,6 +107,32 @@ class Scorer:
         self.counters.add(len(batch), len(rejects), work)
         self._idle_since = time.perf_counter()
         return scored
+
+
+def _engine(model: str, pair: Pair, settings: Score) -> Any:
+    """The engine of one model, on the device that Ray gave this actor."""
+    import torch  # here and not above: tasks import this module as well
+
+    from pa_dist.score.hf import HFEngine
+    from pa_dist.score.load import load_model
+
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        assigned = ray.get_runtime_context().get_assigned_resources()
+        torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
+    return HFEngine(
+        load_model(
+            getattr(pair, model),
+            revision=getattr(pair, f"{model}_revision"),
+            dtype=settings.dtype,
+            device=settings.device or _device(ray.get_gpu_ids(), cuda),
+            attn_implementation=settings.attn_implementation,
+            trust_remote_code=pair.trust_remote_code,
+        ),
+        top_k=settings.top_k,
+        batch_tokens=settings.batch_tokens,
+        share_prefixes=settings.prefix_sharing == "auto" and settings.attn_implementation is None,
+    )
 
 
 class _Ledger:

@@ -97,9 +97,7 @@ def _check_weights(name: str, model: PreTrainedModel, report: dict[str, Any]) ->
     for fault, keys in faults.items():
         if keys:
             kind = type(model).__name__
-            raise PaDistError(
-                f"{name}: the checkpoint {fault} weights of {kind}: {min(keys)} and {len(keys) - 1} others"
-            )
+            raise PaDistError(f"{name}: the checkpoint {fault} weights of {kind}, {len(keys)} in all: {min(keys)}")
 
 
 @contextmanager

@@ -112,9 +112,8 @@ def _stream(config: Config, folder: RunFolder, shared: bool, tally: Any) -> None
             **schema.LOGPROBS_ENCODING,
         )
     except (ray.exceptions.RayError, OSError) as error:
-        raise PaDistError(
-            f"score: {cluster.cause(error)}; what is scored is kept, and the same command goes on from there"
-        ) from error
+        why = ray.get(tally.fault.remote()) or cluster.cause(error)
+        raise PaDistError(f"score: {why}; what is scored is kept, and the same command goes on from there") from error
     finally:
         context.checkpoint_config = None
 
@@ -156,7 +155,7 @@ def _quieten() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.verbose_progress = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised, and told by us
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 

@@ -17,6 +17,14 @@ class Tally(Attempts):
     def __init__(self) -> None:
         super().__init__()
         self.models = {model: ModelTally() for model in schema.MODELS}
+        self._fault: str | None = None
+
+    def fail(self, why: str) -> None:
+        """Remember why the run ends: Ray Data does not pass on what a process raised."""
+        self._fault = self._fault or why
+
+    def fault(self) -> str | None:
+        return self._fault
 
     def join(self, model: str, actor_id: str, place: dict[str, Any]) -> None:
         self.models[model].actors[actor_id] = place

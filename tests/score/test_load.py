@@ -138,15 +138,18 @@ def having(key, *shape):
 
 
 BROKEN = {
-    "a weight": (lacking("layers.1.mlp.up_proj"), "lacks weights of Gemma4ForCausalLM: model.layers.1.mlp.up_proj."),
+    "a weight": (
+        lacking("layers.1.mlp.up_proj"),
+        "lacks weights of Gemma4ForCausalLM, 1 in all: model.layers.1.mlp.up_proj.",
+    ),
     "all": (lacking("language_model"), "lacks weights of Gemma4ForCausalLM: lm_head.weight and "),
     "a shape": (
         having("model.language_model.norm.weight", 7),
-        "has in other shapes weights of Gemma4ForCausalLM: model.norm.weight and 0 others",
+        "has in other shapes weights of Gemma4ForCausalLM, 1 in all: model.norm.weight",
     ),
     "one too many": (
         having("model.language_model.layers.0.self_attn.q_proj.bias", 64),
-        "has more than the weights of Gemma4ForCausalLM: model.layers.0.self_attn.q_proj.bias and 0 others",
+        "has more than the weights of Gemma4ForCausalLM, 1 in all: model.layers.0.self_attn.q_proj.bias",
     ),
 }
 
