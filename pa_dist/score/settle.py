@@ -106,7 +106,7 @@ def _one_file_of_rejects(folder: RunFolder, scored: pa.ChunkedArray) -> pa.Chunk
     table = pa.concat_tables([schema.REJECTS.empty_table(), *tables])
     table = table.filter(pc.invert(pc.is_in(table[_ID], value_set=scored)))
     places = pa.table({_ID: table[_ID], "at": pa.array(np.arange(len(table)))})
-    first = places.group_by(_ID).aggregate([("at", "min")]).sort_by(_ID)
+    first = places.group_by(_ID, use_threads=False).aggregate([("at", "min")]).sort_by(_ID)
     table = table.take(first["at_min"])
     if len(table):
         folder.write("rejects", "score-00000", table)
