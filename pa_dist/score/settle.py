@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from pa_dist import schema
@@ -118,7 +117,6 @@ def _one_file_of_rejects(folder: RunFolder, scored: pa.ChunkedArray) -> pa.Chunk
 
 def _ids(folder: RunFolder, parts: list[str]) -> pa.ChunkedArray:
     """The ids in some files, many of them read at a time."""
-    if not parts:
-        return pa.chunked_array([], pa.string())
     column = pa.schema([pa.field(_ID, pa.string())])
-    return pads.dataset(parts, schema=column, filesystem=folder.filesystem, format="parquet").to_table()[_ID]
+    tables = [dataset.to_table() for dataset in folder.datasets(parts, column)]
+    return pa.concat_tables([column.empty_table(), *tables])[_ID]
