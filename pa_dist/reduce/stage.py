@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pa_dist import schema
@@ -115,8 +116,10 @@ def _reduce_part(folder: RunFolder, settings: Evaluate, part: _Part) -> tuple[in
         name = f"{part.name}-{index:04d}"
         folder.write("steps", name, reduced.steps)
         folder.write("scores", name, reduced.scores)
-        if len(reduced.attributions):
-            folder.write("attributions", name, reduced.attributions)
+        if len(attributions := reduced.attributions):
+            # A row group holds one method's token aggregation, so that the task that measures it reads no other.
+            size = len(schema.PREDICTORS) * pc.count_distinct(attributions["trajectory_id"]).as_py()
+            folder.write("attributions", name, attributions, row_group_size=size)
         trajectories += len(table)
         steps += len(reduced.steps)
         scored += len(reduced.steps) - reduced.steps["progress_advantage__mean"].null_count
@@ -186,8 +189,12 @@ def _jobs(settings: Evaluate, folder: RunFolder, planned: dict[str, frozenset[Gr
     if bon:
         jobs.append(partial(measure.best_of_n_baselines, folder, settings, bon))
     if fa:
-        attributing = [method.name for method in methods(settings.preset) if method.attributes]
-        jobs += [partial(measure.blamed_steps, folder, settings, name, fa) for name in attributing]
+        attributing = [method for method in methods(settings.preset) if method.attributes]
+        jobs += [
+            partial(measure.blamed_steps, folder, settings, method.name, agg, fa)
+            for method in attributing
+            for agg in method.token_aggs
+        ]
         jobs.append(partial(measure.blame_baselines, folder, settings, fa))
     return jobs
 
