@@ -24,14 +24,14 @@ from pa_dist.errors import ConfigError, PaDistError, first_line
 from pa_dist.progress import Progress
 from pa_dist.run import CHECKPOINT, RunFolder
 from pa_dist.score import rows
-from pa_dist.score.actors import Scorer, Tokenize, model_config, tokenizer, vocabulary
+from pa_dist.score.actors import Scorer, Tokenize, chat_templates, model_config, tokenizer, vocabulary
 from pa_dist.score.settle import mend, n_left, settle
 from pa_dist.score.tally import Tally, facts
 from pa_dist.score.tokenize import fingerprint
 
 # A pass after the first takes rows whose ids are committed and whose file is gone: none in a sound file system.
 _PASSES = 3
-_READ = [field.name for field in (*schema.KEYS, *schema.LABELS)] + ["messages"]
+_READ = [field.name for field in (*schema.KEYS, *schema.LABELS)] + ["messages", "tools", "extra"]
 
 
 def score(config: Config, folder: RunFolder) -> dict[str, Any]:
@@ -43,7 +43,9 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
     Raises:
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
     """
-    shared = fingerprint(tokenizer(config.pair, "policy")) == fingerprint(tokenizer(config.pair, "reference"))
+    own = config.render.style == "chat" and config.render.template_from == "own"
+    policy, reference = (fingerprint(tokenizer(config.pair, model), template=own) for model in schema.MODELS)
+    shared = policy == reference
     (left,) = cluster.map_tasks(n_left, [folder])
     total = folder.count("trajectories")
     before = total - left
@@ -148,6 +150,25 @@ def check(pair: Pair, settings: Score) -> None:
             raise ConfigError(f"pair.{model}: no model and tokenizer at {name!r}: {first_line(error)}") from None
         if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
             raise ConfigError(f"pair.{model}: no weights (*.safetensors) in {name!r}")
+
+
+def check_templates(config: Config) -> None:
+    """Find out whether the chat templates are there and render a plain question and answer.
+
+    Raises:
+      ConfigError: naming the key and the reason.
+    """
+    if config.render.style != "chat":
+        return
+    for model in schema.MODELS if config.render.template_from == "own" else schema.MODELS[:1]:
+        own = tokenizer(config.pair, model)
+        if own.chat_template is None:
+            other = "; render.template_from=policy lends it the policy's" if model == "reference" else ""
+            raise ConfigError(f"pair.{model}: no chat template at {getattr(config.pair, model)!r}{other}")
+        try:
+            chat_templates(config.render, [own])
+        except Exception as error:  # a template raises what it likes
+            raise ConfigError(f"pair.{model}: its chat template cannot be used: {first_line(error)}") from None
 
 
 def _quieten() -> None:
