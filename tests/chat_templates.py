@@ -46,14 +46,22 @@ TEMPLATES = {
     + "{% if m.role == 'tool' %}{% if loop.previtem.role != 'tool' %}<|im_start|>user{% endif %}\n{{ m.content }}"
     "{% if loop.last or loop.nextitem.role != 'tool' %}<|im_end|>\n{% endif %}"
     "{% else %}" + _TURN + "{{ m.content }}" + _CALLS + "<|im_end|>\n{% endif %}{% endfor %}" + _PROMPT,
-    # No control tokens at all.
-    "words": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}",
-    # These cannot hold what was said, or not where it was said.
+    # A call ends by another token than an answer.
+    "ends_calls": _EACH
+    + _TURN
+    + "{{ m.content }}"
+    + _CALLS
+    + "{{ '<s>' if m.tool_calls else '<|im_end|>' }}\n{% endfor %}"
+    + _PROMPT,
+    # One turn of what follows each other in a role.
     "merges_roles": "{% for m in messages %}{% if not loop.previtem or loop.previtem.role != m.role %}"
     + _TURN
     + "{% endif %}{{ m.content }}{% if loop.last or loop.nextitem.role != m.role %}<|im_end|>\n{% endif %}{% endfor %}"
     + _PROMPT,
+    # No control tokens at all.
+    "words": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}",
+    # These cannot hold all that was said.
     "content_or_calls": _EACH
     + _TURN
     + "{% if m.tool_calls %}"

@@ -1,10 +1,10 @@
 """The model's own chat template: each action in the state that the policy was in when it generated it.
 
 The state of an action is what a server gives the model: the messages before it, rendered with the generation prompt.
-The action is what the render of one message more adds to that, up to the end of the turn. States that begin as the one
-before ends, its action included, make up one text, as all do under most templates. Where a template rewrites history
-(drops earlier reasoning, writes an empty thought for the last turn alone), no single text holds all states: the action
-then begins another text, and the prefix tree runs what both share once.
+The action is what the template makes of its message as an answer, up to the end of the turn. States that begin as the
+one before ends, its action included, make up one text, as all do under most templates. Where a template rewrites
+history (drops earlier reasoning, merges turns, writes an empty thought for the last one alone), no single text holds
+all states: the action then begins another text, and the prefix tree runs what both share once.
 
 A template is a program, which transformers runs in jinja2's sandbox; what messages hold is data to it, never a
 template. A control token's text in a message is broken by `MARK` on its way through the template, so that no tokenizer
@@ -22,9 +22,9 @@ MARK = "\ufdd0"
 """A code point that Unicode keeps out of texts."""
 
 _CALL: dict[str, Any] = {"probe_key": "probe_value"}
-_SAID = [{"role": "user", "content": "probe_user"}, {"role": "assistant", "content": "probe_body"}]
+_QUESTION = {"role": "user", "content": "probe_question"}
+_ANSWER = {"role": "assistant", "content": "probe_answer"}
 _TOOL = {"type": "function", "function": {"name": "probe_tool", "description": "", "parameters": {"type": "object"}}}
-_NO_SEQUEL = "the chat template's render does not go on from its generation prompt"
 
 
 class Unrenderable(Exception):
@@ -69,19 +69,15 @@ class ChatTemplate:
           Exception: what it raises on a plain question and answer; any library's.
         """
         self._tokenizer, self._options, self._with_end = tokenizer, dict(options or {}), end_of_turn
-        self._controls = re.compile("|".join(map(re.escape, controls)) or "(?!)")
-        prompt, whole = self._apply(_SAID[:1], prompt=True), self._apply(_SAID)
-        if not whole.startswith(prompt):
-            raise Unrenderable(_NO_SEQUEL)
-        lead, _, end = whole[len(prompt) :].rpartition("probe_body")
+        either = "|".join(map(re.escape, controls)) or "(?!)"
+        self._controls, self._last_control = re.compile(either), re.compile(f"(?:{either})$")
+        lead, _, end = self._answer(_ANSWER).rpartition("probe_answer")
         self._end = end.rstrip()
-        token = self._controls.match(self._end)
-        self._end_token = token[0] if token else ""
-        if prompt == self._apply(_SAID[:1]) and self._controls.search(lead):
+        if self._controls.search(lead) and self._apply([_QUESTION], prompt=True) == self._apply([_QUESTION]):
             raise Unrenderable("the chat template writes no generation prompt")
         self._arguments = self._probe_arguments()
         self._shows_results = self._probe_results()
-        self._shows_tools = "probe_tool" in self._tried(_SAID[:1], [_TOOL])
+        self._shows_tools = "probe_tool" in self._tried([_QUESTION], [_TOOL])
 
     def render(self, messages: Sequence[Message], tools: str | None = None, system: str | None = None) -> RenderedChat:
         """Render a trajectory. Its actions are the assistant's messages, but for a very first one: nothing led to it,
@@ -92,25 +88,25 @@ class ChatTemplate:
           system: a system message where `messages` have none.
 
         Raises:
-          Unrenderable: an action would lose some of its text, or its render does not go on from its state.
+          Unrenderable: an action would lose some of its text.
           Exception: what the template itself raises.
         """
         schemas = self._schemas(tools)
-        history = [self._message(index, message) for index, message in enumerate(messages)]
+        seen = _seen(messages)
+        history = [self._message(index, messages[index]) for index in seen]
         if system and not any(message["role"] in ("system", "developer") for message in messages):
             history.insert(0, {"role": "system", "content": self._marked(system)})
         if schemas and not self._shows_tools:
             history, schemas = _with_tools(history, schemas), None
-        added = len(history) - len(messages)
 
         texts: list[Rendered] = []
         steps, text = [], ""
-        for index, message in enumerate(messages):
+        for at, index in enumerate(seen, len(history) - len(seen)):
+            message = messages[index]
             if message["role"] != "assistant" or index == 0:
                 continue
-            before = history[: index + added]
-            state = self._apply(before, schemas, prompt=True)
-            action = self._action(index, state, [*before, history[index + added]], schemas)
+            state = self._apply(history[:at], schemas, prompt=True)
+            action = self._action(index, history[at], schemas)
             if not texts or not state.startswith(text):
                 texts.append(Rendered([], [], []))
                 text = ""
@@ -122,17 +118,30 @@ class ChatTemplate:
             text = state + action
         return RenderedChat(texts, steps)
 
-    def _action(self, index: int, state: str, history: list[dict[str, Any]], schemas: list[Any] | None) -> str:
-        whole = self._apply(history, schemas)
-        if not whole.startswith(state):
-            raise Unrenderable(f"message {index}: {_NO_SEQUEL}")
-        rest = whole[len(state) :].rstrip()
-        action = rest.removesuffix(self._end)
-        said, body = history[-1], _squeezed(action)
-        shown = [said["content"], *(call["function"]["name"] for call in said.get("tool_calls", []))]
+    def _action(self, index: int, message: dict[str, Any], schemas: list[Any] | None) -> str:
+        action = self._answer(message, schemas).rstrip()
+        body = _squeezed(action)
+        shown = [message["content"], *(call["function"]["name"] for call in message.get("tool_calls", []))]
         if any(_squeezed(part) not in body for part in shown):
             raise Unrenderable(f"message {index}: the chat template leaves out a part of it")
-        return action + self._end_token if self._with_end and rest.endswith(self._end) else action
+        if action.endswith(self._end):
+            end = self._end
+        else:  # some templates end a call by another token than an answer
+            token = self._last_control.search(action)
+            end = token[0] if token else ""
+        token = self._controls.match(end)
+        return action.removesuffix(end) + (token[0] if token and self._with_end else "")
+
+    def _answer(self, message: dict[str, Any], schemas: list[Any] | None = None) -> str:
+        """What the template makes of an assistant's message, from the generation prompt on.
+
+        It answers a question of ours: with the true history, some templates write other text before it than they gave
+        the model to go on from.
+        """
+        prompt, whole = self._apply([_QUESTION], schemas, prompt=True), self._apply([_QUESTION, message], schemas)
+        if not whole.startswith(prompt):
+            raise Unrenderable("the chat template's render does not go on from its generation prompt")
+        return whole[len(prompt) :]
 
     def _message(self, index: int, message: Message) -> dict[str, Any]:
         """A message as templates know it: nothing null, tool calls as this one wants them, marked."""
@@ -189,7 +198,7 @@ class ChatTemplate:
     def _probe_results(self) -> bool:
         """Whether results of tools are shown; templates that raise on them say so of each row."""
         result = {"role": "tool", "name": "probe_name", "content": "probe_result", "tool_call_id": "probe0001"}
-        call = self._probe_call(self._arguments) if self._arguments else _SAID
+        call = self._probe_call(self._arguments) if self._arguments else [_QUESTION, _ANSWER]
         shown = self._tried([*call, result])
         return not shown or "probe_result" in shown
 
@@ -197,13 +206,24 @@ class ChatTemplate:
         arguments: Any = _CALL if kind == "object" else json.dumps(_CALL)
         function = {"name": "probe_name", "arguments": arguments}
         call = {"id": "probe0001", "type": "function", "function": function}
-        return [_SAID[0], {"role": "assistant", "content": "", "tool_calls": [call]}]
+        return [_QUESTION, {"role": "assistant", "content": "", "tool_calls": [call]}]
 
     def _tried(self, messages: list[dict[str, Any]], tools: list[Any] | None = None) -> str:
         try:
             return self._apply(messages, tools)
         except Exception:  # a template raises what it likes; what it cannot show, it does not show
             return ""
+
+
+def _seen(messages: Sequence[Message]) -> list[int]:
+    """Indices of the messages that the agent was given: not a user's calls of tools of their own, as tau2 has them, nor
+    what came of these."""
+    calls = {call["id"] for message in messages if message["role"] == "user" for call in message["tool_calls"] or []}
+    apart = [
+        bool(message["tool_calls"]) if message["role"] == "user" else message.get("tool_call_id") in calls - {None}
+        for message in messages
+    ]
+    return [index for index, hidden in enumerate(apart) if not hidden]
 
 
 def _with_tools(history: list[dict[str, Any]], schemas: list[Any]) -> list[dict[str, Any]]:

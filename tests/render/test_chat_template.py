@@ -85,10 +85,28 @@ def test_an_action_that_history_rewrites_begins_another_text(tokenizer):
     assert len(text.actions) == 2
 
 
+def test_turns_that_history_merges_are_those_that_were_given(tokenizer):
+    (text,), steps = template(tokenizer, "merges_roles").render([*TALK, said("assistant", "Bye")])
+    assert text.texts[-3:] == ["Gone", "<|im_end|>\n<|im_start|>assistant\n", "Bye"]
+    assert steps == [1, 3, 4]
+
+
+@pytest.mark.parametrize(("end_of_turn", "end"), [(False, ""), (True, "<s>")])
+def test_a_call_may_end_by_a_token_of_its_own(tokenizer, end_of_turn, end):
+    (text,), _ = template(tokenizer, "ends_calls", end_of_turn=end_of_turn).render(DESK)
+    assert text.texts[1] == f'<call>{{"name": "look", "arguments": {{"id": "7"}}}}</call>{end}'
+
+
+def test_what_a_user_does_with_tools_of_their_own_is_not_given(tokenizer):
+    own = [said("user", "I look", ("look", "{}")), {**said("tool", "shipped"), "tool_call_id": "c1"}]
+    rendered = template(tokenizer, "chatml").render([*TALK[:2], *own, *TALK[2:]])
+    assert rendered.texts == template(tokenizer, "chatml").render(TALK).texts
+    assert rendered.steps == [1, 5]
+
+
 @pytest.mark.parametrize(
     ("name", "messages", "reason"),
     [
-        ("merges_roles", [*TALK, said("assistant", "Bye")], "message 4: the chat template's render does not go on"),
         ("content_or_calls", [TALK[0], said("assistant", "So:", ("look", "{}"))], "message 1: .* leaves out a part"),
         ("no_results", DESK, "message 2: the chat template leaves out tool messages"),
         ("alternates", [TALK[0], *TALK], "Roles must alternate"),
