@@ -212,7 +212,8 @@ def run(format, sources, out, engine, tokenizer):
     assert len(table) == counts.kept
     tokens, rejects = rows.tokenize_rows(table, [tokenizer], [engine.model.config.vocab_size], "auto", 64)
     assert len(tokens) + len(rejects) == len(table)
-    found = outcomes(engine.score, tokens["trajectory_id"].to_pylist(), rows.sequences(tokens, "policy"), Attempts())
+    ids, of_model = tokens["trajectory_id"].to_pylist(), rows.token_rows(tokens, "policy")
+    found = outcomes(partial(score_rows, engine), ids, of_model, Attempts())
     kept, columns, lost = rows.split_lost(tokens, "policy", found)
     assert len(kept) + len(lost) == len(tokens)
     scored = rows.with_columns(kept, "policy", "policy", columns)

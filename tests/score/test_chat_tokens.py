@@ -5,19 +5,13 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from chat_templates import save_chat_tokenizer
-from tiny_models import save_model
-from transformers import AutoModelForCausalLM
 
 from pa_dist import config, schema
 from pa_dist.errors import ConfigError
-from pa_dist.run import RunFolder
 from pa_dist.score import rows
-from pa_dist.score.actors import Tokenize, chat_templates
-from pa_dist.score.engine import score_rows
-from pa_dist.score.hf import HFEngine
-from pa_dist.score.pipeline import _READ, check_templates
+from pa_dist.score.actors import chat_templates
+from pa_dist.score.pipeline import check_templates
 from pa_dist.score.tokenize import fingerprint, load_tokenizer
 
 CALL = {"id": "c1", "name": "lookup_order", "arguments": '{"order_id": "4711"}'}
@@ -172,31 +166,6 @@ def test_the_plain_rendering_knows_nothing_of_it(tmp_path):
 def loaded(policy, reference, out, **render):
     tree = {"trajectories": {"format": "chat", "paths": ["x"]}, "pair": {"policy": policy, "reference": reference}}
     return config.parse({**tree, "render": {"style": "chat", **render}, "output": str(out)})
-
-
-def test_columns_equal_a_plain_pass_over_each_state_alone(tmp_path):
-    """Through the pipeline's own task: several sequences a row, prefixes shared, against one pass for each action."""
-    save_model(tmp_path, 0)
-    tokenizer = save_chat_tokenizer(tmp_path, "drops_reasoning")
-    folder = RunFolder(str(tmp_path / "out"))
-    batch = table(extra='{"system_message": "Be kind."}').select(_READ)
-    (tokens, _), = Tokenize(loaded(str(tmp_path), str(tmp_path), tmp_path / "out"), folder, True, None)._tokenize([batch])
-    model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    found = score_rows(HFEngine(model, worthwhile=0.0), rows.token_rows(tokens, "policy"))
-    scored = rows.with_columns(tokens, "policy", "policy", found)
-    scored = rows.logprobs_table(rows.with_columns(scored, "reference", "policy", found))
-    (row,) = scored.to_pylist()
-
-    chat = [{"role": "system", "content": "Be kind."}, *({**m, "tool_calls": None} for m in MESSAGES)]
-    chat[2]["tool_calls"] = [{"function": {"name": "lookup_order", "arguments": {"order_id": "4711"}}}]
-    for k, step in enumerate(row["step"]):
-        prompt = tokenizer.apply_chat_template(chat[: step + 1], add_generation_prompt=True, tokenize=False)
-        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        with torch.no_grad():
-            table_of = model(torch.tensor([ids + row["token_ids"][k]])).logits[0].log_softmax(-1)
-        expected = [table_of[len(ids) + i - 1, token].item() for i, token in enumerate(row["token_ids"][k])]
-        np.testing.assert_allclose(row["policy_logprob"][k], expected, atol=1e-4)
-    assert len(row["step"]) == 3
 
 
 def test_a_template_that_is_missing_or_broken_is_one_line(tmp_path):
