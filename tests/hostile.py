@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ from pa_dist.reduce.stage import evaluate
 from pa_dist.run import RunFolder
 from pa_dist.score import rows
 from pa_dist.score.attempts import Attempts, outcomes
+from pa_dist.score.engine import score_rows
 from pa_dist.score.hf import HFEngine
 from pa_dist.score.load import load_model
 from pa_dist.score.tokenize import load_tokenizer

@@ -31,7 +31,7 @@ from pa_dist.score.tokenize import fingerprint
 
 # A pass after the first takes rows whose ids are committed and whose file is gone: none in a sound file system.
 _PASSES = 3
-_READ = [field.name for field in (*schema.KEYS, *schema.LABELS)] + ["messages", "tools", "extra"]
+_READ = [field.name for field in (*schema.KEYS, *schema.LABELS)] + ["messages"]
 
 
 def score(config: Config, folder: RunFolder) -> dict[str, Any]:
@@ -81,7 +81,8 @@ def _stream(config: Config, folder: RunFolder, shared: bool, tally: Any) -> None
         override_filesystem=folder.filesystem,
         delete_checkpoint_on_success=False,  # a run that dies before it is marked done would else be scored twice over
     )
-    dataset: Any = ray.data.read_parquet(folder.parts("trajectories"), filesystem=folder.filesystem, columns=_READ)
+    columns = [*_READ, *(("tools", "extra") if config.render.style == "chat" else ())]
+    dataset: Any = ray.data.read_parquet(folder.parts("trajectories"), filesystem=folder.filesystem, columns=columns)
     dataset = dataset.repartition(target_num_rows_per_block=config.score.rows_per_block)
     dataset = dataset.map_batches(
         Tokenize(config, folder, shared, tally), batch_format="pyarrow", batch_size=None, zero_copy_batch=True
