@@ -166,7 +166,8 @@ def blame_baselines(folder: RunFolder, settings: Evaluate, groups: Collection[Gr
     """FA of the random, first-step and last-step baselines."""
     wanted = ["trajectory_id", "benchmark", "domain", "task_id", "mistake_step", "mistake_agent", "step", "agent"]
     labelled = None if "fa" in settings.scenarios else pc.field("mistake_step").is_valid()
-    table = folder.dataset("logprobs", schema.LOGPROBS).to_table(columns=wanted, filter=labelled)
+    datasets = folder.datasets(folder.parts("logprobs"), schema.LOGPROBS)
+    table = pa.concat_tables([dataset.to_table(columns=wanted, filter=labelled) for dataset in datasets])
     rows = []
     for group, members in by_group(table):
         if group in groups:

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 SCENARIOS = ("uq", "best_of_n", "fa")
 OUTPUTS = ("steps", "scores", "selections", "attributions")
 
-# Compressed bytes of `logprobs` that one task reads, and bytes it holds at a time.
+# Compressed bytes of `logprobs` that one task reads, and bytes and rows that it holds at a time: of each row, fault
+# attribution makes some hundreds.
 _TASK_BYTES = 256 << 20
 _BLOCK_BYTES = 64 << 20
+_BLOCK_ROWS = 4096
 # Scores that one task ranks: columns times trajectories.
 _TASK_SCORES = 2_000_000
 _UQ_METRICS = ("auroc", "auprc", "spearman", "aurc", "risk")
@@ -122,20 +124,20 @@ def _reduce_part(folder: RunFolder, settings: Evaluate, part: _Part) -> tuple[in
 
 
 def _blocks(folder: RunFolder, part: _Part) -> Iterator[pa.Table]:
-    """Tables of about `_BLOCK_BYTES` each."""
+    """Tables of about `_BLOCK_BYTES` each, of `_BLOCK_ROWS` at most."""
     pending: list[pa.RecordBatch] = []
-    size = 0
+    size = n_rows = 0
     for path, row_groups in part.files:
         with pq.ParquetFile(path, filesystem=folder.filesystem) as file:
             footer = file.metadata
             held = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
             rows = max(1, _BLOCK_BYTES * max(footer.num_rows, 1) // max(held, 1))
-            for batch in file.iter_batches(batch_size=min(rows, 65536), columns=COLUMNS, row_groups=row_groups):
-                if pending and size + batch.nbytes > _BLOCK_BYTES:
+            for batch in file.iter_batches(batch_size=min(rows, _BLOCK_ROWS), columns=COLUMNS, row_groups=row_groups):
+                if pending and (size + batch.nbytes > _BLOCK_BYTES or n_rows + len(batch) > _BLOCK_ROWS):
                     yield pa.Table.from_batches(pending)
-                    pending, size = [], 0
+                    pending, size, n_rows = [], 0, 0
                 pending.append(batch)
-                size += batch.nbytes
+                size, n_rows = size + batch.nbytes, n_rows + len(batch)
     if pending:
         yield pa.Table.from_batches(pending)
 

@@ -229,20 +229,16 @@ def chat_templates(settings: Render, tokenizers: Sequence[Any]) -> list[ChatTemp
 
 
 @cache
-def _load_config(name: str, revision: str | None, trust_remote_code: bool) -> Any:
+def _load_vocabulary(name: str, revision: str | None, trust_remote_code: bool) -> int:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-
-
-def model_config(pair: Pair, model: str) -> Any:
-    """A model's own config, loaded once a process."""
-    return _load_config(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    return int(config.get_text_config().vocab_size)
 
 
 def vocabulary(pair: Pair, model: str) -> int:
     """How many tokens a model knows; its tokenizer may know more."""
-    return int(model_config(pair, model).get_text_config().vocab_size)
+    return _load_vocabulary(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
 
 
 def _device(gpus: list[Any], cuda: bool) -> str:
