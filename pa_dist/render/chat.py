@@ -40,10 +40,10 @@ class RenderedChat(NamedTuple):
     """Message index of each action."""
 
 
-def control_tokens(tokenizer: Any) -> list[str]:
-    """What a tokenizer reads as a token of its own that no text of a message may stand for, longest first."""
-    added = tokenizer.added_tokens_decoder.values()
-    return sorted((token.content for token in added if token.special), key=len, reverse=True)
+def control_tokens(*tokenizers: Any) -> list[str]:
+    """What one of the tokenizers reads as a token of its own that no text of a message may stand for, longest first."""
+    added = [token for tokenizer in tokenizers for token in tokenizer.added_tokens_decoder.values()]
+    return sorted({token.content for token in added if token.special}, key=lambda text: (-len(text), text))
 
 
 class ChatTemplate:

@@ -220,12 +220,8 @@ def chat_templates(settings: Render, tokenizers: Sequence[Any]) -> list[ChatTemp
       Exception: a template that is not there, or that raises on a plain question and answer.
     """
     owners = tokenizers if settings.template_from == "own" else [tokenizers[0]] * len(tokenizers)
-    controls = {token for tokenizer in tokenizers for token in control_tokens(tokenizer)}
-    longest_first = sorted(controls, key=lambda token: (-len(token), token))
-    return [
-        ChatTemplate(owner, longest_first, options=settings.template_options, end_of_turn=settings.end_of_turn)
-        for owner in owners
-    ]
+    controls, options, end = control_tokens(*tokenizers), settings.template_options, settings.end_of_turn
+    return [ChatTemplate(owner, controls, options=options, end_of_turn=end) for owner in owners]
 
 
 @cache

@@ -166,10 +166,10 @@ def check_templates(config: Config) -> None:
     if config.render.style != "chat":
         return
     for model in schema.MODELS if config.render.template_from == "own" else schema.MODELS[:1]:
-        own = tokenizer(config.pair, model)
+        own, name = tokenizer(config.pair, model), getattr(config.pair, model)
         if own.chat_template is None:
             other = "; render.template_from=policy lends it the policy's" if model == "reference" else ""
-            raise ConfigError(f"pair.{model}: no chat template at {getattr(config.pair, model)!r}{other}")
+            raise ConfigError(f"pair.{model}: no chat template (chat_template.jinja) at {name!r}{other}")
         try:
             chat_templates(config.render, [own])
         except Exception as error:  # a template raises what it likes

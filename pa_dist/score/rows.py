@@ -54,10 +54,11 @@ def tokenize_rows(
     keep = {field.name for field in _KEYS_AND_LABELS}
     for row in trajectories.to_pylist():
         try:
+            which = action_rule(rule, row["benchmark"])
             if templates:
-                actions, tokenized = _chat(row, action_rule(rule, row["benchmark"]), templates, tokenizers, max_length)
+                actions, tokenized = _chat(row, which, templates, tokenizers, max_length)
             else:
-                actions, tokenized = _plain(row, action_rule(rule, row["benchmark"]), tokenizers, max_length)
+                actions, tokenized = _plain(row, which, tokenizers, max_length)
             _check_vocabulary(tokenized, vocabularies)
         except Unrenderable as error:
             lost[row["trajectory_id"]] = str(error)

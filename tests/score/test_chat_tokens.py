@@ -175,10 +175,11 @@ def test_a_template_that_is_missing_or_broken_is_one_line(tmp_path):
     good, broken, none = (str(tmp_path / name) for name in ("chatml", "broken", "none"))
     check_templates(loaded(good, none, tmp_path, template_from="policy"))
     with pytest.raises(
-        ConfigError, match=r"^pair\.reference: no chat template at .*; render\.template_from=policy lends"
+        ConfigError,
+        match=r"^pair\.reference: no chat template \(chat_template\.jinja\) at .*; render\.template_from=policy lends",
     ):
         check_templates(loaded(good, none, tmp_path))
-    with pytest.raises(ConfigError, match=r"^pair\.policy: no chat template at .*none'$"):
+    with pytest.raises(ConfigError, match=r"^pair\.policy: no chat template \(chat_template\.jinja\) at .*none'$"):
         check_templates(loaded(none, good, tmp_path))
     with pytest.raises(ConfigError, match=r"^pair\.policy: its chat template cannot be used: .*no_such_method.*$"):
         check_templates(loaded(broken, good, tmp_path))
