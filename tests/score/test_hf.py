@@ -9,7 +9,7 @@ import transformers as tf
 from transformers.models.gemma4.configuration_gemma4 import Gemma4TextConfig
 from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
 
-from pa_dist.score import tree_attention
+from pa_dist.score import hf, logprobs, tree_attention
 from pa_dist.score.engine import TokenSequence
 from pa_dist.score.hf import HFEngine
 from pa_dist.score.load import widen
@@ -77,7 +77,7 @@ def ragged(rng, lengths):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("batch_tokens", [5, 90, 10_000])
 def test_columns_equal_the_full_forward_pass(family, batch_tokens, monkeypatch):
-    monkeypatch.setattr("pa_dist.score.logprobs.CHUNK_ELEMENTS", {"cpu": 7 * VOCABULARY})
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", {"cpu": 7 * VOCABULARY})
     torch.manual_seed(0)
     model = FAMILIES[family]().eval()
     sequences = list(ragged(np.random.default_rng(1), [1, 2, 17, 64, 3, 110]))
@@ -148,7 +148,7 @@ class OutOfMemory:
 
 @pytest.mark.parametrize("family", ["llama", "qwen3_5"])
 def test_out_of_memory_halves_the_passes_and_gives_up_single_sequences(family, monkeypatch):
-    monkeypatch.setattr("pa_dist.score.hf.LEAST_TOKENS", 8)
+    monkeypatch.setattr(hf, "LEAST_TOKENS", 8)
     model = FAMILIES[family]().eval()
     engine = HFEngine(model, top_k=5, worthwhile=0)
     engine._forward.decoder = OutOfMemory(engine, 100)
