@@ -91,7 +91,7 @@ class Score(_Section):
 
     engine: Literal["hf", "vllm"] = "hf"
     """hf: transformers, all columns, shared prefixes run once; vllm: log-probs and their top-k mean, other columns
-    null."""
+    null, each sequence by itself; `batch_tokens` and `prefix_sharing` are not read."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     device: str | None = None
     """A torch device; null takes the actor's GPU where it has one, else the CPU."""

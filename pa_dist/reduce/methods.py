@@ -106,9 +106,7 @@ def methods(preset: str) -> tuple[Method, ...]:
         Method("policy_logprob", lambda c: c.tokens["policy_logprob"], empty_is_zero=paper),
         Method("reference_logprob", lambda c: c.tokens["reference_logprob"], empty_is_zero=paper),
         Method("topk_logprob_mean", _topk),
-        Method("self_certainty", _topk)
-        if paper
-        else Method("self_certainty", _self_certainty, column="self_certainty"),
+        Method("self_certainty", _topk if paper else _self_certainty, column="" if paper else "self_certainty"),
         Method("entropy", lambda c: c.tokens["policy_entropy"], column="entropy", orientation=-1),
         Method("deepconf_tail", confidence, step_aggs=("last",)),
         Method("deepconf_bottom10", confidence, step_aggs=("bottom10",)),

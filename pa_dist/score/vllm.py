@@ -76,6 +76,7 @@ class VLLMEngine:
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_LOGGING_LEVEL": "ERROR",
+            "VLLM_NO_USAGE_STATS": "1",
         }.items():
             os.environ.setdefault(variable, value)
         from vllm import LLM, SamplingParams
@@ -88,6 +89,7 @@ class VLLMEngine:
             revision=revision,
             skip_tokenizer_init=True,
             trust_remote_code=trust_remote_code,
+            load_format="safetensors",
             dtype=dtype,
             max_model_len=max_length + 1,
             max_num_batched_tokens=settings.max_num_batched_tokens,

@@ -9,9 +9,9 @@ import pytest
 from tiny_models import save_model, save_tokenizer
 from transformers import LlamaConfig
 
-from pa_dist import config, schema, stages
+from pa_dist import cluster, config, schema, stages
 from pa_dist.benchmark.vllm_loop import differences
-from pa_dist.config import Vllm
+from pa_dist.config import Score, Vllm
 from pa_dist.errors import ConfigError
 from pa_dist.run import RunFolder
 from pa_dist.score import attempts, pipeline, rows, vllm
@@ -101,6 +101,18 @@ def test_without_vllm_or_with_too_many_tokens_nothing_starts(pair, tmp_path, mon
         check(engine="vllm", max_length=512)
     loaded = check(engine="vllm", max_length=511)
     assert stages.score_settings(loaded)["versions"]["vllm"] == "0.32.0"
+
+
+def test_an_actor_takes_the_gpus_of_its_tensor_parallel_engine(monkeypatch):
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"GPU": 8.0})
+
+    def gpus(**score):
+        return [pool.num_gpus for pool in cluster.share_out(Score(**score)).values()]
+
+    assert gpus(engine="vllm", vllm={"tensor_parallel_size": 4}) == [4.0, 4.0]
+    assert gpus(engine="vllm") == [1.0, 1.0]
+    monkeypatch.setattr(cluster.ray, "cluster_resources", dict)
+    assert gpus(engine="vllm", vllm={"tensor_parallel_size": 4}) == [0.0, 0.0]
 
 
 def test_columns_that_an_engine_lacks_are_null_on_disk(tmp_path):
