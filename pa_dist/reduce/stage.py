@@ -70,7 +70,7 @@ def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: "Mapper") -> Summ
     """
     for table_name in OUTPUTS:
         folder.clear(table_name)
-    lacking = missing(settings.preset, folder.manifest["stages"]["score"].get("null_columns", {}))
+    lacking = missing(settings.preset, folder.manifest["stages"].get("score", {}).get("null_columns", {}))
     counts = list(map_tasks(partial(_reduce_part, folder, settings, lacking), _plan(folder)))
     _write_if_absent(folder, settings)
     (facts,) = map_tasks(measure.survey, [folder])
