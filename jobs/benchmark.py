@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pa_dist.cli import guarded
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 Model = Annotated[str, typer.Option(help="folder or Hub name of a causal language model")]
@@ -117,4 +119,4 @@ def reduce_(
 
 
 if __name__ == "__main__":
-    app()
+    guarded(app)
