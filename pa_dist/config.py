@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pa_dist.errors import ConfigError
-from pa_dist.pairs import PAIRS
+from pa_dist.pairs import DEMO, PAIRS
 
 FileFormat = Literal["tau2", "tau_bench", "who_and_when", "agentdojo", "inspect_log", "chat", "parquet"]
 Format = Literal[FileFormat, "auto"]
@@ -166,10 +166,10 @@ class Config(_Section):
     def _name_of_a_pair(cls, data: Any) -> Any:
         if not isinstance(data, dict) or not isinstance(data.get("pair"), str):
             return data
-        name = data["pair"]
-        if name not in PAIRS:
-            raise ValueError(f"pair: unknown pair {name!r}{_nearest(name, PAIRS)}; `pa-dist pairs` lists them")
-        return {**data, "pair": {"policy": PAIRS[name].policy, "reference": PAIRS[name].reference}}
+        name, known = data["pair"], {**PAIRS, "demo": DEMO}
+        if name not in known:
+            raise ValueError(f"pair: unknown pair {name!r}{_nearest(name, known)}; `pa-dist pairs` lists them")
+        return {**data, "pair": {"policy": known[name].policy, "reference": known[name].reference}}
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Config:

@@ -5,6 +5,7 @@ python tests/hostile.py --inputs 5000        prints the tally; a traceback or a 
 
 import argparse
 import copy
+import faulthandler
 import gzip
 import json
 import random
@@ -30,6 +31,8 @@ from pa_dist.score.hf import HFEngine
 from pa_dist.score.load import load_model
 from pa_dist.score.tokenize import load_tokenizer
 
+# A format's inputs take seconds; what takes so long hangs.
+HANG_SECONDS = 900
 CALL = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"order": 4711}'}}
 MESSAGES = [
     {"role": "system", "content": "You work at an order desk."},
@@ -259,6 +262,7 @@ def main(inputs, seed, with_large=True):
         save_tokenizer(place / "model", bos=True)
         engine, tokenizer = HFEngine(load_model(str(place / "model"))), load_tokenizer(str(place / "model"))
         for format in SOUND:
+            faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
             (place / format).mkdir()
             n = inputs // (len(SOUND) + 1)
             whole = write_files(place / format, format, n, rng)
@@ -275,8 +279,10 @@ def main(inputs, seed, with_large=True):
             total += tally
         refused = read_configs(place, inputs // (len(SOUND) + 1), rng)
         print(f"configs: {inputs // (len(SOUND) + 1)}, {refused} of them refused in one line")
+    faulthandler.cancel_dump_traceback_later()
     assert total["read"] == total["rejected"] + total["scored"]
-    print(f"{inputs} inputs: 0 tracebacks; rows {total['read']} = {total['scored']} + {total['rejected']} rejects")
+    print(f"{inputs} inputs: 0 tracebacks, 0 hangs")
+    print(f"rows: {total['read']} = {total['scored']} + {total['rejected']} rejects")
     print(f"{time.monotonic() - began:.0f} s")
 
 

@@ -20,7 +20,6 @@ from pa_dist.errors import ConfigError, PaDistError, ResourceError, RunFolderErr
 from pa_dist.ingest import sources
 from pa_dist.render.plain import render
 from pa_dist.run import RunFolder
-from pa_dist.score import pipeline
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,11 +151,34 @@ def test_a_task_that_dies_is_one_line():
         list(cluster.map_tasks(os._exit, [1]))
 
 
-def test_a_run_goes_on_with_the_commits_it_began_with():
-    hub = config.Pair(policy="org/policy", reference="org/reference", policy_revision="v1")
-    commits = {"policy": "a" * 40, "reference": "b" * 40}
-    assert pipeline.pinned(hub, commits).reference_revision == "b" * 40
-    assert pipeline.pinned(hub, commits).policy_revision == "a" * 40
+PINNED = """
+import sys
+from pa_dist.config import Pair
+from pa_dist.score.pipeline import pinned
+from pa_dist.score.actors import vocabulary
+hub = Pair(policy=sys.argv[1], reference="org/model")
+vocabulary(hub, "reference")
+pair = pinned(hub, {"reference": sys.argv[2]} if len(sys.argv) > 2 else {})
+print(pair.policy_revision, pair.reference_revision)
+"""
+
+
+def test_a_run_goes_on_with_the_commits_it_began_with(pair, tmp_path):
+    """A model on the Hub, as far as it lies in this machine's cache."""
+    model, old, new = tmp_path / "hub" / "models--org--model", "a" * 40, "b" * 40
+    for commit in (old, new):
+        (model / "snapshots" / commit).mkdir(parents=True)
+        shutil.copy(Path(pair["policy"], "config.json"), model / "snapshots" / commit)
+    (model / "refs").mkdir()
+
+    def commits(now, *arguments):
+        (model / "refs" / "main").write_text(now)
+        command = [sys.executable, "-c", PINNED, pair["policy"], *arguments]
+        environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+
+    assert commits(now=old) == ["None", old]
+    assert commits(new, old) == ["None", old]
 
 
 def test_fractions_of_one_gpu_hold_both_models(pair, chat_file, tmp_path):

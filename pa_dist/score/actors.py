@@ -216,17 +216,17 @@ def tokenizer(pair: Pair, model: str) -> Any:
 def _load_config(name: str, revision: str | None, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code).get_text_config()
 
 
-def model_config(pair: Pair, model: str) -> Any:
-    """A model's own config, loaded once a process."""
+def text_config(pair: Pair, model: str) -> Any:
+    """The config of a model's language part, loaded once a process."""
     return _load_config(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
 
 
 def vocabulary(pair: Pair, model: str) -> int:
     """How many tokens a model knows; its tokenizer may know more."""
-    return int(model_config(pair, model).get_text_config().vocab_size)
+    return int(text_config(pair, model).vocab_size)
 
 
 def _device(gpus: list[Any], cuda: bool) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 import ray.data
-import torch
+from huggingface_hub import try_to_load_from_cache
 from ray.data.checkpoint import CheckpointConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -24,7 +24,7 @@ from pa_dist.errors import ConfigError, PaDistError, first_line
 from pa_dist.progress import Progress
 from pa_dist.run import CHECKPOINT, RunFolder
 from pa_dist.score import rows, vllm
-from pa_dist.score.actors import Scorer, Tokenize, model_config, tokenizer, vocabulary
+from pa_dist.score.actors import Scorer, Tokenize, text_config, tokenizer, vocabulary
 from pa_dist.score.engine import NULL_COLUMNS
 from pa_dist.score.settle import mend, n_left, settle
 from pa_dist.score.tally import Tally, facts
@@ -128,8 +128,10 @@ def pinned(pair: Pair, before: Mapping[str, str | None]) -> Pair:
 
 
 def _commit(pair: Pair, model: str) -> str | None:
-    commit: str | None = getattr(model_config(pair, model), "_commit_hash", None)
-    return commit or getattr(pair, f"{model}_revision")
+    """The commit of a model on the Hub, by where its config lies in the cache since `check`."""
+    name, revision = getattr(pair, model), getattr(pair, f"{model}_revision")
+    cached = None if Path(name).is_dir() else try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else revision
 
 
 def check(pair: Pair, settings: Score) -> None:
@@ -138,6 +140,8 @@ def check(pair: Pair, settings: Score) -> None:
     Raises:
       ConfigError: naming the key and the reason.
     """
+    import torch  # slow to import; a driver that goes on has no need of it
+
     try:
         torch.device("cpu" if settings.device in (None, "auto") else settings.device)
     except RuntimeError as error:
@@ -159,7 +163,7 @@ def _check_vllm(pair: Pair, settings: Score) -> None:
     if vllm.installed() is None:
         raise ConfigError("score.engine: vllm is not installed; `pip install 'pa-dist[vllm]'` installs it")
     for model in schema.MODELS:
-        most = vllm.longest(model_config(pair, model))
+        most = vllm.longest(text_config(pair, model))
         if most is not None and settings.max_length > most:
             raise ConfigError(
                 f"score.max_length: vLLM takes at most {most} tokens of pair.{model}, got {settings.max_length}"

@@ -35,11 +35,10 @@ def longest(config: Any) -> int | None:
     """Tokens of the longest prompt that vLLM takes; None where that is for vLLM to say.
 
     Args:
-      config: of a transformers model.
+      config: of a transformers model's language part.
     """
-    text = config.get_text_config()
-    scaled = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default") != "default"
-    positions = getattr(text, "max_position_embeddings", None)
+    scaled = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default") != "default"
+    positions = getattr(config, "max_position_embeddings", None)
     # One position is left to the token that every request draws.
     return None if scaled or positions is None else int(positions) - 1
 
