@@ -59,9 +59,27 @@ class Pair(_Section):
 class Render(_Section):
     """How a trajectory becomes text."""
 
-    style: Literal["plain"] = "plain"
+    style: Literal["plain", "chat"] = "plain"
+    """plain: the paper's; chat: the model's own chat template, an action being what the model would have generated."""
     actions: Literal["auto", "assistant", "non_blank"] = "auto"
-    """Which messages are actions: the assistant's, or every non-blank one (Who & When); auto goes by the benchmark."""
+    """Which messages are actions: the assistant's, or every non-blank one (Who & When); auto goes by the benchmark. A
+    chat template knows the assistant's only."""
+    template_from: Literal["own", "policy"] = "own"
+    """Chat: whether the reference reads its own template or the policy's; base models often have none."""
+    template_options: dict[str, Any] = {}
+    """Chat: variables that templates read, such as `enable_thinking: false`; one that would write today's date wants
+    it here, mostly as `date_string`, or two days give two results."""
+    end_of_turn: bool = False
+    """Chat: whether the token that ends the turn belongs to the action. It is generated, but the aggregation `last`
+    would read nothing else, and a base model may never have been trained to end a turn."""
+
+    @model_validator(mode="after")
+    def _chat_knows_the_assistant(self) -> "Render":
+        if self.style == "chat" and self.actions == "non_blank":
+            raise ValueError(
+                "actions: 'non_blank' needs style: plain; a chat template knows the assistant's actions only"
+            )
+        return self
 
 
 class Replicas(_Section):

@@ -61,9 +61,10 @@ def _ingest_and_score(config: Config, folder: RunFolder, say: Say) -> None:
     folder.remember(config=without_secrets(config.model_dump(mode="json")), versions=_versions(VERSIONS))
     if not done[1]:
         # Slow to import, and not needed where nothing is left to score.
-        from pa_dist.score.pipeline import check, pinned, score
+        from pa_dist.score.pipeline import check, check_templates, pinned, score
 
         check(config.pair, config.score)
+        check_templates(config)
     if not all(done):
         cluster.connect(config.ray, config.score)
         if config.ray.check_resources:

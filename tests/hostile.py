@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ from pa_dist.reduce.stage import evaluate
 from pa_dist.run import RunFolder
 from pa_dist.score import rows
 from pa_dist.score.attempts import Attempts, outcomes
+from pa_dist.score.engine import score_rows
 from pa_dist.score.hf import HFEngine
 from pa_dist.score.load import load_model
 from pa_dist.score.tokenize import load_tokenizer
@@ -215,7 +217,8 @@ def run(format, sources, out, engine, tokenizer):
     assert len(table) == counts.kept
     tokens, rejects = rows.tokenize_rows(table, [tokenizer], [engine.model.config.vocab_size], "auto", 64)
     assert len(tokens) + len(rejects) == len(table)
-    found = outcomes(engine.score, tokens["trajectory_id"].to_pylist(), rows.sequences(tokens, "policy"), Attempts())
+    ids, of_model = tokens["trajectory_id"].to_pylist(), rows.token_rows(tokens, "policy")
+    found = outcomes(partial(score_rows, engine), ids, of_model, Attempts())
     kept, columns, lost = rows.split_lost(tokens, "policy", found)
     assert len(kept) + len(lost) == len(tokens)
     scored = rows.with_columns(kept, "policy", "policy", columns)

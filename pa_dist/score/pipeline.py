@@ -24,7 +24,7 @@ from pa_dist.errors import ConfigError, PaDistError, first_line
 from pa_dist.progress import Progress
 from pa_dist.run import CHECKPOINT, RunFolder
 from pa_dist.score import rows, vllm
-from pa_dist.score.actors import Scorer, Tokenize, text_config, tokenizer, vocabulary
+from pa_dist.score.actors import Scorer, Tokenize, chat_templates, text_config, tokenizer, vocabulary
 from pa_dist.score.engine import NULL_COLUMNS
 from pa_dist.score.settle import mend, n_left, settle
 from pa_dist.score.tally import Tally, facts
@@ -45,7 +45,9 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
     Raises:
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
     """
-    shared = fingerprint(tokenizer(config.pair, "policy")) == fingerprint(tokenizer(config.pair, "reference"))
+    own = config.render.style == "chat" and config.render.template_from == "own"
+    policy, reference = (fingerprint(tokenizer(config.pair, model), template=own) for model in schema.MODELS)
+    shared = policy == reference
     (left,) = cluster.map_tasks(n_left, [folder])
     total = folder.count("trajectories")
     before = total - left
@@ -82,7 +84,8 @@ def _stream(config: Config, folder: RunFolder, shared: bool, tally: Any) -> None
         override_filesystem=folder.filesystem,
         delete_checkpoint_on_success=False,  # a run that dies before it is marked done would else be scored twice over
     )
-    dataset: Any = ray.data.read_parquet(folder.parts("trajectories"), filesystem=folder.filesystem, columns=_READ)
+    columns = [*_READ, *(("tools", "extra") if config.render.style == "chat" else ())]
+    dataset: Any = ray.data.read_parquet(folder.parts("trajectories"), filesystem=folder.filesystem, columns=columns)
     dataset = dataset.repartition(target_num_rows_per_block=config.score.rows_per_block)
     dataset = dataset.map_batches(
         Tokenize(config, folder, shared, tally), batch_format="pyarrow", batch_size=None, zero_copy_batch=True
@@ -168,6 +171,25 @@ def _check_vllm(pair: Pair, settings: Score) -> None:
             raise ConfigError(
                 f"score.max_length: vLLM takes at most {most} tokens of pair.{model}, got {settings.max_length}"
             )
+
+
+def check_templates(config: Config) -> None:
+    """Find out whether the chat templates are there and render a plain question and answer.
+
+    Raises:
+      ConfigError: naming the key and the reason.
+    """
+    if config.render.style != "chat":
+        return
+    for model in schema.MODELS if config.render.template_from == "own" else schema.MODELS[:1]:
+        own, name = tokenizer(config.pair, model), getattr(config.pair, model)
+        if own.chat_template is None:
+            other = "; render.template_from=policy lends it the policy's" if model == "reference" else ""
+            raise ConfigError(f"pair.{model}: no chat template (chat_template.jinja) at {name!r}{other}")
+        try:
+            chat_templates(config.render, [own])
+        except Exception as error:  # a template raises what it likes
+            raise ConfigError(f"pair.{model}: its chat template cannot be used: {first_line(error)}") from None
 
 
 def _quieten() -> None:

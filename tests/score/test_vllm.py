@@ -1,6 +1,7 @@
 """Scoring by vLLM. The marked tests run it: `pytest -m vllm tests/score/test_vllm.py`, where it is installed."""
 
 import os
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from pa_dist.config import Score, Vllm
 from pa_dist.errors import ConfigError
 from pa_dist.run import RunFolder
 from pa_dist.score import attempts, pipeline, rows, tally, vllm
-from pa_dist.score.engine import NULL_COLUMNS, EngineGone, TokenColumns, TokenSequence, Work
+from pa_dist.score.engine import NULL_COLUMNS, EngineGone, TokenColumns, TokenSequence, Work, score_rows
 from pa_dist.score.hf import HFEngine
 from pa_dist.score.load import load_model
 
@@ -122,15 +123,25 @@ def test_an_actor_takes_the_gpus_of_its_tensor_parallel_engine(monkeypatch):
     assert gpus(engine="vllm", vllm={"tensor_parallel_size": 4}) == [0.0, 0.0]
 
 
+class Lacking:
+    """An engine that gives what vLLM gives."""
+
+    def score(self, sequences):
+        zeros = [np.zeros(len(sequence.positions), np.float32) for sequence in sequences]
+        return [TokenColumns(values, values, None, None) for values in zeros]
+
+
 def test_columns_that_an_engine_lacks_are_null_on_disk(tmp_path):
     tokenizer = save_tokenizer(tmp_path, bos=True)
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
     table = pa.Table.from_pylist([{"trajectory_id": "a", "messages": messages}], schema.TRAJECTORIES)
     table, _ = rows.tokenize_rows(table, [tokenizer], [10_000], "assistant", 100)
-    n = len(table["policy_positions"][0])
-    lacking = TokenColumns(np.zeros(n, np.float32), np.zeros(n, np.float32), None, None)
-    for model in schema.MODELS:
-        (kept,) = attempts.outcomes(lambda _: [lacking], ["a"], rows.sequences(table, "policy"), attempts.Attempts())
+    (row,) = rows.token_rows(table, "policy")
+    n = len(row.positions)
+    # Its tokens once as one sequence and once as two: where a row has several, what they lack it lacks.
+    for model, lengths in zip(schema.MODELS, ([len(row.ids)], [2, len(row.ids) - 2]), strict=True):
+        given = [row._replace(lengths=np.array(lengths, np.int32))]
+        (kept,) = attempts.outcomes(partial(score_rows, Lacking()), ["a"], given, attempts.Attempts())
         table = rows.with_columns(table, model, "policy", [kept])
     folder = RunFolder(str(tmp_path / "run"))
     folder.write("logprobs", "part", rows.logprobs_table(table), **schema.LOGPROBS_ENCODING)
