@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pa_dist.cli import guarded
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 Model = Annotated[str, typer.Option(help="folder or Hub name of a causal language model")]
@@ -83,6 +85,22 @@ def checkpoint(
     print(f"with / without: {min(ratios):.3f} to {max(ratios):.3f}; a block {min(more):.4f} to {max(more):.4f} s more")
 
 
+@app.command()
+def engines(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file; its output is not touched")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...")] = None,
+) -> None:
+    """A config scored by vLLM and by HF, each in a Ray pipeline of its own: the largest difference of each column."""
+    from pa_dist.benchmark.vllm_loop import differences
+    from pa_dist.config import load
+
+    with tempfile.TemporaryDirectory() as place:
+        found = differences(load(config, overrides), place)
+    for name, difference in found.items():
+        print(f"{name:30} {'null' if difference is None else f'{difference:.1e}'}")
+    print(f"{'largest':30} {max(d for d in found.values() if d is not None):.1e}")
+
+
 @app.command("reduce")
 def reduce_(
     trajectories: Annotated[list[int], typer.Option(help="sizes")] = [10_000, 100_000, 1_000_000],  # noqa: B006
@@ -101,4 +119,4 @@ def reduce_(
 
 
 if __name__ == "__main__":
-    app()
+    guarded(app)

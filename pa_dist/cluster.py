@@ -74,6 +74,8 @@ def share_out(score: config.Score) -> dict[str, Actors]:
             "score.policy.num_gpus, score.reference.num_gpus: one takes every GPU; say what the other gets"
         )
     share = _share(free, unset)
+    if score.engine == "vllm" and score.vllm.tensor_parallel_size > 1 and gpus:
+        share = float(score.vllm.tensor_parallel_size)
     return {
         name: Actors(pool.replicas, share if pool.num_gpus is None else pool.num_gpus, pool.num_cpus, pool.labels)
         for name, pool in pools.items()

@@ -92,10 +92,24 @@ class Replicas(_Section):
     """Labels of the nodes that may hold these actors, such as `ray.io/accelerator-type: H100` or one of your own."""
 
 
+class Vllm(_Section):
+    """The engine `vllm`, which the extra of that name installs."""
+
+    tensor_parallel_size: Positive = 1
+    """GPUs of one actor; `num_gpus: null` takes as many."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of a GPU's memory for weights and keys, on a CPU of the machine's; null takes 0.9 of the actor's share of a
+    GPU, and 0.2 of a machine."""
+    max_num_batched_tokens: Positive = 2048
+    """Tokens of one pass. vLLM holds [tokens, vocabulary] float32 for them more than once, beside that share."""
+
+
 class Score(_Section):
     """The forward passes."""
 
-    engine: Literal["hf"] = "hf"
+    engine: Literal["hf", "vllm"] = "hf"
+    """hf: transformers, all columns, shared prefixes run once; vllm: log-probs and their top-k mean, other columns
+    null, each sequence by itself; `batch_tokens` and `prefix_sharing` are not read."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     device: str | None = None
     """A torch device; null takes the actor's GPU where it has one, else the CPU."""
@@ -109,8 +123,22 @@ class Score(_Section):
     """auto runs a prefix that trajectories of one block share once, where that saves enough and the model allows it."""
     rows_per_block: Positive = 16
     """Trajectories of one block: what an actor is given at a time, and what is written at a time."""
+    vllm: Vllm = Vllm()
     policy: Replicas = Replicas()
     reference: Replicas = Replicas()
+
+    @model_validator(mode="after")
+    def _what_vllm_takes(self) -> "Score":
+        if self.engine != "vllm":
+            return self
+        for key in ("device", "attn_implementation"):
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key} is not for engine vllm, which chooses its own")
+        for key in ("policy", "reference"):
+            gpus, size = getattr(self, key).num_gpus, self.vllm.tensor_parallel_size
+            if gpus and size > 1 and gpus != size:
+                raise ValueError(f"{key}.num_gpus of {gpus:g} are not vllm.tensor_parallel_size of {size}")
+        return self
 
 
 class Evaluate(_Section):

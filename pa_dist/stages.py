@@ -20,6 +20,7 @@ from pa_dist.ingest.stage import ingest
 from pa_dist.lease import held
 from pa_dist.reduce.stage import Summary, evaluate
 from pa_dist.run import CHECKPOINT, RunFolder, without_secrets
+from pa_dist.score import vllm
 from pa_dist.score.settle import Settled, settle_again
 
 VERSIONS = ("pa-dist", "torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy")
@@ -96,9 +97,10 @@ def _ingest_and_score(config: Config, folder: RunFolder, say: Say) -> None:
             continue
         if reasons := {place["prefixes_apart"] for place in done["actors"]} - {None, "as asked"}:
             say(f"score: the {model}'s prefixes were not shared: {min(reasons)}")
+        rate = done["share_of_matrix_rate"]
         say(
             f"score: {model}: {done['tokens']:,} tokens at {done['tokens_per_second']:,.0f} a second and actor, "
-            f"{done['share_saved']:.0%} of them shared, {done['share_of_matrix_rate'] or 0:.0%} of the matrix rate"
+            f"{done['share_saved']:.0%} of them shared{'' if rate is None else f', {rate:.0%} of the matrix rate'}"
         )
 
 
@@ -198,7 +200,7 @@ def score_settings(config: Config) -> dict[str, Any]:
         "weights": {model: _weights(getattr(config.pair, model)) for model in ("policy", "reference")},
         "render": config.render.model_dump(mode="json"),
         "score": config.score.model_dump(mode="json", include=deciding),
-        "versions": _versions(SCORING_VERSIONS),
+        "versions": _versions(SCORING_VERSIONS) | ({"vllm": vllm.installed()} if config.score.engine == "vllm" else {}),
     }
 
 

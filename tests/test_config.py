@@ -43,6 +43,15 @@ def test_published_scenarios_score_the_trajectories_they_name(name, pair, path):
         ("scroe.x=1", "scroe: unknown key; did you mean 'score'?"),
         ("score.dtype=bflot16", "score.dtype: Input should be 'bfloat16' or 'float32', got 'bflot16'"),
         ("evaluate.scenarios=[uqq]", "evaluate.scenarios.0: Input should be"),
+        ("score={engine: vllm, device: cpu}", "score: device is not for engine vllm"),
+        (
+            "score={engine: vllm, vllm: {tensor_parallel_size: 2}, reference: {num_gpus: 1}}",
+            "score: reference.num_gpus of 1 are not vllm.tensor_parallel_size of 2",
+        ),
+        (
+            "score.vllm.gpu_memory_utilization=2",
+            "score.vllm.gpu_memory_utilization: Input should be less",
+        ),
         ("score.policy.num_gpus=-1", "score.policy.num_gpus: Input should be greater than or equal to 0, got -1"),
         ("evaluate.beta=.inf", "evaluate.beta: Input should be a finite number"),
         ("evaluate.success_threshold=.nan", "evaluate.success_threshold: Input should be a finite number"),

@@ -26,7 +26,7 @@ def save_tokenizer(folder: Path, *, bos: bool, vocabulary: int = 300) -> PreTrai
     return tokenizer
 
 
-def save_model(folder: Path, seed: int) -> None:
+def save_model(folder: Path, seed: int, **other: int) -> None:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=320,
@@ -36,5 +36,6 @@ def save_model(folder: Path, seed: int) -> None:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
+        **other,
     )
     LlamaForCausalLM(config).save_pretrained(folder)

@@ -1,18 +1,22 @@
-"""Scoring by vLLM's prompt log-probs, where vLLM is installed."""
+"""Scoring by vLLM, where it is installed: beside the other ways in one process, and beside HF in the pipeline."""
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import ray
 from numpy.typing import NDArray
 
+from pa_dist import schema
+from pa_dist.config import Config, Vllm
+from pa_dist.reduce.ragged import column
+from pa_dist.run import RunFolder
 from pa_dist.score.engine import TokenSequence
+from pa_dist.score.vllm import VLLMEngine, installed
+from pa_dist.stages import ingest_and_score
 
 # Of the memory, vLLM reserves so much at once; our own model stands beside it.
 MEMORY_SHARE = 0.5
-# Tokens of a pass: vLLM holds [tokens, vocabulary] float32 for those of which it gives log-probs.
-BATCHED_TOKENS = 2048
 
 
 def vllm_scorer(
@@ -24,29 +28,34 @@ def vllm_scorer(
       name: folder or Hub name of a model.
       max_length: no sequence is longer.
     """
-    if find_spec("vllm") is None:
+    if installed() is None:
         return None
-    from vllm import LLM, SamplingParams
-
-    # Requests for prompt log-probs do not read the prefix cache.
-    engine: Any = LLM(
-        model=name,
-        dtype=dtype,
-        max_model_len=max_length + 1,
-        max_num_batched_tokens=max(BATCHED_TOKENS, max_length + 1),
-        enable_prefix_caching=False,
-        gpu_memory_utilization=MEMORY_SHARE,
-    )
-    parameters = SamplingParams(prompt_logprobs=0, max_tokens=1, temperature=0.0, detokenize=False)
-
-    def score(sequences: Sequence[TokenSequence]) -> list[NDArray[np.float32]]:
-        prompts: Any = [{"prompt_token_ids": sequence.ids.tolist()} for sequence in sequences]
-        answers = engine.generate(prompts, parameters, use_tqdm=False)
-        return [_scored(sequence, answer) for sequence, answer in zip(sequences, answers, strict=True)]
-
-    return score
+    settings = Vllm(gpu_memory_utilization=MEMORY_SHARE)
+    engine = VLLMEngine(name, max_length=max_length, settings=settings, dtype=dtype)
+    return lambda sequences: [columns.logprob for columns in engine.score(sequences) if columns is not None]
 
 
-def _scored(sequence: TokenSequence, answer: Any) -> NDArray[np.float32]:
-    found = [answer.prompt_logprobs[at][int(sequence.ids[at])].logprob for at in sequence.positions.tolist()]
-    return np.array(found, np.float32)
+def differences(config: Config, place: str) -> dict[str, float | None]:
+    """Run the pipeline by HF and by vLLM: the largest difference of each column, None where vLLM left it null.
+
+    Args:
+      config: of a run whose engine and output do not matter.
+      place: a folder for both runs.
+    """
+    tables = []
+    for engine in ("hf", "vllm"):
+        output = f"{place}/{engine}"
+        score = config.score.model_copy(update={"engine": engine})
+        ingest_and_score(config.model_copy(update={"score": score, "output": output}), print)
+        ray.shutdown()
+        tables.append(RunFolder(output).dataset("logprobs", schema.LOGPROBS).to_table().sort_by("trajectory_id"))
+    for name in ("trajectory_id", "token_ids"):
+        if tables[0][name].to_pylist() != tables[1][name].to_pylist():
+            raise RuntimeError(f"the two runs differ in {name}")
+    names = [f"{model}_{column}" for model in schema.MODELS for column in schema.TOKEN_COLUMNS]
+    return {name: _largest(*(column(table, name) for table in tables)) for name in names}
+
+
+def _largest(one: pa.Array, other: pa.Array) -> float | None:
+    a, b = (lists.flatten().flatten().to_numpy(zero_copy_only=False) for lists in (one, other))
+    return float(np.abs(a - b).max()) if len(b) else None

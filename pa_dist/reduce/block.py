@@ -1,5 +1,6 @@
 """One block of `logprobs` to its rows of `steps`, `scores` and `attributions`. A pure function on Arrow tables."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,12 +67,13 @@ class _Steps:
         return self.layouts[key]
 
 
-def reduce_block(table: pa.Table, settings: Evaluate) -> Reduced:
+def reduce_block(table: pa.Table, settings: Evaluate, missing: Collection[str] = ()) -> Reduced:
     """Reduce trajectories to steps, scores and blamed steps.
 
     Args:
       table: rows of `logprobs`, at least `COLUMNS`; any chunks or slices.
       settings: preset and beta; `fa` among the scenarios attributes unlabelled trajectories too.
+      missing: methods whose column is null: their scores are null, and they blame no step.
 
     Raises:
       PaDistError: lists of a trajectory that disagree about its steps or tokens; names the trajectory.
@@ -82,7 +84,7 @@ def reduce_block(table: pa.Table, settings: Evaluate) -> Reduced:
     return Reduced(
         _steps_table(table, steps),
         _scores_table(table, steps, table_methods, values, settings),
-        _attributions_table(table, steps, table_methods, values, settings),
+        _attributions_table(table, steps, table_methods, values, settings, missing),
     )
 
 
@@ -179,7 +181,12 @@ def _scores_table(
 
 
 def _attributions_table(
-    table: pa.Table, steps: _Steps, table_methods: tuple[Method, ...], values: list[Floats], settings: Evaluate
+    table: pa.Table,
+    steps: _Steps,
+    table_methods: tuple[Method, ...],
+    values: list[Floats],
+    settings: Evaluate,
+    missing: Collection[str],
 ) -> pa.Table:
     """One row per trajectory, method, token aggregation and predictor, cell after cell."""
     chosen = np.full(len(table), True) if "fa" in settings.scenarios else is_valid(column(table, "mistake_step"))
@@ -189,7 +196,7 @@ def _attributions_table(
     wanted = np.repeat(chosen, steps.n_steps)
     blamed, names = [], []
     for method, read in zip(table_methods, values, strict=True):
-        if method.attributes:
+        if method.attributes and method.name not in missing:
             layout = steps.layout(_valid(read) & wanted)
             blamed.append(predictions(method.orientation * read, layout, len(table))[..., rows].reshape(-1, len(rows)))
             names += [(method.name, agg, predictor) for agg in method.token_aggs for predictor in schema.PREDICTORS]

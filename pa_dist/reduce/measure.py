@@ -3,7 +3,7 @@
 Each task reads the keys, the labels and its own columns of a table, and returns a few figures.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 
 from pa_dist import schema
 from pa_dist.config import Evaluate
-from pa_dist.reduce.attribution import BASELINES, baseline_outcomes, blamed_outcomes, fa_figures
+from pa_dist.reduce.attribution import BASELINES, baseline_outcomes, blamed_outcomes, fa_figures, metric_names
 from pa_dist.reduce.best_of_n import Trials, baselines, best_of_n
 from pa_dist.reduce.groups import Group, by_group, clusters, floats, trials
 from pa_dist.reduce.intervals import Figure, Resampling, unlabelled
-from pa_dist.reduce.methods import Cell
+from pa_dist.reduce.methods import Cell, cells, methods
 from pa_dist.reduce.ragged import Floats, column, is_valid
 from pa_dist.reduce.uncertainty import METRICS, uncertainty
 from pa_dist.run import RunFolder
@@ -24,6 +24,7 @@ from pa_dist.run import RunFolder
 _LABELLED = [field.name for field in [*schema.KEYS, *schema.LABELS] if field.name != "behavior"]
 _NO_REWARD = "no trajectory has a reward"
 _NO_TRIAL = "no task has a trial with a reward"
+_OF_TRIALS = [("success", None), ("reward", None)]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,32 @@ def _facts(group: Group, rows: pa.Table) -> GroupFacts:
     per_task = pc.value_counts(rewarded["task_id"].drop_null()).field("counts")
     n_mistakes = len(rows) - rows["mistake_step"].null_count
     return GroupFacts(group, len(rows), len(rewarded), pc.max(per_task).as_py() or 0, n_mistakes)
+
+
+def unmeasured(
+    settings: Evaluate,
+    lacking: Mapping[str, str],
+    uq: Collection[Group],
+    bon: Collection[Group],
+    fa: Collection[Group],
+) -> list[Measured]:
+    """Null figures of the methods that lack their column, with the reason."""
+    rows = []
+    for cell in cells(settings.preset):
+        if reason := lacking.get(cell.method):
+            rows += [m for group in uq for m in _of_cell("uq", group, cell, unlabelled(METRICS, reason))]
+            rows += [m for group in bon for m in _of_cell("best_of_n", group, cell, unlabelled(_OF_TRIALS, reason))]
+    for method in methods(settings.preset):
+        if method.attributes and (reason := lacking.get(method.name)):
+            figures = unlabelled(metric_names(settings.within), reason)
+            rows += [
+                Measured("fa", group, method.name, token_agg, None, predictor, figure)
+                for group in fa
+                for token_agg in method.token_aggs
+                for predictor in schema.PREDICTORS
+                for figure in figures
+            ]
+    return rows
 
 
 def score_columns(
@@ -106,7 +133,7 @@ def _best_of_n(
             score = cell.orientation * floats(members, cell.column)
             figures = best_of_n(score, tried, settings.resamples, settings.seed, notes)
         else:
-            figures = unlabelled([("success", None), ("reward", None)], _NO_TRIAL)
+            figures = unlabelled(_OF_TRIALS, _NO_TRIAL)
         yield from _of_cell("best_of_n", group, cell, figures)
 
 

@@ -5,7 +5,7 @@ calls the mean top-k log-prob self-certainty, ranks DeepConf by *plus* that mean
 of the published definition), and counts a step without tokens as 0.0 for methods of log-probs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,7 @@ class Method:
 
     Attributes:
       read: step values, [len(token_aggs), steps], NaN where a step has none.
+      column: the policy's token column that it reads, where an engine may leave that one null.
       orientation: +1 where a higher value is the better trajectory, -1 where a lower one is.
       empty_is_zero: the preset counts a step without tokens as 0.0 instead of leaving it out.
       per_token: compares the models token by token, so it needs them to read the same tokens.
@@ -50,6 +51,7 @@ class Method:
     read: Callable[[StepColumns], Floats]
     token_aggs: tuple[str, ...] = TOKEN_AGGS
     step_aggs: tuple[str, ...] = STEP_AGGS
+    column: str = ""
     orientation: int = 1
     empty_is_zero: bool = False
     per_token: bool = False
@@ -104,12 +106,21 @@ def methods(preset: str) -> tuple[Method, ...]:
         Method("policy_logprob", lambda c: c.tokens["policy_logprob"], empty_is_zero=paper),
         Method("reference_logprob", lambda c: c.tokens["reference_logprob"], empty_is_zero=paper),
         Method("topk_logprob_mean", _topk),
-        Method("self_certainty", _topk if paper else _self_certainty),
-        Method("entropy", lambda c: c.tokens["policy_entropy"], orientation=-1),
+        Method("self_certainty", _topk if paper else _self_certainty, column="" if paper else "self_certainty"),
+        Method("entropy", lambda c: c.tokens["policy_entropy"], column="entropy", orientation=-1),
         Method("deepconf_tail", confidence, step_aggs=("last",)),
         Method("deepconf_bottom10", confidence, step_aggs=("bottom10",)),
         Method("perplexity", lambda c: np.exp(-c.tokens["policy_logprob"][:1]), token_aggs=("mean",), orientation=-1),
     )
+
+
+def missing(preset: str, null_columns: Mapping[str, str]) -> dict[str, str]:
+    """The methods that read a column which the engine left null, and why it did.
+
+    Args:
+      null_columns: names out of `schema.TOKEN_COLUMNS` with reasons, as the manifest has them.
+    """
+    return {m.name: null_columns[m.column] for m in methods(preset) if m.column in null_columns}
 
 
 def cells(preset: str) -> list[Cell]:

@@ -3,7 +3,7 @@
 The driver plans tasks and gathers figures; rows of the tables live only in tasks, a bounded number at a time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from pa_dist.reduce.attribution import METRICS as FA_METRICS
 from pa_dist.reduce.block import COLUMNS, reduce_block
 from pa_dist.reduce.groups import Group
 from pa_dist.reduce.measure import GroupFacts, Measured
-from pa_dist.reduce.methods import cells, methods
+from pa_dist.reduce.methods import cells, methods, missing
 from pa_dist.run import RunFolder
 
 if TYPE_CHECKING:
@@ -73,11 +73,12 @@ def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: "Mapper") -> Summ
     """
     for table_name in OUTPUTS:
         folder.clear(table_name)
-    counts = list(map_tasks(partial(_reduce_part, folder, settings), _plan(folder)))
+    lacking = missing(settings.preset, folder.manifest["stages"].get("score", {}).get("null_columns", {}))
+    counts = list(map_tasks(partial(_reduce_part, folder, settings, lacking), _plan(folder)))
     _write_if_absent(folder, settings)
     (facts,) = map_tasks(measure.survey, [folder])
     planned = _planned(settings, facts)
-    jobs = _jobs(settings, folder, planned, sum(fact.n_trajectories for fact in facts))
+    jobs = _jobs(settings, folder, planned, lacking, sum(fact.n_trajectories for fact in facts))
     rows = [row for result in map_tasks(_call, jobs) for row in result]
     for table_name in ("selections", "attributions"):
         _write_if_absent(folder, settings, table_name)
@@ -108,11 +109,13 @@ def _plan(folder: RunFolder) -> list[_Part]:
     return [_Part(f"part-{index:05d}", tuple(share)) for index, share in enumerate(shares)]
 
 
-def _reduce_part(folder: RunFolder, settings: Evaluate, part: _Part) -> tuple[int, int, int]:
+def _reduce_part(
+    folder: RunFolder, settings: Evaluate, lacking: Mapping[str, str], part: _Part
+) -> tuple[int, int, int]:
     """Write one part's rows, a block at a time; counts trajectories, steps and steps with an advantage."""
     trajectories = steps = scored = 0
     for index, table in enumerate(_blocks(folder, part)):
-        reduced = reduce_block(table, settings)
+        reduced = reduce_block(table, settings, lacking)
         name = f"{part.name}-{index:04d}"
         folder.write("steps", name, reduced.steps)
         folder.write("scores", name, reduced.scores)
@@ -177,11 +180,13 @@ def _planned(settings: Evaluate, facts: list[GroupFacts]) -> dict[str, frozenset
 Job = Callable[[], list[Measured]]
 
 
-def _jobs(settings: Evaluate, folder: RunFolder, planned: dict[str, frozenset[Group]], n: int) -> list[Job]:
-    jobs: list[Job] = []
+def _jobs(
+    settings: Evaluate, folder: RunFolder, planned: dict[str, frozenset[Group]], lacking: Mapping[str, str], n: int
+) -> list[Job]:
     uq, bon, fa = (planned[scenario] for scenario in SCENARIOS)
+    jobs: list[Job] = [partial(measure.unmeasured, settings, lacking, uq, bon, fa)]
     if uq or bon:
-        columns = cells(settings.preset)
+        columns = [cell for cell in cells(settings.preset) if cell.method not in lacking]
         width = max(1, min(64, _TASK_SCORES // max(n, 1)))
         for index, start in enumerate(range(0, len(columns), width)):
             chosen = columns[start : start + width]
@@ -189,7 +194,7 @@ def _jobs(settings: Evaluate, folder: RunFolder, planned: dict[str, frozenset[Gr
     if bon:
         jobs.append(partial(measure.best_of_n_baselines, folder, settings, bon))
     if fa:
-        attributing = [method for method in methods(settings.preset) if method.attributes]
+        attributing = [m for m in methods(settings.preset) if m.attributes and m.name not in lacking]
         jobs += [
             partial(measure.blamed_steps, folder, settings, method.name, agg, fa)
             for method in attributing

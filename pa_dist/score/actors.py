@@ -19,7 +19,7 @@ from pa_dist.render.chat import ChatTemplate, control_tokens
 from pa_dist.run import CHECKPOINT, RunFolder
 from pa_dist.score import rows
 from pa_dist.score.attempts import attempt, device_is_gone, outcomes, reason
-from pa_dist.score.engine import Work, score_rows
+from pa_dist.score.engine import Engine, Work, score_rows
 from pa_dist.score.tokenize import load_tokenizer
 
 
@@ -72,9 +72,7 @@ class Scorer:
         ray.get(self.tally.fail.remote(str(error) if isinstance(error, PaDistError) else reason(error)))
 
     def _join(self) -> None:
-        from pa_dist.score.rate import matrix_rate
-
-        context, loaded = ray.get_runtime_context(), self.engine.model
+        context = ray.get_runtime_context()
         self.tally.join.remote(
             self.model,
             context.get_actor_id(),
@@ -82,9 +80,7 @@ class Scorer:
                 "node": context.get_node_id(),
                 "pid": os.getpid(),
                 "gpu_ids": [str(gpu) for gpu in ray.get_gpu_ids()],
-                "device": str(loaded.device),
-                "matrix_flops_per_second": round(matrix_rate(loaded.device, loaded.dtype)),
-                "prefixes_apart": self.engine.apart,
+                **self.engine.facts(),
             },
         )
 
@@ -113,25 +109,35 @@ class Scorer:
         return scored
 
 
-def _engine(model: str, pair: Pair, settings: Score) -> Any:
+def _engine(model: str, pair: Pair, settings: Score) -> Engine:
     """The engine of one model, on the device that Ray gave this actor."""
     import torch  # here and not above: tasks import this module as well
 
+    cuda, assigned = torch.cuda.is_available(), ray.get_runtime_context().get_assigned_resources()
+    if not cuda:
+        torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
+    name = getattr(pair, model)
+    how = {
+        "revision": getattr(pair, f"{model}_revision"),
+        "dtype": settings.dtype,
+        "trust_remote_code": pair.trust_remote_code,
+    }
+    if settings.engine == "vllm":
+        from pa_dist.score.vllm import VLLMEngine
+
+        gpus = assigned.get("GPU", 0.0)
+        return VLLMEngine(
+            name, max_length=settings.max_length, settings=settings.vllm, top_k=settings.top_k, gpus=gpus, **how
+        )
     from pa_dist.score.hf import HFEngine
     from pa_dist.score.load import load_model
 
-    cuda = torch.cuda.is_available()
-    if not cuda:
-        assigned = ray.get_runtime_context().get_assigned_resources()
-        torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
     return HFEngine(
         load_model(
-            getattr(pair, model),
-            revision=getattr(pair, f"{model}_revision"),
-            dtype=settings.dtype,
+            name,
             device=settings.device or _device(ray.get_gpu_ids(), cuda),
             attn_implementation=settings.attn_implementation,
-            trust_remote_code=pair.trust_remote_code,
+            **how,
         ),
         top_k=settings.top_k,
         batch_tokens=settings.batch_tokens,
@@ -225,16 +231,20 @@ def chat_templates(settings: Render, tokenizers: Sequence[Any]) -> list[ChatTemp
 
 
 @cache
-def _load_vocabulary(name: str, revision: str | None, trust_remote_code: bool) -> int:
+def _load_config(name: str, revision: str | None, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    return int(config.get_text_config().vocab_size)
+    return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code).get_text_config()
+
+
+def text_config(pair: Pair, model: str) -> Any:
+    """The config of a model's language part, loaded once a process."""
+    return _load_config(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
 
 
 def vocabulary(pair: Pair, model: str) -> int:
     """How many tokens a model knows; its tokenizer may know more."""
-    return _load_vocabulary(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
+    return int(text_config(pair, model).vocab_size)
 
 
 def _device(gpus: list[Any], cuda: bool) -> str:

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from pa_dist.errors import first_line
-from pa_dist.score.engine import TokenColumns, TokenRow
+from pa_dist.score.engine import EngineGone, TokenColumns, TokenRow
 
 # A block is tried whole so often, then row by row; a row alone so often, then not again.
 BLOCK_TRIES = 2
@@ -118,10 +118,10 @@ def reason(why: str | Exception) -> str:
 
 
 def device_is_gone(error: Exception) -> bool:
-    """Whether a device faulted, so that it serves this process no more."""
+    """Whether a device or engine serves this process no more."""
     import torch  # tasks that score nothing import this module, and torch takes seconds
 
-    return isinstance(error, torch.AcceleratorError)
+    return isinstance(error, torch.AcceleratorError | EngineGone)
 
 
 def _named(outcome: TokenColumns | str | Exception | None, row: TokenRow) -> Outcome:
@@ -130,5 +130,6 @@ def _named(outcome: TokenColumns | str | Exception | None, row: TokenRow) -> Out
         return f"its device has no memory for its {len(row.ids)} tokens"
     if isinstance(outcome, str | Exception):
         return reason(outcome)
-    lost = np.count_nonzero(~np.isfinite(np.stack(outcome)).all(axis=0))
+    given = [column for column in outcome if column is not None]
+    lost = np.count_nonzero(~np.isfinite(np.stack(given)).all(axis=0))
     return f"no finite number for {lost} of its {len(outcome.logprob)} tokens" if lost else outcome

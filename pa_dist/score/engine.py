@@ -2,13 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
+
+NULL_COLUMNS: dict[str, dict[str, str]] = {
+    "hf": {},
+    "vllm": dict.fromkeys(("entropy", "self_certainty"), "vLLM gives no figure of the whole vocabulary"),
+}
+"""Of each engine, the token columns that are null, and why."""
+
+
+class EngineGone(RuntimeError):
+    """The engine serves this process no more."""
 
 
 class TokenSequence(NamedTuple):
@@ -39,15 +49,15 @@ class TokenRow(NamedTuple):
 
 
 class TokenColumns(NamedTuple):
-    """What the forward pass leaves of each scored token, all [n], natural logarithms."""
+    """What the forward pass leaves of each scored token, all [n], natural logarithms; None: not of this engine."""
 
     logprob: Floats
     """Log-probability of the token."""
     topk_logprob_mean: Floats
     """Mean log-probability of the k most likely tokens at its position."""
-    entropy: Floats
+    entropy: Floats | None
     """Entropy of the distribution it was drawn from, in nats."""
-    self_certainty: Floats
+    self_certainty: Floats | None
     """KL(uniform or p) over the vocabulary: -mean_j log p_j - log V (Kang et al. 2025)."""
 
 
@@ -80,7 +90,10 @@ def _together(parts: Sequence[TokenColumns | None]) -> TokenColumns | None:
     there = [part for part in parts if part is not None]
     if len(there) < len(parts):
         return None
-    return TokenColumns(*(np.concatenate(columns) for columns in zip(*there, strict=True)))
+    joined: list[Any] = [
+        None if columns[0] is None else np.concatenate(columns) for columns in zip(*there, strict=True)
+    ]
+    return TokenColumns(*joined)
 
 
 class Engine(Protocol):
@@ -91,4 +104,12 @@ class Engine(Protocol):
 
     def score(self, sequences: Sequence[TokenSequence]) -> list[TokenColumns | None]:
         """Columns of each sequence's scored tokens, in the order given; None where memory does not hold a sequence."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Of the device and how it is used, for the manifest.
+
+        `device`; `matrix_flops_per_second`, null where operations are not counted; `prefixes_apart`, why prefixes are
+        not shared, null where they are.
+        """
         ...

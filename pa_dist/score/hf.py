@@ -16,6 +16,7 @@ from pa_dist.score.engine import TokenColumns, TokenSequence, Work
 from pa_dist.score.forward import Forward, Memory, reason_to_stay_apart
 from pa_dist.score.logprobs import token_columns
 from pa_dist.score.prefix_tree import Segment, graft, prefix_tree, separate
+from pa_dist.score.rate import matrix_rate
 from pa_dist.score.schedule import Schedule
 
 # Tokens in memory at once: those of a pass, and those whose keys and values wait for others.
@@ -69,6 +70,14 @@ class HFEngine:
         self._head_weights = model.get_output_embeddings().weight.numel()
         self._vocabulary = model.config.get_text_config().vocab_size
         self._kept: list[_Kept] = []
+
+    def facts(self) -> dict[str, Any]:
+        """Of the device and how it is used, for the manifest."""
+        return {
+            "device": str(self.model.device),
+            "matrix_flops_per_second": round(matrix_rate(self.model.device, self.model.dtype)),
+            "prefixes_apart": self.apart,
+        }
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[TokenSequence]) -> list[TokenColumns | None]:
@@ -138,7 +147,7 @@ class HFEngine:
         wanted, inverse, at = columns.wanted(places)
         state, target = torch.from_numpy(wanted).to(hidden.device).unbind(1)
         read = token_columns(hidden[state], target, self._logits, self._vocabulary, self.top_k)
-        columns.scored[:, at] = np.stack(read)[:, inverse]
+        columns.scored[:, at] = np.array(read)[:, inverse]
         self.work.flops += 2 * self._head_weights * len(wanted)
 
     def _retreat(self, schedule: Schedule, segments: list[Segment], columns: "_Columns", given: int) -> None:

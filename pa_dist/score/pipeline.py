@@ -23,8 +23,9 @@ from pa_dist.config import Config, Pair, Score
 from pa_dist.errors import ConfigError, PaDistError, first_line
 from pa_dist.progress import Progress
 from pa_dist.run import CHECKPOINT, RunFolder
-from pa_dist.score import rows
-from pa_dist.score.actors import Scorer, Tokenize, chat_templates, tokenizer, vocabulary
+from pa_dist.score import rows, vllm
+from pa_dist.score.actors import Scorer, Tokenize, chat_templates, text_config, tokenizer, vocabulary
+from pa_dist.score.engine import NULL_COLUMNS
 from pa_dist.score.settle import mend, n_left, settle
 from pa_dist.score.tally import Tally, facts
 from pa_dist.score.tokenize import fingerprint
@@ -38,7 +39,8 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
     """Score every row of `trajectories` that is not done yet: write `logprobs`, and `rejects` of this stage.
 
     Returns:
-      Facts for the manifest: rows, rejects, how many an earlier session had done, and of each model what `facts` gives.
+      Facts for the manifest: rows, rejects, how many an earlier session had done, columns that the engine leaves null
+      and why, and of each model what `facts` gives.
 
     Raises:
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
@@ -68,6 +70,7 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
         "rejects": settled.rejects,
         "done_before": before,
         "shared_tokens": shared,
+        "null_columns": NULL_COLUMNS[config.score.engine],
         "models": {model: facts(entry) for model, entry in ray.get(tally.snapshot.remote()).items()},
     }
 
@@ -135,7 +138,7 @@ def _commit(pair: Pair, model: str) -> str | None:
 
 
 def check(pair: Pair, settings: Score) -> None:
-    """Find out whether both models are there, and the device is one, before anything starts.
+    """Find out whether both models are there, and the device or engine is one, before anything starts.
 
     Raises:
       ConfigError: naming the key and the reason.
@@ -155,6 +158,19 @@ def check(pair: Pair, settings: Score) -> None:
             raise ConfigError(f"pair.{model}: no model and tokenizer at {name!r}: {first_line(error)}") from None
         if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
             raise ConfigError(f"pair.{model}: no weights (*.safetensors) in {name!r}")
+    if settings.engine == "vllm":
+        _check_vllm(pair, settings)
+
+
+def _check_vllm(pair: Pair, settings: Score) -> None:
+    if vllm.installed() is None:
+        raise ConfigError("score.engine: vllm is not installed; `pip install 'pa-dist[vllm]'` installs it")
+    for model in schema.MODELS:
+        most = vllm.longest(text_config(pair, model))
+        if most is not None and settings.max_length > most:
+            raise ConfigError(
+                f"score.max_length: vLLM takes at most {most} tokens of pair.{model}, got {settings.max_length}"
+            )
 
 
 def check_templates(config: Config) -> None:

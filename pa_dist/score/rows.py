@@ -167,7 +167,7 @@ def split_lost(
 
 
 def with_columns(table: pa.Table, model: str, tokens: str, columns: Sequence[TokenColumns]) -> pa.Table:
-    """Append one model's log-prob columns.
+    """Append one model's log-prob columns; those that its engine does not give are null.
 
     Args:
       model: whose columns, `policy` or `reference`.
@@ -175,8 +175,12 @@ def with_columns(table: pa.Table, model: str, tokens: str, columns: Sequence[Tok
     """
     offsets = _offsets(table, tokens)
     for name in schema.TOKEN_COLUMNS:
-        flat = np.concatenate([np.empty(0, np.float32), *(getattr(c, name) for c in columns)])
-        table = table.append_column(f"{model}_{name}", _nest(offsets, pa.array(flat)))
+        of_rows = [getattr(c, name) for c in columns]
+        if any(values is None for values in of_rows):
+            column = pa.nulls(len(table), schema.LOGPROBS.field(f"{model}_{name}").type)
+        else:
+            column = _nest(offsets, pa.array(np.concatenate([np.empty(0, np.float32), *of_rows])))
+        table = table.append_column(f"{model}_{name}", column)
     return table
 
 

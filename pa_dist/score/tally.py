@@ -54,18 +54,21 @@ def facts(entry: ModelTally) -> dict[str, Any]:
     """One model's part of the manifest. Rates are of one actor: seconds are those of all actors together."""
     work, places = entry.work, list(entry.actors.values())
     seconds = max(work.seconds, 1e-9)
-    limit = sum(place["matrix_flops_per_second"] for place in places) / max(len(places), 1)
+    limits = [place["matrix_flops_per_second"] for place in places]
+    # An engine that knows no rate does not count its operations either.
+    counted = None not in limits
+    limit = sum(limits) / max(len(limits), 1) if counted else 0
     return {
         "rows": entry.rows,
         "tokens": work.tokens,
         "distinct_tokens": work.distinct_tokens,
         "share_saved": round(1 - work.distinct_tokens / max(work.tokens, 1), 4),
-        "flops": work.flops,
+        "flops": work.flops if counted else None,
         "seconds": round(work.seconds, 3),
         "idle_seconds": round(entry.idle, 3),
         "tokens_per_second": round(work.tokens / seconds, 1),
         "distinct_tokens_per_second": round(work.distinct_tokens / seconds, 1),
-        "flops_per_second": round(work.flops / seconds),
+        "flops_per_second": round(work.flops / seconds) if counted else None,
         "share_of_matrix_rate": round(work.flops / seconds / limit, 4) if limit else None,
         "actors": places,
     }

@@ -1,7 +1,5 @@
 """The benchmarks compare like with like."""
 
-from importlib.util import find_spec
-
 import numpy as np
 import pytest
 
@@ -10,6 +8,7 @@ from pa_dist.benchmark.memory import peak_above
 from pa_dist.benchmark.vllm_loop import vllm_scorer
 from pa_dist.score.engine import TokenSequence
 from pa_dist.score.load import load_model
+from pa_dist.score.vllm import installed
 
 
 def test_scoring_counts_shared_tokens_once(pair, capsys):
@@ -24,7 +23,7 @@ def test_scoring_counts_shared_tokens_once(pair, capsys):
     assert "at best 2.45x" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+@pytest.mark.skipif(installed() is not None, reason="vLLM is installed")
 def test_without_vllm_there_is_one_way_less(pair):
     assert vllm_scorer(pair["policy"], "float32", 90) is None
 

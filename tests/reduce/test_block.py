@@ -157,3 +157,13 @@ def test_models_with_their_own_tokens_may_differ_in_length():
     (score,) = reduced.scores.to_pylist()
     assert score["progress_advantage__sum__sum"] == -1 - -6
     assert score["progress_advantage_per_token__sum__sum"] is None
+
+
+def test_a_column_of_nulls_is_no_steps_fault():
+    rows = [plain.row("a", [[(-1.0,) * 5] * 2, [], [(-2.0,) * 5]]), plain.row("none", [])]
+    whole = reduce_block(plain.table(rows), Evaluate()).scores
+    rows[0]["policy_entropy"] = None
+    scores = reduce_block(plain.table(rows), Evaluate()).scores
+    lacking = [name for name in scores.column_names if name.startswith("entropy")]
+    assert all(scores[name].null_count == 2 for name in lacking)
+    assert scores.drop(lacking) == whole.drop(lacking)

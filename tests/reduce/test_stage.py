@@ -256,3 +256,30 @@ def test_survey_counts_labels(done):
     assert facts["who", None].n_mistakes == 12
     assert facts["tau", "airline"].n_rewards == 11
     assert facts[None, None].most_trials == 0
+
+
+def test_methods_without_their_column_are_missing_with_the_reason(tmp_path):
+    null = [f"{model}_{name}" for model in schema.MODELS for name in ("entropy", "self_certainty")]
+    whole = _folder(tmp_path / "whole", _corpus())
+    folder = _folder(tmp_path / "lacking", [row | dict.fromkeys(null) for row in _corpus()])
+    folder.finish("score", null_columns={"entropy": "no entropy here", "self_certainty": "nor this"})
+    evaluate(SETTINGS, whole, map)
+    evaluate(SETTINGS, folder, map)
+    others = [row for row in _metrics(whole) if row["method"] not in ("entropy", "self_certainty")]
+    records = _metrics(folder)
+    assert [row for row in records if row["method"] not in ("entropy", "self_certainty")] == others
+    for method, reason in (("entropy", "no entropy here"), ("self_certainty", "nor this")):
+        found = _pick(records, method=method)
+        assert {row["scenario"] for row in found} == {"uq", "best_of_n", "fa"}
+        assert all((row["value"], row["n"], row["note"]) == (None, 0, reason) for row in found)
+    assert "entropy" not in folder.dataset("attributions").to_table()["method"].to_pylist()
+    scores = folder.dataset("scores").to_table()
+    assert scores["entropy__mean__mean"].null_count == len(scores)
+    given = [name for name in scores.column_names if not name.startswith(("entropy", "self_certainty"))]
+    assert scores.select(given) == whole.dataset("scores").to_table(columns=given)
+    # The preset `paper` reads the top-k mean under the name of self-certainty.
+    evaluate(Evaluate(resamples=0, preset="paper"), folder, map)
+    assert any(row["value"] is not None for row in _pick(_metrics(folder), method="self_certainty"))
+    if CHECK_RUN.exists():
+        checked = subprocess.run([sys.executable, str(CHECK_RUN), folder.uri], capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stdout
