@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pa_dist.errors import ConfigError
 from pa_dist.pairs import PAIRS
@@ -18,6 +18,7 @@ from pa_dist.pairs import PAIRS
 FileFormat = Literal["tau2", "tau_bench", "who_and_when", "agentdojo", "inspect_log", "chat", "parquet"]
 Format = Literal[FileFormat, "auto"]
 Scenario = Literal["auto", "uq", "best_of_n", "fa"]
+MergeMethod = Literal["linear", "ties", "dare_linear", "dare_ties", "emr"]
 Positive = Annotated[int, Field(gt=0, lt=2**31)]
 
 
@@ -95,6 +96,32 @@ class Score(_Section):
     reference: Replicas = Replicas()
 
 
+class Merge(_Section):
+    """References merged with the policy, reference + alpha * (policy - reference), and scored for each alpha.
+
+    The policy is scored once. Merged references run in the pool of `score.reference`.
+    """
+
+    method: MergeMethod
+    """As mergekit defines them. Of one policy dare_ties equals dare_linear, and emr equals linear."""
+    alphas: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
+    """0 is the reference; 1, where nothing of the difference is left out, the policy. Any number may be asked for."""
+    density: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """The share of each tensor's difference that ties and dare keep."""
+    seed: int = 0
+    """Of what dare drops."""
+    vocabulary: Literal["same", "common"] = "same"
+    """same refuses models of vocabularies of different size; common merges the tokens that both have, by their ids, and
+    leaves the reference's others as they are."""
+
+    @field_validator("alphas")
+    @classmethod
+    def _each_once(cls, alphas: list[float]) -> list[float]:
+        if len(set(alphas)) < len(alphas):
+            raise ValueError("an alpha is there twice")
+        return alphas
+
+
 class Evaluate(_Section):
     """The readings of the log-prob columns."""
 
@@ -129,6 +156,8 @@ class Config(_Section):
     pair: Pair
     render: Render = Render()
     score: Score = Score()
+    merge: Merge | None = None
+    """null: the reference alone."""
     evaluate: Evaluate = Evaluate()
     ray: Ray = Ray()
     output: str

@@ -1,0 +1,187 @@
+"""A sweep on Ray: the policy is scored once, alpha 0 is the reference and alpha 1 the policy; and it goes on."""
+
+import json
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from pa_dist import config, schema, stages
+from pa_dist.errors import ConfigError, RunFolderError
+from pa_dist.merge import recall as recalling
+from pa_dist.run import CHECKPOINT, RunFolder
+from pa_dist.status import status
+
+POLICY, REFERENCE = ([f"{model}_{name}" for name in schema.TOKEN_COLUMNS] for model in schema.MODELS)
+
+
+def load(pair, chat_file, out, **merge):
+    return config.parse(
+        {
+            "trajectories": {"format": "chat", "paths": [str(chat_file)]},
+            "pair": pair,
+            "score": {"dtype": "float32", "device": "cpu", "rows_per_block": 4, "max_length": 200},
+            "merge": {"method": "linear", "alphas": [0, 1], **merge},
+            "evaluate": {"resamples": 20},
+            "output": str(out),
+        }
+    )
+
+
+def flat(folder, column):
+    rows = folder.dataset("logprobs").to_table(columns=["trajectory_id", column]).sort_by("trajectory_id")
+    return rows["trajectory_id"].to_pylist(), rows[column].combine_chunks().flatten().flatten().to_numpy()
+
+
+@contextmanager
+def on_ray():
+    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def swept(pair, chat_file, tmp_path_factory):
+    loaded = load(pair, chat_file, tmp_path_factory.mktemp("sweep") / "out")
+    with on_ray():
+        stages.run(loaded, lambda line: None)
+    return [RunFolder(loaded.output, alpha) for alpha in (None, 0.0, 1.0)]
+
+
+def test_alpha_0_is_the_reference_and_alpha_1_the_policy(swept):
+    run, zero, one = swept
+    for reference, policy in zip(REFERENCE, POLICY, strict=True):
+        ids, expected = flat(run, policy)
+        for part in (zero, one):
+            assert flat(part, policy)[0] == ids
+            assert np.array_equal(flat(part, policy)[1], expected)
+        np.testing.assert_allclose(flat(one, reference)[1], expected, atol=1e-6)
+        np.testing.assert_allclose(flat(zero, reference)[1], flat(run, reference)[1], atol=1e-6)
+    assert np.abs(flat(run, POLICY[0])[1] - flat(run, REFERENCE[0])[1]).max() > 0.01
+    advantages = one.dataset("steps").to_table()["progress_advantage__sum"].to_numpy()
+    assert len(advantages) == 24
+    np.testing.assert_allclose(advantages, 0, atol=1e-4)
+
+
+def test_every_trajectory_is_scored_or_rejected_at_each_alpha_and_the_policy_once(swept):
+    for part in swept[1:]:
+        (reject,) = part.dataset("rejects").to_table().to_pylist()
+        assert (reject["trajectory_id"], reject["reason"]) == ("silent", "no message is an action")
+        facts = part.manifest["stages"]["score"]
+        assert (facts["rows"], facts["rejects"], facts["models"].keys()) == (12, 1, {"reference"})
+    lines = [f"alpha {alpha}: score: done, 12 scored, 1 rejected" for alpha in ("0.0", "1.0")]
+    assert [line.partition(" (")[0] for line in status(swept[0])[3:]] == lines
+
+
+def test_the_metrics_of_all_alphas_are_one_table(swept):
+    run = swept[0]
+    table = pq.read_table(run.path("alphas.parquet"))
+    assert table.schema.equals(schema.ALPHAS)
+    rows = table.to_pylist()
+    assert {(row["merge_method"], row["alpha"]) for row in rows} == {("linear", 0.0), ("linear", 1.0)}
+    for part in swept[1:]:
+        ours = [{name: row[name] for name in schema.METRICS.names} for row in rows if row["alpha"] == part.alpha]
+        assert ours == json.loads(Path(part.path("metrics.json")).read_text())
+
+
+def test_an_alpha_made_with_other_settings_is_refused(swept, pair, chat_file):
+    refused = load(pair, chat_file, swept[0].uri, alphas=[1], density=0.3)
+    with pytest.raises(
+        RunFolderError, match=r"out, alpha 1\.0: made with other settings \(merge\.density: 0\.2 -> 0\.3"
+    ):
+        stages.run(refused, print)
+
+
+def test_a_fresh_start_leaves_nothing(swept, tmp_path):
+    shutil.copytree(swept[0].uri, tmp_path / "out")
+    RunFolder(str(tmp_path / "out")).start_over()
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.slow
+def test_a_sweep_that_died_goes_on(swept, pair, chat_file, tmp_path):
+    shutil.copytree(swept[0].uri, tmp_path / "out")
+    part = RunFolder(str(tmp_path / "out"), 1.0)
+    kept, *lost = part.parts("logprobs")
+    for path in lost:
+        Path(path).unlink()
+    stem = Path(kept).stem.rpartition("-")[0]
+    part.write(CHECKPOINT, stem, pq.read_table(kept, columns=["trajectory_id"]))
+    manifest = part.manifest
+    manifest["stages"]["score"]["done"] = False
+    part.write_json("manifest.json", manifest)
+    assert "alpha 1.0: score: 4 of 13 done" in status(RunFolder(part.uri))[4]
+    lines = []
+    with on_ray():
+        stages.run(load(pair, chat_file, part.uri), lines.append)
+    assert {"score: done before", "alpha 0.0: score: done before"} < set(lines)
+    assert any(
+        line.startswith("alpha 1.0: score: 12 trajectories scored, 1 rejected, 4 of them before") for line in lines
+    )
+    for column in (*POLICY, *REFERENCE):
+        ids, expected = flat(swept[2], column)
+        assert flat(part, column)[0] == ids
+        np.testing.assert_allclose(flat(part, column)[1], expected, atol=1e-6)
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """A run of seven trajectories in three files, with columns that say whose they are."""
+    run = RunFolder(str(tmp_path))
+    for part, names in enumerate(("abc", "de", "fg")):
+        rows = [
+            {"trajectory_id": name, **{column: [[ord(name) + k], [], [k, -1.5]] for k, column in enumerate(POLICY)}}
+            for name in names
+        ]
+        run.write("logprobs", f"part-{part}", pa.Table.from_pylist(rows, schema.LOGPROBS))
+    return run
+
+
+@pytest.mark.parametrize("digest_size", [8, 1])
+def test_columns_are_found_again_in_the_files_that_hold_them(scored, digest_size, monkeypatch):
+    if digest_size == 1:  # digests that clash
+        monkeypatch.setattr(recalling, "_digests", lambda ids: np.array([ord(i[0]) % 2 for i in ids], np.uint64))
+    where = recalling.index(scored)
+    assert (np.diff(where.digests.astype(float)) >= 0).all()
+    found = recalling.recall(scored, where, ["g", "unknown", "b", "a"])
+    assert found[1] == "the run itself did not score it"
+    for name, columns in zip("gba", (found[0], *found[2:]), strict=True):
+        assert [column.tolist() for column in columns] == [[ord(name) + k, k, -1.5] for k in range(4)]
+
+
+def test_only_files_that_hold_the_rows_are_read(scored, monkeypatch):
+    where, read = recalling.index(scored), []
+    monkeypatch.setattr(
+        recalling.pq, "read_table", lambda path, **_: read.append(path) or pa.table({"trajectory_id": []})
+    )
+    recalling.recall(scored, where, ["d", "e"])
+    assert read == [scored.parts("logprobs")[1]]
+
+
+@pytest.mark.parametrize(
+    ("merge", "message"),
+    [
+        ({"alphas": []}, "merge.alphas: List should have at least 1 item"),
+        ({"alphas": [0, 0.0]}, "merge.alphas: an alpha is there twice"),
+        ({"alphas": [float("nan")]}, "merge.alphas.0: Input should be a finite number"),
+        ({"density": 0}, "merge.density: Input should be greater than 0, got 0"),
+        ({"method": "tie"}, "merge.method: Input should be 'linear', 'ties'"),
+    ],
+)
+def test_mistakes_in_the_section(pair, chat_file, tmp_path, merge, message):
+    with pytest.raises(ConfigError) as caught:
+        load(pair, chat_file, tmp_path, **merge)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_part_of_a_folder_reads_the_trajectories_of_the_whole():
+    run, part = RunFolder("/a/b"), RunFolder("/a/b", 0.25)
+    assert part.path("trajectories") == run.path("trajectories") == "/a/b/trajectories"
+    assert (part.path("logprobs", "x"), part.path()) == ("/a/b/alphas/0.25/logprobs/x", "/a/b/alphas/0.25")
