@@ -7,10 +7,9 @@ import pytest
 import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
+from test_hf import BASE
+from test_load import PUBLISHED
 from tiny_models import save_tokenizer
-from transformers import AutoModelForCausalLM
-from transformers.models.gemma4.configuration_gemma4 import Gemma4TextConfig
-from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
 
 from pa_dist.config import Merge, Pair
 from pa_dist.errors import ConfigError, PaDistError
@@ -19,21 +18,12 @@ from pa_dist.merge.methods import seed_of
 from pa_dist.merge.rewrite import rewrite
 from pa_dist.score.load import load_model, skeleton
 
-BASE = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
-
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 def llama(folder, seed, *, vocab_size=40, dtype=torch.float32, shards=False, **options):
     torch.manual_seed(seed)
-    config = tf.LlamaConfig(**{**BASE, "num_hidden_layers": 2, **options}, vocab_size=vocab_size)
+    config = tf.LlamaConfig(**{**BASE, "num_hidden_layers": 2, "vocab_size": vocab_size, **options})
     model = tf.LlamaForCausalLM(config).to(dtype)
     # Gains that are all one would have no difference to merge.
     for module in model.modules():
@@ -59,6 +49,11 @@ def merged(pair, alpha, merge, dtype="auto"):
     model = load_model(pair.reference, dtype=dtype)
     rewrite(model, pair, merge, alpha)
     return model.state_dict()
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(ids).logits
 
 
 def same(ours, theirs, **tolerance):
@@ -158,7 +153,7 @@ def test_vocabularies_of_different_size_are_refused_or_merged_as_far_as_both_go(
 @pytest.mark.parametrize(
     ("policy", "reference", "message"),
     [
-        ({"intermediate_size": 64}, {}, r"is \[48, 32\] in the reference and \[64, 32\] in the policy$"),
+        ({"intermediate_size": 96}, {}, r"is \[128, 64\] in the reference and \[96, 64\] in the policy$"),
         ({"num_hidden_layers": 3}, {}, r"9 tensors are in one of the two models only, 'model\.layers\.2\."),
         ({"attention_bias": True}, {}, r"8 tensors are in one of the two models only"),
     ],
@@ -175,7 +170,7 @@ def test_models_that_do_not_correspond_are_refused_before_anything_is_read(polic
 def test_other_architectures_and_quantised_weights_are_refused(tmp_path):
     pair = llamas(tmp_path)
     torch.manual_seed(0)
-    tf.Qwen2ForCausalLM(tf.Qwen2Config(**BASE, vocab_size=40)).save_pretrained(tmp_path / "qwen")
+    tf.Qwen2ForCausalLM(tf.Qwen2Config(**BASE)).save_pretrained(tmp_path / "qwen")
     tokenizer = save_tokenizer(tmp_path, bos=True)
     with pytest.raises(ConfigError, match="the policy is a Qwen2ForCausalLM, the reference a LlamaForCausalLM"):
         check_merge(pair.model_copy(update={"policy": str(tmp_path / "qwen")}), settings(), (tokenizer, tokenizer))
@@ -208,51 +203,27 @@ def test_tokenizers_may_differ_but_not_in_a_tokens_id(tmp_path):
         check_tokens(tokenizers[0], save_tokenizer(tmp_path / "c", bos=True, specials=("</s>", "<s>")))
 
 
-FAMILIES = {
-    "qwen3": lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**BASE, head_dim=16, vocab_size=40)),
-    "olmo3": lambda: tf.Olmo3ForCausalLM(tf.Olmo3Config(**BASE, vocab_size=40, pad_token_id=0, eos_token_id=1)),
-    "qwen3_5": lambda: tf.Qwen3_5ForCausalLM(
-        Qwen3_5TextConfig(
-            **BASE,
-            vocab_size=40,
-            head_dim=16,
-            linear_num_value_heads=4,
-            linear_num_key_heads=2,
-            linear_key_head_dim=16,
-            linear_value_head_dim=16,
-            layer_types=["linear_attention"] * 3 + ["full_attention"],
-        )
-    ),
-    "gemma4": lambda: tf.Gemma4ForCausalLM(
-        Gemma4TextConfig(
-            **BASE,
-            vocab_size=40,
-            head_dim=16,
-            global_head_dim=32,
-            vocab_size_per_layer_input=40,
-            hidden_size_per_layer_input=8,
-            num_kv_shared_layers=2,
-            layer_types=["sliding_attention", "full_attention"] * 2,
-        )
-    ),
-}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_of_every_family_alpha_1_is_the_policy(family, tmp_path):
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_of_every_family_alpha_0_scores_as_the_reference_and_alpha_1_as_the_policy(kind, tmp_path):
     for seed, name in enumerate(("policy", "reference")):
         torch.manual_seed(seed)
-        model = FAMILIES[family]()
+        model = PUBLISHED[kind]()
         for tensor in model.state_dict().values():
-            tensor.normal_()
+            tensor.add_(0.1 * torch.randn_like(tensor))
         model.save_pretrained(tmp_path / name)
     pair = Pair(policy=str(tmp_path / "policy"), reference=str(tmp_path / "reference"))
-    ends = merged(pair, 0.0, settings()), merged(pair, 1.0, settings())
-    for ours, name in zip(ends, (pair.reference, pair.policy), strict=True):
-        same(ours, AutoModelForCausalLM.from_pretrained(name, dtype="auto").state_dict())
     tokenizer = save_tokenizer(tmp_path, bos=True)
     check_merge(pair, settings(), (tokenizer, tokenizer))
-    assert skeleton(pair.policy).state_dict().keys() == ends[0].keys()
+    ids = torch.arange(1, 30)[None]
+    ends = []
+    for alpha, name in ((0.0, pair.reference), (1.0, pair.policy)):
+        ours, expected = load_model(pair.reference), load_model(name)
+        rewrite(ours, pair, settings(), alpha)
+        assert skeleton(name).state_dict().keys() == ours.state_dict().keys()
+        same(ours.state_dict(), expected.state_dict())
+        ends.append(logits(ours, ids))
+        assert torch.equal(ends[-1], logits(expected, ids))
+    assert (ends[0] - ends[1]).abs().max() > 0.01
 
 
 def test_checkpoints_that_are_read_stay_in_their_files(tmp_path):

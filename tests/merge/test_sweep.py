@@ -1,8 +1,7 @@
-"""A sweep on Ray: the policy is scored once, alpha 0 is the reference and alpha 1 the policy; and it goes on."""
+"""A sweep on Ray: the policy is scored once, alpha 1 is the policy, and what died goes on."""
 
 import json
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import ray
 from pa_dist import config, schema, stages
 from pa_dist.errors import ConfigError, RunFolderError
 from pa_dist.merge import recall as recalling
+from pa_dist.merge import sweep
 from pa_dist.run import CHECKPOINT, RunFolder
 from pa_dist.status import status
 
@@ -38,97 +38,84 @@ def flat(folder, column):
     return rows["trajectory_id"].to_pylist(), rows[column].combine_chunks().flatten().flatten().to_numpy()
 
 
-@contextmanager
-def on_ray():
-    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
 @pytest.fixture(scope="module")
 def swept(pair, chat_file, tmp_path_factory):
+    """A sweep that died while it scored alpha 1, and went on: its folder, alpha 1's part, and what it said then."""
     loaded = load(pair, chat_file, tmp_path_factory.mktemp("sweep") / "out")
-    with on_ray():
-        stages.run(loaded, lambda line: None)
-    return [RunFolder(loaded.output, alpha) for alpha in (None, 0.0, 1.0)]
+    run, one = (RunFolder(loaded.output, alpha) for alpha in (None, 1.0))
+    lines = []
+    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
+    try:
+        stages.ingest_and_score(loaded, lambda line: None)
+        die(one)
+        stages.run(loaded, lines.append)
+    finally:
+        ray.shutdown()
+    return run, one, lines
 
 
-def test_alpha_0_is_the_reference_and_alpha_1_the_policy(swept):
-    run, zero, one = swept
+def die(part):
+    """Leave of a scored part what a run killed after the first block would have left."""
+    kept, *lost = part.parts("logprobs")
+    for path in lost:
+        Path(path).unlink()
+    stem = Path(kept).stem.rpartition("-")[0]
+    part.write(CHECKPOINT, stem, pq.read_table(kept, columns=["trajectory_id"]))
+    record = part.manifest["stages"]["score"]
+    part.start("score", record["settings"])
+    assert "alpha 1.0: score: 4 of 13 done" in status(RunFolder(part.uri))[3]
+
+
+def test_of_a_sweep_alpha_1_is_the_policy_and_the_policy_is_scored_once(swept):
+    run, one, _ = swept
     for reference, policy in zip(REFERENCE, POLICY, strict=True):
         ids, expected = flat(run, policy)
-        for part in (zero, one):
-            assert flat(part, policy)[0] == ids
-            assert np.array_equal(flat(part, policy)[1], expected)
+        assert flat(one, policy)[0] == ids
+        assert np.array_equal(flat(one, policy)[1], expected)
         np.testing.assert_allclose(flat(one, reference)[1], expected, atol=1e-6)
-        np.testing.assert_allclose(flat(zero, reference)[1], flat(run, reference)[1], atol=1e-6)
     assert np.abs(flat(run, POLICY[0])[1] - flat(run, REFERENCE[0])[1]).max() > 0.01
     advantages = one.dataset("steps").to_table()["progress_advantage__sum"].to_numpy()
     assert len(advantages) == 24
     np.testing.assert_allclose(advantages, 0, atol=1e-4)
+    assert one.manifest["stages"]["score"]["models"].keys() == {"reference"}
 
 
-def test_every_trajectory_is_scored_or_rejected_at_each_alpha_and_the_policy_once(swept):
-    for part in swept[1:]:
-        (reject,) = part.dataset("rejects").to_table().to_pylist()
-        assert (reject["trajectory_id"], reject["reason"]) == ("silent", "no message is an action")
-        facts = part.manifest["stages"]["score"]
-        assert (facts["rows"], facts["rejects"], facts["models"].keys()) == (12, 1, {"reference"})
-    lines = [f"alpha {alpha}: score: done, 12 scored, 1 rejected" for alpha in ("0.0", "1.0")]
-    assert [line.partition(" (")[0] for line in status(swept[0])[3:]] == lines
+def test_a_sweep_that_died_goes_on(swept):
+    run, one, lines = swept
+    assert "score: done before" in lines
+    assert any(line.startswith("alpha 1.0: score: 12 trajectories scored, 1 rejected, 4 of them") for line in lines)
+    (reject,) = one.dataset("rejects").to_table().to_pylist()
+    assert (reject["trajectory_id"], reject["reason"]) == ("silent", "no message is an action")
+    assert status(run)[3].startswith("alpha 1.0: score: done, 12 scored, 1 rejected")
+    assert "alpha 1.0: score: 12 trajectories scored" in Path(run.path("run.log")).read_text()
 
 
 def test_the_metrics_of_all_alphas_are_one_table(swept):
-    run = swept[0]
+    run, one, _ = swept
     table = pq.read_table(run.path("alphas.parquet"))
     assert table.schema.equals(schema.ALPHAS)
     rows = table.to_pylist()
     assert {(row["merge_method"], row["alpha"]) for row in rows} == {("linear", 0.0), ("linear", 1.0)}
-    for part in swept[1:]:
-        ours = [{name: row[name] for name in schema.METRICS.names} for row in rows if row["alpha"] == part.alpha]
+    for part in (run, one):
+        ours = [{name: row[name] for name in schema.METRICS.names} for row in rows if row["alpha"] == (part.alpha or 0)]
         assert ours == json.loads(Path(part.path("metrics.json")).read_text())
 
 
-def test_an_alpha_made_with_other_settings_is_refused(swept, pair, chat_file):
-    refused = load(pair, chat_file, swept[0].uri, alphas=[1], density=0.3)
+@pytest.mark.parametrize("alphas", [[1], [0.5]])
+def test_alphas_of_one_folder_have_the_same_settings(swept, alphas, pair, chat_file):
+    refused = load(pair, chat_file, swept[0].uri, alphas=alphas, density=0.3)
     with pytest.raises(
         RunFolderError, match=r"out, alpha 1\.0: made with other settings \(merge\.density: 0\.2 -> 0\.3"
     ):
         stages.run(refused, print)
 
 
-def test_a_fresh_start_leaves_nothing(swept, tmp_path):
+def test_a_fresh_start_leaves_no_alpha(swept, tmp_path):
     shutil.copytree(swept[0].uri, tmp_path / "out")
-    RunFolder(str(tmp_path / "out")).start_over()
-    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
-
-
-@pytest.mark.slow
-def test_a_sweep_that_died_goes_on(swept, pair, chat_file, tmp_path):
-    shutil.copytree(swept[0].uri, tmp_path / "out")
-    part = RunFolder(str(tmp_path / "out"), 1.0)
-    kept, *lost = part.parts("logprobs")
-    for path in lost:
-        Path(path).unlink()
-    stem = Path(kept).stem.rpartition("-")[0]
-    part.write(CHECKPOINT, stem, pq.read_table(kept, columns=["trajectory_id"]))
-    manifest = part.manifest
-    manifest["stages"]["score"]["done"] = False
-    part.write_json("manifest.json", manifest)
-    assert "alpha 1.0: score: 4 of 13 done" in status(RunFolder(part.uri))[4]
-    lines = []
-    with on_ray():
-        stages.run(load(pair, chat_file, part.uri), lines.append)
-    assert {"score: done before", "alpha 0.0: score: done before"} < set(lines)
-    assert any(
-        line.startswith("alpha 1.0: score: 12 trajectories scored, 1 rejected, 4 of them before") for line in lines
-    )
-    for column in (*POLICY, *REFERENCE):
-        ids, expected = flat(swept[2], column)
-        assert flat(part, column)[0] == ids
-        np.testing.assert_allclose(flat(part, column)[1], expected, atol=1e-6)
+    run = RunFolder(str(tmp_path / "out"))
+    run.start_over()
+    assert sweep.begun(run) == []
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["manifest.json"]
 
 
 @pytest.fixture
