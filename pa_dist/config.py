@@ -97,15 +97,12 @@ class Score(_Section):
 
 
 class Merge(_Section):
-    """References merged with the policy, reference + alpha * (policy - reference), and scored for each alpha.
-
-    The policy is scored once. Merged references run in the pool of `score.reference`.
-    """
+    """Merged references, reference + alpha * (policy - reference), scored for each alpha; the policy is scored once."""
 
     method: MergeMethod
     """As mergekit defines them. Of one policy dare_ties equals dare_linear, and emr equals linear."""
-    alphas: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
-    """0 is the reference; 1, where nothing of the difference is left out, the policy. Any number may be asked for."""
+    alphas: Annotated[list[float], Field(min_length=1)]
+    """0 is the reference, which is scored without being asked for; 1, where nothing is left out, the policy."""
     density: Annotated[float, Field(gt=0, le=1)] = 0.2
     """The share of each tensor's difference that ties and dare keep."""
     seed: int = 0

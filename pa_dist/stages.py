@@ -185,6 +185,7 @@ def evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) -
             _evaluate_folder(part, settings, say, ray)
         if scored:
             sweep.write_alphas(folder, scored)
+            folder.logged(say)(f"alphas: the metrics of {len(scored) + 1} alphas are in alphas.parquet")
         return summary
 
 

@@ -91,7 +91,8 @@ def test_a_sweep_that_died_goes_on(swept):
 
 
 def test_the_metrics_of_all_alphas_are_one_table(swept):
-    run, one, _ = swept
+    run, one, lines = swept
+    assert lines[-1] == "alphas: the metrics of 2 alphas are in alphas.parquet"
     table = pq.read_table(run.path("alphas.parquet"))
     assert table.schema.equals(schema.ALPHAS)
     rows = table.to_pylist()
