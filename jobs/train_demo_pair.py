@@ -8,9 +8,9 @@ With --rollouts only the rollouts are played again, by the pair that is in OUT (
 import sys
 from pathlib import Path
 
-from pa_dist.demo.agreement import SHIPPED
 from pa_dist.demo.make import make_pair, write_rollouts
 from pa_dist.demo.train import Recipe
+from pa_dist.pairs import SHIPPED
 
 if __name__ == "__main__":
     folders = [argument for argument in sys.argv[1:] if argument != "--rollouts"]

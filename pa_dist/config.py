@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pa_dist.errors import ConfigError
-from pa_dist.pairs import PAIRS
+from pa_dist.pairs import DEMO, PAIRS
 
 FileFormat = Literal["tau2", "tau_bench", "who_and_when", "agentdojo", "inspect_log", "chat", "parquet"]
 Format = Literal[FileFormat, "auto"]
@@ -60,9 +60,27 @@ class Pair(_Section):
 class Render(_Section):
     """How a trajectory becomes text."""
 
-    style: Literal["plain"] = "plain"
+    style: Literal["plain", "chat"] = "plain"
+    """plain: the paper's; chat: the model's own chat template, an action being what the model would have generated."""
     actions: Literal["auto", "assistant", "non_blank"] = "auto"
-    """Which messages are actions: the assistant's, or every non-blank one (Who & When); auto goes by the benchmark."""
+    """Which messages are actions: the assistant's, or every non-blank one (Who & When); auto goes by the benchmark. A
+    chat template knows the assistant's only."""
+    template_from: Literal["own", "policy"] = "own"
+    """Chat: whether the reference reads its own template or the policy's; base models often have none."""
+    template_options: dict[str, Any] = {}
+    """Chat: variables that templates read, such as `enable_thinking: false`; one that would write today's date wants
+    it here, mostly as `date_string`, or two days give two results."""
+    end_of_turn: bool = False
+    """Chat: whether the token that ends the turn belongs to the action. It is generated, but the aggregation `last`
+    would read nothing else, and a base model may never have been trained to end a turn."""
+
+    @model_validator(mode="after")
+    def _chat_knows_the_assistant(self) -> "Render":
+        if self.style == "chat" and self.actions == "non_blank":
+            raise ValueError(
+                "actions: 'non_blank' needs style: plain; a chat template knows the assistant's actions only"
+            )
+        return self
 
 
 class Replicas(_Section):
@@ -164,10 +182,10 @@ class Config(_Section):
     def _name_of_a_pair(cls, data: Any) -> Any:
         if not isinstance(data, dict) or not isinstance(data.get("pair"), str):
             return data
-        name = data["pair"]
-        if name not in PAIRS:
-            raise ValueError(f"pair: unknown pair {name!r}{_nearest(name, PAIRS)}; `pa-dist pairs` lists them")
-        return {**data, "pair": {"policy": PAIRS[name].policy, "reference": PAIRS[name].reference}}
+        name, known = data["pair"], {**PAIRS, "demo": DEMO}
+        if name not in known:
+            raise ValueError(f"pair: unknown pair {name!r}{_nearest(name, known)}; `pa-dist pairs` lists them")
+        return {**data, "pair": {"policy": known[name].policy, "reference": known[name].reference}}
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Config:

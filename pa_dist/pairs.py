@@ -1,5 +1,6 @@
 """Policy/reference pairs of the published work, by name: `pair: qwen3-14b` in a config."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -10,6 +11,10 @@ class KnownPair(NamedTuple):
     reference: str
     family: str
 
+
+SHIPPED = Path(__file__).parent / "demo" / "data"
+DEMO = KnownPair(str(SHIPPED / "policy"), str(SHIPPED / "reference"), "llama")
+"""The small pair of `pa-dist demo`, by the name `demo`."""
 
 PAIRS = {
     "olmo3-7b-instruct": KnownPair("allenai/Olmo-3-7B-Instruct", "allenai/Olmo-3-7B-Instruct-DPO", "olmo3"),

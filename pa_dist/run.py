@@ -32,6 +32,8 @@ LOG = "run.log"
 # A folder for each alpha of a sweep of merged references, and their metrics together.
 ALPHAS = "alphas"
 
+FILES_AT_ONCE = 16
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -65,6 +67,11 @@ class RunFolder:
         """Path below the folder, in the terms of `filesystem`."""
         own = self.alpha is not None and parts[:1] not in (("trajectories",), (LOG,))
         return "/".join([self._location[1].rstrip("/"), *([ALPHAS, repr(self.alpha)] if own else []), *parts])
+
+    def below(self, *parts: str) -> str:
+        """Path or URI of a file below the folder, as a config names one."""
+        body, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        return "/".join([body.rstrip("/"), *parts]) + mark + options
 
     def write(self, table_name: str, part: str, table: pa.Table, **encoding: Any) -> None:
         """Write one Parquet file `table_name/part.parquet`, replacing it in one step: readers see all of it or none."""
@@ -117,7 +124,14 @@ class RunFolder:
 
     def count_rows(self, paths: list[str]) -> int:
         """Rows of some of its files."""
-        return int(pads.dataset(paths, filesystem=self.filesystem, format="parquet").count_rows()) if paths else 0
+        return sum(dataset.count_rows() for dataset in self.datasets(paths))
+
+    def datasets(self, paths: list[str], schema: pa.Schema | None = None) -> Iterator[pads.Dataset]:
+        """Files as datasets of a bounded number: one holds the footers of all files that it has looked at."""
+        for start in range(0, len(paths), FILES_AT_ONCE):
+            yield pads.dataset(
+                paths[start : start + FILES_AT_ONCE], filesystem=self.filesystem, format="parquet", schema=schema
+            )
 
     def write_json(self, name: str, value: Any) -> None:
         self.filesystem.create_dir(self.path(), recursive=True)

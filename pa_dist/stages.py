@@ -88,9 +88,10 @@ def _checked(config: Config, folder: RunFolder) -> Config:
     """The config, with both models checked, and pinned to the commits that the run began with."""
     # Slow to import, and not needed where nothing is left to score.
     from pa_dist.score.actors import tokenizer
-    from pa_dist.score.pipeline import check, pinned
+    from pa_dist.score.pipeline import check, check_templates, pinned
 
     check(config.pair, config.score)
+    check_templates(config)
     # A name on the Hub may come to mean other weights: a run goes on with those it began with.
     pair = pinned(config.pair, folder.manifest["stages"].get("score", {}).get("commits", {}))
     if config.merge is not None:

@@ -5,6 +5,7 @@ python tests/hostile.py --inputs 5000        prints the tally; a traceback or a 
 
 import argparse
 import copy
+import faulthandler
 import gzip
 import json
 import random
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,10 +28,13 @@ from pa_dist.reduce.stage import evaluate
 from pa_dist.run import RunFolder
 from pa_dist.score import rows
 from pa_dist.score.attempts import Attempts, outcomes
+from pa_dist.score.engine import score_rows
 from pa_dist.score.hf import HFEngine
 from pa_dist.score.load import load_model
 from pa_dist.score.tokenize import load_tokenizer
 
+# A format's inputs take seconds; what takes so long hangs.
+HANG_SECONDS = 900
 CALL = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"order": 4711}'}}
 MESSAGES = [
     {"role": "system", "content": "You work at an order desk."},
@@ -212,7 +217,8 @@ def run(format, sources, out, engine, tokenizer):
     assert len(table) == counts.kept
     tokens, rejects = rows.tokenize_rows(table, [tokenizer], [engine.model.config.vocab_size], "auto", 64)
     assert len(tokens) + len(rejects) == len(table)
-    found = outcomes(engine.score, tokens["trajectory_id"].to_pylist(), rows.sequences(tokens, "policy"), Attempts())
+    ids, of_model = tokens["trajectory_id"].to_pylist(), rows.token_rows(tokens, "policy")
+    found = outcomes(partial(score_rows, engine), ids, of_model, Attempts())
     kept, columns, lost = rows.split_lost(tokens, "policy", found)
     assert len(kept) + len(lost) == len(tokens)
     scored = rows.with_columns(kept, "policy", "policy", columns)
@@ -259,6 +265,7 @@ def main(inputs, seed, with_large=True):
         save_tokenizer(place / "model", bos=True)
         engine, tokenizer = HFEngine(load_model(str(place / "model"))), load_tokenizer(str(place / "model"))
         for format in SOUND:
+            faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
             (place / format).mkdir()
             n = inputs // (len(SOUND) + 1)
             whole = write_files(place / format, format, n, rng)
@@ -275,8 +282,10 @@ def main(inputs, seed, with_large=True):
             total += tally
         refused = read_configs(place, inputs // (len(SOUND) + 1), rng)
         print(f"configs: {inputs // (len(SOUND) + 1)}, {refused} of them refused in one line")
+    faulthandler.cancel_dump_traceback_later()
     assert total["read"] == total["rejected"] + total["scored"]
-    print(f"{inputs} inputs: 0 tracebacks; rows {total['read']} = {total['scored']} + {total['rejected']} rejects")
+    print(f"{inputs} inputs: 0 tracebacks, 0 hangs")
+    print(f"rows: {total['read']} = {total['scored']} + {total['rejected']} rejects")
     print(f"{time.monotonic() - began:.0f} s")
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shlex
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 import jsonschema
@@ -78,7 +80,7 @@ def until_open(port):
 
 @pytest.fixture
 def two_nodes():
-    """A started cluster of two nodes; its address for jobs."""
+    """A started cluster of two nodes: its address for jobs, and where Prometheus reads each node's counters."""
     gcs, dashboard, *others = free_ports(8)
     names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
     # As on nodes with pa-dist installed: a job's `python` is the one that has it.
@@ -101,7 +103,7 @@ def two_nodes():
             start(f"--address=127.0.0.1:{gcs}", "--num-cpus=2", ports=others[3:])
             until_open(dashboard)
             until_open(others[3])
-            yield f"http://127.0.0.1:{dashboard}"
+            yield f"http://127.0.0.1:{dashboard}", [f"http://127.0.0.1:{port}" for port in (others[2], others[5])]
         finally:
             for node in nodes:
                 os.killpg(node.pid, signal.SIGKILL)
@@ -110,13 +112,29 @@ def two_nodes():
 
 def test_a_submitted_job_on_two_nodes(undisturbed, two_nodes, tmp_path):
     path, expected = undisturbed
+    address, metrics = two_nodes
     out = tmp_path / "out"
-    command = [RAY, "job", "submit", "--address", two_nodes, "--working-dir", ROOT, "--"]
+    command = [RAY, "job", "submit", "--address", address, "--working-dir", ROOT, "--"]
     command += ["python", "jobs/run.py", path, f"output={out}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert "evaluate: 54 trajectories" in done.stdout
     assert kills.differences(out, expected) == []
+    counted = counters(metrics)
+    for model, facts in RunFolder(str(out)).manifest["stages"]["score"]["models"].items():
+        assert (counted["trajectories", model], counted["tokens", model]) == (facts["rows"], facts["tokens"])
+
+
+def counters(addresses):
+    """What Prometheus would read of our counters, by name and model, once all models' are there."""
+    line = re.compile(r'^ray_pa_dist_score_(\w+?)(?:_total)?{.*model="(\w+)".*} (\S+)$', re.MULTILINE)
+    end, found = time.monotonic() + 60, {}
+    while time.monotonic() < end and len({model for _, model in found}) < 2:
+        time.sleep(0.5)
+        for address in addresses:
+            text = urllib.request.urlopen(address, timeout=10).read().decode()
+            found |= {(name, model): float(value) for name, model, value in line.findall(text)}
+    return found
 
 
 def test_a_run_on_object_storage(undisturbed, bucket, tmp_path):
@@ -138,7 +156,7 @@ def test_a_run_on_object_storage(undisturbed, bucket, tmp_path):
     assert differing == []
     folder = RunFolder(loaded.output)
     assert status(folder)[1].startswith("score: done, 54 scored, 6 rejected")
-    told = folder._read("manifest.json") + folder._read("run.log") + str(folder).encode() + "".join(lines).encode()
+    told = folder.read("manifest.json") + folder.read("run.log") + str(folder).encode() + "".join(lines).encode()
     assert b"not-to-be-told" not in told
     assert b"s3://bucket/run" in told
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from pa_dist import config, stages
 from pa_dist.errors import PaDistError
 from pa_dist.run import CHECKPOINT, RunFolder
+from pa_dist.score.settle import committed
 from pa_dist.status import status
 
 N = 120
@@ -54,16 +55,25 @@ def begun(out, stage):
     return stage in RunFolder(str(out)).manifest["stages"]
 
 
+def done(out):
+    """Files of `logprobs` whose ids are committed."""
+    stems = {Path(part).stem for part in committed(out)}
+    return [part for part in out.parts("logprobs") if Path(part).stem.rpartition("-")[0] in stems]
+
+
 def test_a_killed_run_goes_on_with_what_it_was_begun_with(undisturbed, tmp_path):
     path, expected = undisturbed
     out = RunFolder(str(tmp_path / "out"))
     process = kills.start(path, tmp_path / "out")
-    until(lambda: len(out.parts(CHECKPOINT)) > 3)
+    until(lambda: len(done(out)) > 1)
     process.kill()
     process.wait()
     lines = status(out)
     assert lines[0].startswith("ingest: done, 120 trajectories kept")
     assert "of 120 done" in lines[1]
+    gone = done(out)[0]
+    n_gone = out.count_rows([gone])
+    out.filesystem.delete_file(gone)  # its ids say that it is there
     others = ("score.max_length=77", r"score\.max_length: 16384 -> 77"), ("pair.policy=x", r"pair\.policy")
     for override, names in others:
         with pytest.raises(PaDistError, match=names):
@@ -72,7 +82,7 @@ def test_a_killed_run_goes_on_with_what_it_was_begun_with(undisturbed, tmp_path)
         stages.run(config.load(path, [f"output={out.uri}"]), print)
     facts = out.manifest["stages"]["score"]
     assert facts["done_before"] > 0
-    assert facts["models"]["policy"]["rows"] <= N - facts["done_before"]
+    assert 0 < n_gone <= facts["models"]["policy"]["rows"] <= N - facts["done_before"] + n_gone
     assert kills.differences(out.uri, expected) == []
     assert status(out)[1].startswith("score: done, 108 scored, 12 rejected")
     assert not out.parts(CHECKPOINT)

@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+import spans
 import torch
 import yaml
+from chat_templates import save_chat_tokenizer
+from tiny_models import save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pa_dist import cluster, config, errors, stages
@@ -20,7 +23,6 @@ from pa_dist.errors import ConfigError, PaDistError, ResourceError, RunFolderErr
 from pa_dist.ingest import sources
 from pa_dist.render.plain import render
 from pa_dist.run import RunFolder
-from pa_dist.score import pipeline
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,6 +92,56 @@ def test_columns_equal_a_plain_pass_over_the_rendered_text(finished, pair, model
             assert row["truncated"][step] == (start < cut)
 
 
+def test_spans_decode_to_what_was_said(finished):
+    found = spans.check(RunFolder(finished.output))
+    assert found["actions"] == found[spans.RENDERED] == found[spans.SAID] > 0
+    assert found["truncated"] == 24 - found["actions"]
+
+
+def test_a_chat_run_scores_each_action_in_the_state_that_the_policy_was_in(tmp_path):
+    """Of either model by its own template, one of which rewrites history, against a plain pass for each action."""
+    names = {"policy": "drops_reasoning", "reference": "text_calls"}
+    for seed, (model, name) in enumerate(names.items()):
+        save_model(tmp_path / model, seed)
+        save_chat_tokenizer(tmp_path / model, name)
+    call = {"function": {"name": "look", "arguments": '{"id": "7"}'}}
+    messages = [
+        {"role": "user", "content": "Refund me"},
+        {"role": "assistant", "content": "<think>Hm</think>", "tool_calls": [call]},
+        {"role": "tool", "content": "shipped"},
+        {"role": "assistant", "content": "<think>Late</think>No."},
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "It has shipped."},
+    ]
+    row = {"id": "a", "messages": messages, "system_message": "Be kind."}
+    (tmp_path / "desk.jsonl").write_text(json.dumps(row) + "\n")
+    loaded = settings({model: str(tmp_path / model) for model in names}, tmp_path / "desk.jsonl", tmp_path / "out")
+    loaded = loaded.model_copy(
+        update={"render": config.Render(style="chat"), "score": loaded.score.model_copy(update={"max_length": 512})}
+    )
+    stages.ingest_and_score(loaded, lambda line: None)
+
+    folder = RunFolder(loaded.output)
+    (found,) = folder.dataset("logprobs").to_table().to_pylist()
+    assert found["step"] == [1, 3, 5]
+    for model, ids_of in (("policy", "token_ids"), ("reference", "token_ids_reference")):
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / model)
+        network = AutoModelForCausalLM.from_pretrained(tmp_path / model).eval()
+        chat = [{"role": "system", "content": "Be kind."}, *messages]
+        if model == "policy":
+            function = {"name": "look", "arguments": {"id": "7"}}
+            chat[2] = {**chat[2], "tool_calls": [{"function": function}]}
+        for action, logprobs, step in zip(found[ids_of], found[f"{model}_logprob"], found["step"], strict=True):
+            prompt = tokenizer.apply_chat_template(chat[: step + 1], add_generation_prompt=True, tokenize=False)
+            ids = tokenizer.encode(prompt, add_special_tokens=False)
+            with torch.no_grad():
+                table = network(torch.tensor([ids + action])).logits[0].log_softmax(-1)
+            expected = [table[len(ids) + i - 1, token].item() for i, token in enumerate(action)]
+            np.testing.assert_allclose(logprobs, expected, atol=1e-4)
+    checked = spans.check(folder)
+    assert checked["actions"] == checked[spans.RENDERED] == checked[spans.SAID] == 3
+
+
 def test_policy_and_reference_hold_different_gpus(finished):
     models = RunFolder(finished.output).manifest["stages"]["score"]["models"]
     gpus = {name: {gpu for actor in entry["actors"] for gpu in actor["gpu_ids"]} for name, entry in models.items()}
@@ -152,11 +204,34 @@ def test_a_task_that_dies_is_one_line():
         list(cluster.map_tasks(os._exit, [1]))
 
 
-def test_a_run_goes_on_with_the_commits_it_began_with():
-    hub = config.Pair(policy="org/policy", reference="org/reference", policy_revision="v1")
-    commits = {"policy": "a" * 40, "reference": "b" * 40}
-    assert pipeline.pinned(hub, commits).reference_revision == "b" * 40
-    assert pipeline.pinned(hub, commits).policy_revision == "a" * 40
+PINNED = """
+import sys
+from pa_dist.config import Pair
+from pa_dist.score.pipeline import pinned
+from pa_dist.score.actors import vocabulary
+hub = Pair(policy=sys.argv[1], reference="org/model")
+vocabulary(hub, "reference")
+pair = pinned(hub, {"reference": sys.argv[2]} if len(sys.argv) > 2 else {})
+print(pair.policy_revision, pair.reference_revision)
+"""
+
+
+def test_a_run_goes_on_with_the_commits_it_began_with(pair, tmp_path):
+    """A model on the Hub, as far as it lies in this machine's cache."""
+    model, old, new = tmp_path / "hub" / "models--org--model", "a" * 40, "b" * 40
+    for commit in (old, new):
+        (model / "snapshots" / commit).mkdir(parents=True)
+        shutil.copy(Path(pair["policy"], "config.json"), model / "snapshots" / commit)
+    (model / "refs").mkdir()
+
+    def commits(now, *arguments):
+        (model / "refs" / "main").write_text(now)
+        command = [sys.executable, "-c", PINNED, pair["policy"], *arguments]
+        environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+
+    assert commits(now=old) == ["None", old]
+    assert commits(new, old) == ["None", old]
 
 
 def test_fractions_of_one_gpu_hold_both_models(pair, chat_file, tmp_path):

@@ -14,8 +14,8 @@ from pa_dist.demo.forest import Forest
 from pa_dist.demo.rollouts import Row, edges_of
 from pa_dist.demo.tree import grow
 from pa_dist.demo.world import Task, draw_tasks
+from pa_dist.pairs import SHIPPED
 
-SHIPPED = Path(__file__).parent / "data"
 HELD_OUT_SEED, HELD_OUT_TASKS = 1_000_003, 100
 
 

@@ -7,9 +7,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pa_dist import config, stages
-from pa_dist.demo.agreement import SHIPPED, Agreement, agreement, exact_advantages, held_out_tasks, shipped_rollouts
+from pa_dist.demo.agreement import Agreement, agreement, exact_advantages, held_out_tasks, shipped_rollouts
 from pa_dist.demo.rollouts import Row
 from pa_dist.demo.train import Recipe
+from pa_dist.pairs import SHIPPED
 from pa_dist.progress import Progress
 from pa_dist.report.tables import show_metrics
 from pa_dist.run import RunFolder
@@ -44,7 +45,7 @@ def demo_config(out: str) -> config.Config:
         {
             "name": "demo",
             "trajectories": {"format": "chat", "paths": [str(SHIPPED / "rollouts.jsonl.gz")]},
-            "pair": {name: str(SHIPPED / name) for name in ("policy", "reference")},
+            "pair": "demo",
             "score": {"dtype": "float32", "max_length": 512, "rows_per_block": 128},
             "evaluate": {"beta": Recipe.beta, "resamples": 400},
             "output": out,

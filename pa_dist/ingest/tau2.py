@@ -11,11 +11,12 @@ from pa_dist.ingest.records import Origin, Reject, Trajectory, Unusable
 from pa_dist.ingest.sources import Source
 
 BENCHMARK = "tau2"
-_EXTRA = ("termination_reason", "seed", "mode", "agent_cost", "user_cost", "duration", "policy")
+_EXTRA = ("termination_reason", "seed", "mode", "agent_cost", "user_cost", "duration", "system_message")
 
 
 def read(source: Source) -> Iterator[Trajectory | Reject]:
-    """Simulations of one file. The policy text is kept with each: it is the system prompt that the file leaves out."""
+    """Simulations of one file. The policy text is kept with each, as `system_message` of `extra`: the
+    messages leave it out."""
     try:
         info = _Info(source)
     except Unusable as error:
@@ -71,7 +72,7 @@ def _find_info(source: Source) -> dict[str, Any]:
 def _trajectory(record: dict[str, Any], origin: Origin, info: _Info) -> Trajectory:
     history = messages(record.get("messages"))
     reward = records.section(record, "reward_info").get("reward")
-    facts = {"policy": info.policy, **{k: v for k, v in record.items() if v is not None}}
+    facts = {"system_message": info.policy, **{k: v for k, v in record.items() if v is not None}}
     return Trajectory(
         place=origin.place,
         trajectory_id=records.given_id(record.get("id"), origin.source) or origin.new_id(),

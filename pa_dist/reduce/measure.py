@@ -16,7 +16,7 @@ from pa_dist.reduce.attribution import BASELINES, baseline_outcomes, blamed_outc
 from pa_dist.reduce.best_of_n import Trials, baselines, best_of_n
 from pa_dist.reduce.groups import Group, by_group, clusters, floats, trials
 from pa_dist.reduce.intervals import Figure, Resampling, unlabelled
-from pa_dist.reduce.methods import Cell, methods
+from pa_dist.reduce.methods import Cell
 from pa_dist.reduce.ragged import Floats, column, is_valid
 from pa_dist.reduce.uncertainty import METRICS, uncertainty
 from pa_dist.run import RunFolder
@@ -143,22 +143,21 @@ def best_of_n_baselines(folder: RunFolder, settings: Evaluate, groups: Collectio
     return rows
 
 
-def blamed_steps(folder: RunFolder, settings: Evaluate, name: str, groups: Collection[Group]) -> list[Measured]:
-    """FA of one method's predictions."""
-    # By name: a method holds a lambda, which Ray's pickling would take but the standard one would not.
-    (method,) = [method for method in methods(settings.preset) if method.name == name]
-    wanted = [name for name in schema.ATTRIBUTIONS.names if name not in ("trial", "behavior", "agent", "correct")]
-    table = folder.dataset("attributions").to_table(columns=wanted, filter=pc.field("method") == method.name)
+def blamed_steps(
+    folder: RunFolder, settings: Evaluate, method: str, token_agg: str, groups: Collection[Group]
+) -> list[Measured]:
+    """FA of the predictions from one method's token aggregation."""
+    unread = ("trial", "behavior", "agent", "correct", "method", "token_agg")
+    table = folder.dataset("attributions").to_table(
+        columns=[name for name in schema.ATTRIBUTIONS.names if name not in unread],
+        filter=(pc.field("method") == method) & (pc.field("token_agg") == token_agg),
+    )
     rows = []
     for group, members in by_group(table):
-        if group not in groups:
-            continue
-        for token_agg in method.token_aggs:
-            of_agg = members.filter(pc.equal(members["token_agg"], token_agg))
-            for predictor in schema.PREDICTORS:
-                cell = of_agg.filter(pc.equal(of_agg["predictor"], predictor))
-                figures = _fa(cell, blamed_outcomes(cell, settings.within), settings)
-                rows += [Measured("fa", group, method.name, token_agg, None, predictor, figure) for figure in figures]
+        for predictor in schema.PREDICTORS if group in groups else ():
+            cell = members.filter(pc.equal(members["predictor"], predictor))
+            figures = _fa(cell, blamed_outcomes(cell, settings.within), settings)
+            rows += [Measured("fa", group, method, token_agg, None, predictor, figure) for figure in figures]
     return rows
 
 
@@ -166,7 +165,8 @@ def blame_baselines(folder: RunFolder, settings: Evaluate, groups: Collection[Gr
     """FA of the random, first-step and last-step baselines."""
     wanted = ["trajectory_id", "benchmark", "domain", "task_id", "mistake_step", "mistake_agent", "step", "agent"]
     labelled = None if "fa" in settings.scenarios else pc.field("mistake_step").is_valid()
-    table = folder.dataset("logprobs", schema.LOGPROBS).to_table(columns=wanted, filter=labelled)
+    datasets = folder.datasets(folder.parts("logprobs"), schema.LOGPROBS)
+    table = pa.concat_tables([dataset.to_table(columns=wanted, filter=labelled) for dataset in datasets])
     rows = []
     for group, members in by_group(table):
         if group in groups:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pa_dist import schema
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
 SCENARIOS = ("uq", "best_of_n", "fa")
 OUTPUTS = ("steps", "scores", "selections", "attributions")
 
-# Compressed bytes of `logprobs` that one task reads, and bytes it holds at a time.
+# Compressed bytes of `logprobs` that one task reads, and bytes and rows that it holds at a time: of each row, fault
+# attribution makes some hundreds.
 _TASK_BYTES = 256 << 20
 _BLOCK_BYTES = 64 << 20
+_BLOCK_ROWS = 4096
 # Scores that one task ranks: columns times trajectories.
 _TASK_SCORES = 2_000_000
 _UQ_METRICS = ("auroc", "auprc", "spearman", "aurc", "risk")
@@ -113,8 +116,10 @@ def _reduce_part(folder: RunFolder, settings: Evaluate, part: _Part) -> tuple[in
         name = f"{part.name}-{index:04d}"
         folder.write("steps", name, reduced.steps)
         folder.write("scores", name, reduced.scores)
-        if len(reduced.attributions):
-            folder.write("attributions", name, reduced.attributions)
+        if len(attributions := reduced.attributions):
+            # A row group holds one method's token aggregation, so that the task that measures it reads no other.
+            size = len(schema.PREDICTORS) * pc.count_distinct(attributions["trajectory_id"]).as_py()
+            folder.write("attributions", name, attributions, row_group_size=size)
         trajectories += len(table)
         steps += len(reduced.steps)
         scored += len(reduced.steps) - reduced.steps["progress_advantage__mean"].null_count
@@ -122,20 +127,20 @@ def _reduce_part(folder: RunFolder, settings: Evaluate, part: _Part) -> tuple[in
 
 
 def _blocks(folder: RunFolder, part: _Part) -> Iterator[pa.Table]:
-    """Tables of about `_BLOCK_BYTES` each."""
+    """Tables of about `_BLOCK_BYTES` each, of `_BLOCK_ROWS` at most."""
     pending: list[pa.RecordBatch] = []
-    size = 0
+    size = n_rows = 0
     for path, row_groups in part.files:
         with pq.ParquetFile(path, filesystem=folder.filesystem) as file:
             footer = file.metadata
             held = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
             rows = max(1, _BLOCK_BYTES * max(footer.num_rows, 1) // max(held, 1))
-            for batch in file.iter_batches(batch_size=min(rows, 65536), columns=COLUMNS, row_groups=row_groups):
-                if pending and size + batch.nbytes > _BLOCK_BYTES:
+            for batch in file.iter_batches(batch_size=min(rows, _BLOCK_ROWS), columns=COLUMNS, row_groups=row_groups):
+                if pending and (size + batch.nbytes > _BLOCK_BYTES or n_rows + len(batch) > _BLOCK_ROWS):
                     yield pa.Table.from_batches(pending)
-                    pending, size = [], 0
+                    pending, size, n_rows = [], 0, 0
                 pending.append(batch)
-                size += batch.nbytes
+                size, n_rows = size + batch.nbytes, n_rows + len(batch)
     if pending:
         yield pa.Table.from_batches(pending)
 
@@ -184,8 +189,12 @@ def _jobs(settings: Evaluate, folder: RunFolder, planned: dict[str, frozenset[Gr
     if bon:
         jobs.append(partial(measure.best_of_n_baselines, folder, settings, bon))
     if fa:
-        attributing = [method.name for method in methods(settings.preset) if method.attributes]
-        jobs += [partial(measure.blamed_steps, folder, settings, name, fa) for name in attributing]
+        attributing = [method for method in methods(settings.preset) if method.attributes]
+        jobs += [
+            partial(measure.blamed_steps, folder, settings, method.name, agg, fa)
+            for method in attributing
+            for agg in method.token_aggs
+        ]
         jobs.append(partial(measure.blame_baselines, folder, settings, fa))
     return jobs
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 ActionRule = Literal["auto", "assistant", "non_blank"]
 
@@ -22,6 +22,7 @@ class Message(TypedDict):
     name: str | None
     content: str | None
     tool_calls: list[ToolCall] | None
+    tool_call_id: NotRequired[str | None]
 
 
 class Rendered(NamedTuple):
@@ -50,7 +51,7 @@ def render(messages: Sequence[Message], rule: Literal["assistant", "non_blank"])
         content = message["content"] or ""
         if rule == "assistant":
             acts = message["role"] == "assistant"
-            body = _assistant_body(content, message["tool_calls"] or []) if acts else content
+            body = assistant_body(content, message["tool_calls"] or []) if acts else content
         else:
             acts = bool(content.strip()) and not (index == 0 and message["role"].lower() == "human")
             body = content
@@ -68,7 +69,8 @@ def action_rule(rule: ActionRule, benchmark: str | None) -> Literal["assistant",
     return rule
 
 
-def _assistant_body(content: str, tool_calls: Sequence[ToolCall]) -> str:
+def assistant_body(content: str, tool_calls: Sequence[ToolCall]) -> str:
+    """Content and tool calls as the published rendering writes them."""
     calls = [f"tool_call({call['name'] or ''}, {_arguments(call['arguments'])!r})" for call in tool_calls]
     return "\n".join([content, *calls]).strip() or "[assistant action]"
 

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pyarrow as pa
@@ -13,13 +13,14 @@ import ray
 from ray.util.metrics import Counter
 
 from pa_dist import schema
-from pa_dist.config import Config, Merge, Pair, Score
+from pa_dist.config import Config, Merge, Pair, Render, Score
 from pa_dist.errors import PaDistError
 from pa_dist.merge.recall import index, recall
+from pa_dist.render.chat import ChatTemplate, control_tokens
 from pa_dist.run import CHECKPOINT, RunFolder
 from pa_dist.score import rows
 from pa_dist.score.attempts import attempt, device_is_gone, outcomes, reason
-from pa_dist.score.engine import Work
+from pa_dist.score.engine import Work, score_rows
 from pa_dist.score.tokenize import load_tokenizer
 
 
@@ -44,8 +45,11 @@ class Tokenize:
         tokenizers = [tokenizer(self.config.pair, model) for model in self.models]
         sizes = [vocabulary(self.config.pair, model) for model in schema.MODELS]
         known = sizes if len(tokenizers) == len(sizes) else [min(sizes)]
-        rule, max_length = self.config.render.actions, self.config.score.max_length
-        return [rows.tokenize_rows(table, tokenizers, known, rule, max_length) for table in tables]
+        settings, max_length = self.config.render, self.config.score.max_length
+        templates = chat_templates(settings, tokenizers) if settings.style == "chat" else ()
+        return [
+            rows.tokenize_rows(table, tokenizers, known, settings.actions, max_length, templates) for table in tables
+        ]
 
 
 class Recall:
@@ -114,9 +118,9 @@ class Scorer:
             raise PaDistError(f"{self.model}: its actor has no engine")
         began, before = time.perf_counter(), replace(self.engine.work)
         idle = 0.0 if self._idle_since is None else began - self._idle_since
-        ids, sequences = batch["trajectory_id"].to_pylist(), rows.sequences(batch, self.tokens)
+        ids, tokens = batch["trajectory_id"].to_pylist(), rows.token_rows(batch, self.tokens)
         try:
-            found = outcomes(self.engine.score, ids, sequences, self.ledger, proven=before.tokens > 0)
+            found = outcomes(partial(score_rows, self.engine), ids, tokens, self.ledger, proven=before.tokens > 0)
         except Exception as error:
             if not device_is_gone(error):
                 self._tell(error)
@@ -236,21 +240,31 @@ def tokenizer(pair: Pair, model: str) -> Any:
     return _load_tokenizer(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
 
 
+def chat_templates(settings: Render, tokenizers: Sequence[Any]) -> list[ChatTemplate]:
+    """What renders the text that each tokenizer reads.
+
+    Args:
+      tokenizers: the policy's first.
+
+    Raises:
+      Exception: a template that is not there, or that raises on a plain question and answer.
+    """
+    owners = tokenizers if settings.template_from == "own" else [tokenizers[0]] * len(tokenizers)
+    controls, options, end = control_tokens(*tokenizers), settings.template_options, settings.end_of_turn
+    return [ChatTemplate(owner, controls, options=options, end_of_turn=end) for owner in owners]
+
+
 @cache
-def _load_config(name: str, revision: str | None, trust_remote_code: bool) -> Any:
+def _load_vocabulary(name: str, revision: str | None, trust_remote_code: bool) -> int:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-
-
-def model_config(pair: Pair, model: str) -> Any:
-    """A model's own config, loaded once a process."""
-    return _load_config(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    return int(config.get_text_config().vocab_size)
 
 
 def vocabulary(pair: Pair, model: str) -> int:
     """How many tokens a model knows; its tokenizer may know more."""
-    return int(model_config(pair, model).get_text_config().vocab_size)
+    return _load_vocabulary(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
 
 
 def _device(gpus: list[Any], cuda: bool) -> str:

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from pa_dist.errors import first_line
-from pa_dist.score.engine import TokenColumns, TokenSequence
+from pa_dist.score.engine import TokenColumns, TokenRow
 
 # A block is tried whole so often, then row by row; a row alone so often, then not again.
 BLOCK_TRIES = 2
@@ -15,7 +15,7 @@ ROW_TRIES = 3
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
-Score = Callable[[Sequence[TokenSequence]], list[TokenColumns | None]]
+Score = Callable[[Sequence[TokenRow]], list[TokenColumns | None]]
 Outcome = TokenColumns | str
 """What became of a row: its columns, or why it has none."""
 
@@ -49,7 +49,7 @@ class Attempts:
 
 
 def outcomes(
-    score: Score, ids: Sequence[str], sequences: Sequence[TokenSequence], ledger: Ledger, *, proven: bool = False
+    score: Score, ids: Sequence[str], rows: Sequence[TokenRow], ledger: Ledger, *, proven: bool = False
 ) -> list[Outcome]:
     """Score a block with an engine.
 
@@ -60,11 +60,11 @@ def outcomes(
       Exception: as `attempt`, and where every row of a block raises and the engine is not proven: the fault is hardly
         a row's.
     """
-    found = attempt(score, ids, sequences, ledger)
+    found = attempt(score, ids, rows, ledger)
     failed = [outcome for outcome in found if isinstance(outcome, Exception)]
     if len(failed) == len(found) > 1 and not proven:
         raise failed[0]
-    return [_named(outcome, sequence) for outcome, sequence in zip(found, sequences, strict=True)]
+    return [_named(outcome, row) for outcome, row in zip(found, rows, strict=True)]
 
 
 def attempt(
@@ -124,10 +124,10 @@ def device_is_gone(error: Exception) -> bool:
     return isinstance(error, torch.AcceleratorError)
 
 
-def _named(outcome: TokenColumns | str | Exception | None, sequence: TokenSequence) -> Outcome:
+def _named(outcome: TokenColumns | str | Exception | None, row: TokenRow) -> Outcome:
     """An outcome with its reason in words; numbers that are not finite are none."""
     if outcome is None:
-        return f"its device has no memory for its {len(sequence.ids)} tokens"
+        return f"its device has no memory for its {len(row.ids)} tokens"
     if isinstance(outcome, str | Exception):
         return reason(outcome)
     lost = np.count_nonzero(~np.isfinite(np.stack(outcome)).all(axis=0))

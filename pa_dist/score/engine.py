@@ -20,6 +20,24 @@ class TokenSequence(NamedTuple):
     """[n] ascending positions of the tokens to score, each at least 1: the first token has no log-probability."""
 
 
+class TokenRow(NamedTuple):
+    """The sequences of one trajectory: one, or several where no single one holds all states that it went through."""
+
+    ids: Ints
+    """[length] token ids of all of them, one after the other."""
+    positions: Ints
+    """[n] ascending positions in `ids` of the tokens to score; none is the first of a sequence."""
+    lengths: Ints
+    """[sequences] tokens of each."""
+
+    def sequences(self) -> list[TokenSequence]:
+        """Each of them alone."""
+        ends = np.cumsum(self.lengths)
+        bounds = np.searchsorted(self.positions, [0, *ends])
+        spans = zip([0, *ends[:-1]], ends, bounds[:-1], bounds[1:], strict=True)
+        return [TokenSequence(self.ids[a:b], self.positions[p:q] - np.int32(a)) for a, b, p, q in spans]
+
+
 class TokenColumns(NamedTuple):
     """What the forward pass leaves of each scored token, all [n], natural logarithms."""
 
@@ -50,6 +68,19 @@ class Work:
 
     def __sub__(self, other: "Work") -> "Work":
         return Work(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+def score_rows(engine: "Engine", rows: Sequence[TokenRow]) -> list[TokenColumns | None]:
+    """An engine's columns of trajectories: those of a row's sequences follow each other; None where one has none."""
+    found = iter(engine.score([sequence for row in rows for sequence in row.sequences()]))
+    return [_together([next(found) for _ in row.lengths]) for row in rows]
+
+
+def _together(parts: Sequence[TokenColumns | None]) -> TokenColumns | None:
+    there = [part for part in parts if part is not None]
+    if len(there) < len(parts):
+        return None
+    return TokenColumns(*(np.concatenate(columns) for columns in zip(*there, strict=True)))
 
 
 class Engine(Protocol):

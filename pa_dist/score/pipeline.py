@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 import ray.data
-import torch
+from huggingface_hub import try_to_load_from_cache
 from ray.data.checkpoint import CheckpointConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -26,7 +26,7 @@ from pa_dist.errors import ConfigError, PaDistError, first_line
 from pa_dist.progress import Progress
 from pa_dist.run import CHECKPOINT, RunFolder
 from pa_dist.score import rows
-from pa_dist.score.actors import Recall, Scorer, Tokenize, model_config, tokenizer, vocabulary
+from pa_dist.score.actors import Recall, Scorer, Tokenize, chat_templates, tokenizer, vocabulary
 from pa_dist.score.settle import mend, n_left, settle
 from pa_dist.score.tally import Tally, facts
 from pa_dist.score.tokenize import fingerprint
@@ -48,7 +48,9 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
     Raises:
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
     """
-    shared = fingerprint(tokenizer(config.pair, "policy")) == fingerprint(tokenizer(config.pair, "reference"))
+    own = config.render.style == "chat" and config.render.template_from == "own"
+    policy, reference = (fingerprint(tokenizer(config.pair, model), template=own) for model in schema.MODELS)
+    shared = policy == reference
     (left,) = cluster.map_tasks(n_left, [folder])
     total = folder.count("trajectories")
     before = total - left
@@ -85,7 +87,8 @@ def _stream(config: Config, folder: RunFolder, shared: bool, models: Sequence[st
         override_filesystem=folder.filesystem,
         delete_checkpoint_on_success=False,  # a run that dies before it is marked done would else be scored twice over
     )
-    dataset: Any = ray.data.read_parquet(folder.parts("trajectories"), filesystem=folder.filesystem, columns=_READ)
+    columns = [*_READ, *(("tools", "extra") if config.render.style == "chat" else ())]
+    dataset: Any = ray.data.read_parquet(folder.parts("trajectories"), filesystem=folder.filesystem, columns=columns)
     dataset = dataset.repartition(target_num_rows_per_block=config.score.rows_per_block)
     dataset = dataset.map_batches(
         Tokenize(config, folder, shared, tally), batch_format="pyarrow", batch_size=None, zero_copy_batch=True
@@ -134,8 +137,10 @@ def pinned(pair: Pair, before: Mapping[str, str | None]) -> Pair:
 
 
 def _commit(pair: Pair, model: str) -> str | None:
-    commit: str | None = getattr(model_config(pair, model), "_commit_hash", None)
-    return commit or getattr(pair, f"{model}_revision")
+    """The commit of a model on the Hub, by where its config lies in the cache since `check`."""
+    name, revision = getattr(pair, model), getattr(pair, f"{model}_revision")
+    cached = None if Path(name).is_dir() else try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else revision
 
 
 def check(pair: Pair, settings: Score) -> None:
@@ -144,6 +149,8 @@ def check(pair: Pair, settings: Score) -> None:
     Raises:
       ConfigError: naming the key and the reason.
     """
+    import torch  # slow to import; a driver that goes on has no need of it
+
     try:
         torch.device("cpu" if settings.device in (None, "auto") else settings.device)
     except RuntimeError as error:
@@ -157,6 +164,25 @@ def check(pair: Pair, settings: Score) -> None:
             raise ConfigError(f"pair.{model}: no model and tokenizer at {name!r}: {first_line(error)}") from None
         if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
             raise ConfigError(f"pair.{model}: no weights (*.safetensors) in {name!r}")
+
+
+def check_templates(config: Config) -> None:
+    """Find out whether the chat templates are there and render a plain question and answer.
+
+    Raises:
+      ConfigError: naming the key and the reason.
+    """
+    if config.render.style != "chat":
+        return
+    for model in schema.MODELS if config.render.template_from == "own" else schema.MODELS[:1]:
+        own, name = tokenizer(config.pair, model), getattr(config.pair, model)
+        if own.chat_template is None:
+            other = "; render.template_from=policy lends it the policy's" if model == "reference" else ""
+            raise ConfigError(f"pair.{model}: no chat template (chat_template.jinja) at {name!r}{other}")
+        try:
+            chat_templates(config.render, [own])
+        except Exception as error:  # a template raises what it likes
+            raise ConfigError(f"pair.{model}: its chat template cannot be used: {first_line(error)}") from None
 
 
 def _quieten() -> None:

@@ -1,17 +1,19 @@
 """Between Arrow tables and engines: trajectories in, token rows between, log-prob columns out. No Ray, no model."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from pa_dist import schema
+from pa_dist.render.chat import MARK, ChatTemplate, Unrenderable
 from pa_dist.render.plain import ActionRule, action_rule, render
 from pa_dist.score.attempts import Outcome, reason
-from pa_dist.score.engine import TokenColumns, TokenSequence
-from pa_dist.score.tokenize import TokenizedTrajectory, tokenize
+from pa_dist.score.engine import TokenColumns, TokenRow, TokenSequence
+from pa_dist.score.tokenize import TokenizedTrajectory, tokenize, tokenize_chat
 
 _INTS = pa.list_(pa.int32())
 _KEYS_AND_LABELS = [*schema.KEYS, *schema.LABELS]
@@ -20,7 +22,7 @@ _STEP_COLUMNS = [schema.LOGPROBS.field(name) for name in ("step", "agent", "text
 
 def token_fields(model: str) -> list[pa.Field]:
     """Columns that carry one model's token sequence through the pipeline."""
-    return [pa.field(f"{model}_{name}", _INTS) for name in ("ids", "positions", "step_lengths")]
+    return [pa.field(f"{model}_{name}", _INTS) for name in ("ids", "positions", "step_lengths", "lengths")]
 
 
 def tokens_schema(shared: bool) -> pa.Schema:
@@ -30,13 +32,19 @@ def tokens_schema(shared: bool) -> pa.Schema:
 
 
 def tokenize_rows(
-    trajectories: pa.Table, tokenizers: Sequence[Any], vocabularies: Sequence[int], rule: ActionRule, max_length: int
+    trajectories: pa.Table,
+    tokenizers: Sequence[Any],
+    vocabularies: Sequence[int],
+    rule: ActionRule,
+    max_length: int,
+    templates: Sequence[ChatTemplate] = (),
 ) -> tuple[pa.Table, pa.Table]:
     """Render and tokenise a block of `trajectories`.
 
     Args:
-      tokenizers: the policy's, and the reference's if it is another one.
+      tokenizers: the policy's, and the reference's if it is another one or reads another text.
       vocabularies: of each tokenizer, the number of tokens that the models reading it know.
+      templates: of each tokenizer, the chat template to render with; none for the plain rendering.
 
     Returns:
       A table of `tokens_schema`, and the rows that cannot be scored as a table of `rejects`.
@@ -46,27 +54,25 @@ def tokenize_rows(
     keep = {field.name for field in _KEYS_AND_LABELS}
     for row in trajectories.to_pylist():
         try:
-            rendered = render(row["messages"], action_rule(rule, row["benchmark"]))
-            if not rendered.actions:
-                lost[row["trajectory_id"]] = "no message is an action"
-                continue
-            tokenized = [tokenize(rendered, tokenizer, max_length) for tokenizer in tokenizers]
+            which = action_rule(rule, row["benchmark"])
+            if templates:
+                actions, tokenized = _chat(row, which, templates, tokenizers, max_length)
+            else:
+                actions, tokenized = _plain(row, which, tokenizers, max_length)
+            _check_vocabulary(tokenized, vocabularies)
+        except Unrenderable as error:
+            lost[row["trajectory_id"]] = str(error)
+            continue
         except Exception as error:  # a tokenizer may be anybody's; one row must not stop the run
             lost[row["trajectory_id"]] = reason(error)
             continue
-        unknown = next((i for i, t in enumerate(tokenized) if t.sequence.ids.max() >= vocabularies[i]), None)
-        if unknown is not None:
-            token, known = tokenized[unknown].sequence.ids.max(), vocabularies[unknown]
-            lost[row["trajectory_id"]] = f"token id {token} is outside the model's vocabulary of {known}"
-            continue
-        texts = [rendered.texts[i].encode() for i in rendered.actions]
         carried = [_carry(model, t) for model, t in zip(schema.MODELS, tokenized, strict=False)]
         rows.append(
             {
                 **{name: value for name, value in row.items() if name in keep},
-                "step": rendered.actions,
-                "agent": rendered.agents,
-                "text_hash": [hashlib.blake2b(text, digest_size=8).hexdigest() for text in texts],
+                "step": actions.steps,
+                "agent": actions.agents,
+                "text_hash": [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in actions.texts],
                 "truncated": [any(flags) for flags in zip(*(t.truncated for t in tokenized), strict=True)],
                 **{name: value for columns in carried for name, value in columns.items()},
             }
@@ -74,12 +80,58 @@ def tokenize_rows(
     return pa.Table.from_pylist(rows, tokens_schema(shared=len(tokenizers) == 1)), rejects(lost)
 
 
+class _Actions(NamedTuple):
+    steps: list[int]
+    agents: list[str]
+    texts: list[str]
+
+
+_NO_ACTION = "no message is an action"
+
+
+def _plain(
+    row: dict[str, Any], rule: Literal["assistant", "non_blank"], tokenizers: Sequence[Any], max_length: int
+) -> tuple[_Actions, list[TokenizedTrajectory]]:
+    rendered = render(row["messages"], rule)
+    if not rendered.actions:
+        raise Unrenderable(_NO_ACTION)
+    actions = _Actions(rendered.actions, rendered.agents, [rendered.texts[i] for i in rendered.actions])
+    return actions, [tokenize(rendered, tokenizer, max_length) for tokenizer in tokenizers]
+
+
+def _chat(
+    row: dict[str, Any],
+    rule: Literal["assistant", "non_blank"],
+    templates: Sequence[ChatTemplate],
+    tokenizers: Sequence[Any],
+    max_length: int,
+) -> tuple[_Actions, list[TokenizedTrajectory]]:
+    if rule == "non_blank":
+        raise Unrenderable("a chat template knows the assistant's actions only; render.style=plain knows any agent's")
+    system = json.loads(row.get("extra") or "{}").get("system_message")
+    system = system if isinstance(system, str) else None
+    rendered = [template.render(row["messages"], row.get("tools"), system) for template in templates]
+    steps, texts = rendered[0].steps, rendered[0].texts
+    if not steps:
+        raise Unrenderable(_NO_ACTION)
+    said = [text.texts[i].replace(MARK, "") for text in texts for i in text.actions]
+    actions = _Actions(steps, [agent for text in texts for agent in text.agents], said)
+    pairs = zip(rendered, tokenizers, strict=True)
+    return actions, [tokenize_chat(chat, tokenizer, max_length) for chat, tokenizer in pairs]
+
+
+def _check_vocabulary(tokenized: Sequence[TokenizedTrajectory], vocabularies: Sequence[int]) -> None:
+    for trajectory, known in zip(tokenized, vocabularies, strict=False):
+        if (token := trajectory.sequence.ids.max()) >= known:
+            raise Unrenderable(f"token id {token} is outside the model's vocabulary of {known}")
+
+
 def _carry(model: str, tokenized: TokenizedTrajectory) -> dict[str, Any]:
-    sequence, step_lengths, _ = tokenized
     return {
-        f"{model}_ids": sequence.ids,
-        f"{model}_positions": sequence.positions,
-        f"{model}_step_lengths": step_lengths,
+        f"{model}_ids": tokenized.sequence.ids,
+        f"{model}_positions": tokenized.sequence.positions,
+        f"{model}_step_lengths": tokenized.step_lengths,
+        f"{model}_lengths": tokenized.lengths,
     }
 
 
@@ -93,9 +145,14 @@ def rejects(reasons: Mapping[str, str]) -> pa.Table:
 
 
 def sequences(table: pa.Table, model: str) -> list[TokenSequence]:
-    """One model's token sequences of a table of `tokens_schema`."""
-    ids, positions = (_arrays(table[f"{model}_{name}"]) for name in ("ids", "positions"))
-    return [TokenSequence(*pair) for pair in zip(ids, positions, strict=True)]
+    """One model's token sequences of a table of `tokens_schema`, all rows'."""
+    return [sequence for row in token_rows(table, model) for sequence in row.sequences()]
+
+
+def token_rows(table: pa.Table, model: str) -> list[TokenRow]:
+    """One model's token sequences of a table of `tokens_schema`, row by row."""
+    columns = (_arrays(table[f"{model}_{name}"]) for name in ("ids", "positions", "lengths"))
+    return [TokenRow(*arrays) for arrays in zip(*columns, strict=True)]
 
 
 def split_lost(
@@ -134,7 +191,7 @@ def logprobs_table(table: pa.Table) -> pa.Table:
 
 
 def _scored_ids(table: pa.Table, model: str) -> pa.ListArray:
-    scored = [sequence.ids[sequence.positions] for sequence in sequences(table, model)]
+    scored = [row.ids[row.positions] for row in token_rows(table, model)]
     return _nest(_offsets(table, model), pa.array(np.concatenate([np.empty(0, np.int32), *scored])))
 
 

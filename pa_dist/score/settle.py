@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from pa_dist import schema
@@ -106,7 +105,7 @@ def _one_file_of_rejects(folder: RunFolder, scored: pa.ChunkedArray) -> pa.Chunk
     table = pa.concat_tables([schema.REJECTS.empty_table(), *tables])
     table = table.filter(pc.invert(pc.is_in(table[_ID], value_set=scored)))
     places = pa.table({_ID: table[_ID], "at": pa.array(np.arange(len(table)))})
-    first = places.group_by(_ID).aggregate([("at", "min")]).sort_by(_ID)
+    first = places.group_by(_ID, use_threads=False).aggregate([("at", "min")]).sort_by(_ID)
     table = table.take(first["at_min"])
     if len(table):
         folder.write("rejects", "score-00000", table)
@@ -118,7 +117,6 @@ def _one_file_of_rejects(folder: RunFolder, scored: pa.ChunkedArray) -> pa.Chunk
 
 def _ids(folder: RunFolder, parts: list[str]) -> pa.ChunkedArray:
     """The ids in some files, many of them read at a time."""
-    if not parts:
-        return pa.chunked_array([], pa.string())
     column = pa.schema([pa.field(_ID, pa.string())])
-    return pads.dataset(parts, schema=column, filesystem=folder.filesystem, format="parquet").to_table()[_ID]
+    tables = [dataset.to_table() for dataset in folder.datasets(parts, column)]
+    return pa.concat_tables([column.empty_table(), *tables])[_ID]

@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pa_dist.render.chat import MARK, RenderedChat, Unrenderable, control_tokens
 from pa_dist.render.plain import Rendered
 from pa_dist.score.engine import Ints, TokenSequence
 
@@ -14,10 +17,13 @@ class TokenizedTrajectory(NamedTuple):
     """One trajectory for one model. The scored tokens of all steps follow each other in `sequence.positions`."""
 
     sequence: TokenSequence
+    """All of the trajectory's sequences, one after the other."""
     step_lengths: Ints
     """[steps] scored tokens of each action."""
     truncated: list[bool]
     """[steps] whether some or all of the action's tokens were cut."""
+    lengths: Ints
+    """[sequences] tokens of each sequence: one, but where a chat template rewrites history."""
 
 
 def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -30,8 +36,12 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
     return tokenizer
 
 
-def fingerprint(tokenizer: Any) -> str:
-    """Equal for two tokenizers exactly when they give the same ids for every text, BOS included."""
+def fingerprint(tokenizer: Any, *, template: bool = False) -> str:
+    """Equal for two tokenizers exactly when they give the same ids for every text, BOS included.
+
+    Args:
+      template: whether a trajectory's text is the tokenizer's to decide as well, by its chat template.
+    """
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         spec: Any = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
     else:
@@ -39,8 +49,10 @@ def fingerprint(tokenizer: Any) -> str:
         # Neither touches how a text without special tokens is split; chat models often differ from their base here.
         for setting in ("truncation", "padding", "post_processor", "decoder"):
             spec.pop(setting, None)
-    spec = json.dumps([spec, tokenizer.bos_token_id], sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(spec.encode()).hexdigest()
+    spec = [spec, tokenizer.bos_token_id]
+    if template:
+        spec += [tokenizer.chat_template, tokenizer.special_tokens_map]
+    return hashlib.sha256(json.dumps(spec, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 def tokenize(rendered: Rendered, tokenizer: Any, max_length: int) -> TokenizedTrajectory:
@@ -52,17 +64,77 @@ def tokenize(rendered: Rendered, tokenizer: Any, max_length: int) -> TokenizedTr
     Source: METHOD.md, published conventions.
     """
     pieces = tokenizer(rendered.texts, add_special_tokens=False)["input_ids"]
-    bos = [] if tokenizer.bos_token_id is None else [[tokenizer.bos_token_id]]
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return _joined(bos, pieces, rendered.actions, max_length)
+
+
+def tokenize_chat(rendered: RenderedChat, tokenizer: Any, max_length: int) -> TokenizedTrajectory:
+    """Tokenise states and actions on their own, as a server and a model make them; truncate each sequence on the left.
+
+    Raises:
+      Unrenderable: an action's tokens do not decode to its text.
+    """
+    encode, same = _encoder(tokenizer), _normalizer(tokenizer)
+    parts, steps = [], iter(rendered.steps)
+    for text in rendered.texts:
+        pieces = [encode(piece) for piece in text.texts]
+        for step, i in zip(steps, text.actions, strict=False):
+            decoded = tokenizer.decode(pieces[i], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            if same(decoded) != same(text.texts[i].replace(MARK, "")):
+                raise Unrenderable(f"message {step}: its tokens do not decode to its text")
+        parts.append(_joined([], pieces, text.actions, max_length))
+    starts = np.cumsum([0, *(len(part.sequence.ids) for part in parts)])
+    positions = [part.sequence.positions + start for part, start in zip(parts, starts, strict=False)]
+    return TokenizedTrajectory(
+        TokenSequence(
+            np.concatenate([part.sequence.ids for part in parts]), np.concatenate(positions).astype(np.int32)
+        ),
+        np.concatenate([part.step_lengths for part in parts]),
+        [cut for part in parts for cut in part.truncated],
+        np.diff(starts).astype(np.int32),
+    )
+
+
+def _joined(bos: list[int], pieces: Sequence[list[int]], actions: list[int], max_length: int) -> TokenizedTrajectory:
+    """Pieces as one sequence, truncated on the left, and the tokens of those that are actions."""
     lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
-    ids = np.fromiter((token for piece in [*bos, *pieces] for token in piece), dtype=np.int32)
+    ids = np.fromiter((token for piece in [bos, *pieces] for token in piece), dtype=np.int32)
     cut = max(0, len(ids) - max_length)
 
     ends = np.cumsum(lengths) + len(bos) - cut
-    ends, starts = ends[rendered.actions], (ends - lengths)[rendered.actions]
+    ends, starts = ends[actions], (ends - lengths)[actions]
     first, last = np.maximum(starts, 1), np.maximum(ends, 1)
     positions = [np.arange(a, b, dtype=np.int32) for a, b in zip(first, last, strict=True)]
     return TokenizedTrajectory(
         TokenSequence(ids[cut:], np.concatenate([np.empty(0, np.int32), *positions])),
         (last - first).astype(np.int32),
         (starts < 0).tolist(),
+        np.array([len(ids) - cut], np.int32),
     )
+
+
+def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:
+    """Text to tokens, where only what the template wrote is a control token."""
+    controls = re.compile("|".join(map(re.escape, control_tokens(tokenizer))) or "(?!)")
+
+    def plain(text: str, **settings: Any) -> list[int]:
+        ids: list[int] = tokenizer(text, add_special_tokens=False, **settings)["input_ids"]
+        return ids
+
+    def encode(text: str) -> list[int]:
+        if MARK not in text:
+            return plain(text)
+        ids, at = [], 0
+        for token in controls.finditer(text):
+            ids += plain(text[at : token.start()].replace(MARK, ""), split_special_tokens=True)
+            ids.append(tokenizer.convert_tokens_to_ids(token[0]))
+            at = token.end()
+        return ids + plain(text[at:].replace(MARK, ""), split_special_tokens=True)
+
+    return encode
+
+
+def _normalizer(tokenizer: Any) -> Callable[[str], str]:
+    """What a tokenizer does to a text before it splits it: no token can tell what that took away."""
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    return (lambda text: text) if normalizer is None else normalizer.normalize_str

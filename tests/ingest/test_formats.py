@@ -37,7 +37,7 @@ def test_tau2(put, run, info_last):
         "behavior": "gpt-x",
         "messages": [{"role": "user", "name": None, "content": "hi", "tool_calls": None, "tool_call_id": None}],
         "tools": '{"f": {"name": "f"}}', "reward": 0.5, "mistake_step": None, "mistake_agent": None,
-        "extra": '{"termination_reason": "user_stop", "seed": 3, "policy": "Be kind."}',
+        "extra": '{"termination_reason": "user_stop", "seed": 3, "system_message": "Be kind."}',
     }  # fmt: skip
 
 

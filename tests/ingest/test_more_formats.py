@@ -235,18 +235,20 @@ def test_auto_says_what_it_took_each_file_for(put, run, tmp_path):
     ]
 
 
-def test_ids_that_repeat_over_trial_folders_are_told_apart_and_duplicates_are_not(put, run, tmp_path):
+@pytest.mark.parametrize("benchmark", ["webshop", "bfcl"])
+def test_published_trials_are_told_apart_by_their_folders_and_duplicates_are_not(benchmark, put, run, tmp_path):
     simulations = {"simulations": [{"id": "s", "task_id": "1", "messages": [HI]}]}
     for trial in range(3):
-        put(f"webshop/bon8/pair/trial_{trial}/webshop.json", simulations)
-    put("webshop/bon8/pair/trial_2/again.json", simulations)
-    result = run("tau2", tmp_path / "data", benchmark="webshop")
+        put(f"{benchmark}/bon8/pair/trial_{trial}/{benchmark}.json", simulations)
+    put(f"{benchmark}/bon8/pair/trial_2/again.json", simulations)
+    result = run("tau2", tmp_path / "data", benchmark=benchmark)
+    assert {(row["benchmark"], row["domain"]) for row in result.rows if row["domain"] != "again"} == {(benchmark,) * 2}
     got = [(r["benchmark"], r["domain"], r["trajectory_id"], r["trial"]) for r in result.rows]
     assert sorted(row[2:] for row in got) == [("s/trial_0", 0), ("s/trial_1", 1), ("s/trial_2", 2)]
     [(name, _, reason)] = result.rejects
-    assert name == "webshop.json"
+    assert name == f"{benchmark}.json"
     assert reason.startswith("duplicate id 's/trial_2': first in")
-    alone = run("tau2", tmp_path / "data/webshop/bon8/pair/trial_1", benchmark="webshop")
+    alone = run("tau2", tmp_path / f"data/{benchmark}/bon8/pair/trial_1", benchmark=benchmark)
     assert [row["trajectory_id"] for row in alone.rows] == ["s/trial_1"]
 
 

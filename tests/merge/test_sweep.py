@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+import pa_dist
 from pa_dist import config, schema, stages
 from pa_dist.errors import ConfigError, RunFolderError
 from pa_dist.merge import recall as recalling
@@ -92,7 +93,7 @@ def test_a_sweep_that_died_goes_on(swept):
 def test_the_metrics_of_all_alphas_are_one_table(swept):
     run, one, lines = swept
     assert lines[-1] == "alphas: the metrics of 2 alphas are in alphas.parquet"
-    table = pq.read_table(run.path("alphas.parquet"))
+    table = pa_dist.open_run(run.uri).arrow("alphas")
     assert table.schema.equals(schema.ALPHAS)
     rows = table.to_pylist()
     assert {(row["merge_method"], row["alpha"]) for row in rows} == {("linear", 0.0), ("linear", 1.0)}

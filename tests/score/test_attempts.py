@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from pa_dist.score.attempts import BLOCK_TRIES, ROW_TRIES, Attempts, outcomes
-from pa_dist.score.engine import TokenColumns, TokenSequence
+from pa_dist.score.engine import TokenColumns, TokenRow
 
 IDS = ["a", "b", "c"]
-SEQUENCES = [TokenSequence(np.arange(n, dtype=np.int32), np.arange(1, n, dtype=np.int32)) for n in (3, 4, 5)]
+ROWS = [TokenRow(*(np.arange(k, n, dtype=np.int32) for k in (0, 1)), np.array([n], np.int32)) for n in (3, 4, 5)]
 
 
 def scored(sequences):
@@ -34,16 +34,16 @@ def raising(error):
 
 
 def test_a_row_that_raises_is_a_reject_and_the_others_are_scored():
-    found = outcomes(with_fault(4, raising(ValueError("no such token"))), IDS, SEQUENCES, Attempts())
+    found = outcomes(with_fault(4, raising(ValueError("no such token"))), IDS, ROWS, Attempts())
     assert found[1] == "ValueError: no such token"
     assert [len(found[i].logprob) for i in (0, 2)] == [2, 4]
 
 
 def test_a_fault_of_every_row_is_no_rows_fault():
     with pytest.raises(RuntimeError, match="no kernel"):
-        outcomes(raising(RuntimeError("no kernel")), IDS, SEQUENCES, Attempts())
-    assert outcomes(raising(RuntimeError("odd")), IDS[:1], SEQUENCES[:1], Attempts()) == ["RuntimeError: odd"]
-    found = outcomes(raising(RuntimeError("odd")), IDS, SEQUENCES, Attempts(), proven=True)
+        outcomes(raising(RuntimeError("no kernel")), IDS, ROWS, Attempts())
+    assert outcomes(raising(RuntimeError("odd")), IDS[:1], ROWS[:1], Attempts()) == ["RuntimeError: odd"]
+    found = outcomes(raising(RuntimeError("odd")), IDS, ROWS, Attempts(), proven=True)
     assert found == ["RuntimeError: odd"] * 3
 
 
@@ -54,7 +54,7 @@ def test_numbers_that_are_not_finite_are_a_reject(value):
         columns[1].entropy[1] = value
         return columns
 
-    found = outcomes(fault, IDS, SEQUENCES, Attempts())
+    found = outcomes(fault, IDS, ROWS, Attempts())
     assert found[1] == "no finite number for 1 of its 3 tokens"
     assert not isinstance(found[0], str)
 
@@ -63,7 +63,7 @@ def test_what_memory_does_not_hold_says_so():
     def fault(sequences):
         return [None if len(s.ids) == 4 else c for s, c in zip(sequences, scored(sequences), strict=True)]
 
-    assert outcomes(fault, IDS, SEQUENCES, Attempts())[1] == "its device has no memory for its 4 tokens"
+    assert outcomes(fault, IDS, ROWS, Attempts())[1] == "its device has no memory for its 4 tokens"
 
 
 class Killed(BaseException):
@@ -75,7 +75,7 @@ def test_a_row_that_kills_its_actor_is_given_up_after_bounded_tries(end):
     ledger, deaths = Attempts(), 0
     while True:
         try:
-            found = outcomes(with_fault(4, raising(end)), IDS, SEQUENCES, ledger)
+            found = outcomes(with_fault(4, raising(end)), IDS, ROWS, ledger)
             break
         except (Killed, torch.AcceleratorError):
             deaths += 1
