@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from pa_dist import config
 from pa_dist.errors import ConfigError, RunFolderError
-from pa_dist.run import TABLES, RunFolder
+from pa_dist.run import ALPHAS, TABLES, RunFolder
 
 if TYPE_CHECKING:
     import pandas
@@ -47,15 +47,16 @@ class Run:
         """A whole table.
 
         Args:
-          name: trajectories, rejects, logprobs, steps, scores, selections, attributions or metrics.
+          name: trajectories, rejects, logprobs, steps, scores, selections, attributions, metrics, or a sweep's alphas.
 
         Raises:
           RunFolderError: the run has no such table.
         """
-        names = (*TABLES, "metrics")
+        files = ("metrics", ALPHAS)
+        names = (*TABLES, *files)
         if name not in names:
             raise RunFolderError(f"{name!r} is no table; one of {', '.join(names)}")
-        parts = [self.folder.path("metrics.parquet")] if name == "metrics" else self.folder.parts(name)
+        parts = [self.folder.path(f"{name}.parquet")] if name in files else self.folder.parts(name)
         try:
             tables = [dataset.to_table() for dataset in self.folder.datasets(parts)]
         except FileNotFoundError:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import ray
 
-from pa_dist import config
+from pa_dist import config, schema
 from pa_dist.errors import PaDistError, ResourceError, first_line
 from pa_dist.progress import Progress
 
@@ -57,15 +57,15 @@ def connect(settings: config.Ray, score: config.Score | None = None) -> None:
         raise ResourceError(f"ray.address: no cluster at {address}: {first_line(error)}") from None
 
 
-def share_out(score: config.Score) -> dict[str, Actors]:
-    """The actor pools of policy and reference, with `num_gpus: null` filled in from what the cluster has.
+def share_out(score: config.Score, models: Sequence[str] = schema.MODELS) -> dict[str, Actors]:
+    """The actor pools of some models, with `num_gpus: null` filled in from what the cluster has.
 
     One GPU an actor where every actor can have its own, equal fractions of fewer, none without GPUs.
 
     Raises:
       ResourceError: the cluster has GPUs and one model's setting leaves none of them to the other.
     """
-    pools = {"policy": score.policy, "reference": score.reference}
+    pools: dict[str, config.Replicas] = {model: getattr(score, model) for model in models}
     gpus = ray.cluster_resources().get("GPU", 0.0)
     unset = sum(pool.replicas for pool in pools.values() if pool.num_gpus is None)
     free = gpus - sum(pool.replicas * pool.num_gpus for pool in pools.values() if pool.num_gpus is not None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pa_dist.errors import ConfigError
 from pa_dist.pairs import DEMO, PAIRS
@@ -18,6 +18,7 @@ from pa_dist.pairs import DEMO, PAIRS
 FileFormat = Literal["tau2", "tau_bench", "who_and_when", "agentdojo", "inspect_log", "chat", "parquet"]
 Format = Literal[FileFormat, "auto"]
 Scenario = Literal["auto", "uq", "best_of_n", "fa"]
+MergeMethod = Literal["linear", "ties", "dare_linear", "dare_ties", "emr"]
 Positive = Annotated[int, Field(gt=0, lt=2**31)]
 
 
@@ -141,6 +142,29 @@ class Score(_Section):
         return self
 
 
+class Merge(_Section):
+    """Merged references, reference + alpha * (policy - reference), scored for each alpha; the policy is scored once."""
+
+    method: MergeMethod
+    """As mergekit defines them. Of one policy dare_ties equals dare_linear, and emr equals linear."""
+    alphas: Annotated[list[float], Field(min_length=1)]
+    """0 is the reference, which is scored without being asked for; 1, where nothing is left out, the policy."""
+    density: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """The share of each tensor's difference that ties and dare keep."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of what dare drops."""
+    vocabulary: Literal["same", "common"] = "same"
+    """same refuses models of vocabularies of different size; common merges the tokens that both have, by their ids, and
+    leaves the reference's others as they are."""
+
+    @field_validator("alphas")
+    @classmethod
+    def _each_once(cls, alphas: list[float]) -> list[float]:
+        if len(set(alphas)) < len(alphas):
+            raise ValueError("an alpha is there twice")
+        return alphas
+
+
 class Evaluate(_Section):
     """The readings of the log-prob columns."""
 
@@ -175,6 +199,8 @@ class Config(_Section):
     pair: Pair
     render: Render = Render()
     score: Score = Score()
+    merge: Merge | None = None
+    """null: the reference alone."""
     evaluate: Evaluate = Evaluate()
     ray: Ray = Ray()
     output: str
@@ -188,6 +214,12 @@ class Config(_Section):
         if name not in known:
             raise ValueError(f"pair: unknown pair {name!r}{_nearest(name, known)}; `pa-dist pairs` lists them")
         return {**data, "pair": {"policy": known[name].policy, "reference": known[name].reference}}
+
+    @model_validator(mode="after")
+    def _merged_in_place(self) -> "Config":
+        if self.merge is not None and self.score.engine != "hf":
+            raise ValueError("merge: needs score.engine hf, whose weights are rewritten in place")
+        return self
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Config:

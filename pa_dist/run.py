@@ -29,6 +29,8 @@ TABLES = ("trajectories", "rejects", "logprobs", "steps", "scores", "selections"
 # And while scoring is: ids of the rows that are done, a file for each file of `logprobs` or `rejects`.
 CHECKPOINT = "checkpoint"
 LOG = "run.log"
+# A folder for each alpha of a sweep of merged references, and their metrics together.
+ALPHAS = "alphas"
 
 FILES_AT_ONCE = 16
 
@@ -38,6 +40,9 @@ class RunFolder:
     """A folder of Parquet tables at a local path or any URI that pyarrow's file systems reach."""
 
     uri: str
+    alpha: float | None = None
+    """Set for the part of it that holds the scores of a merged reference: a run folder in the folder, whose
+    trajectories and log are those of the whole."""
 
     @cached_property
     def _location(self) -> tuple[pafs.FileSystem, str]:
@@ -47,7 +52,12 @@ class RunFolder:
             raise RunFolderError(f"{self}: {first_line(error).replace(self.uri, str(self))}") from None
 
     def __str__(self) -> str:
-        return shown(self.uri)
+        return shown(self.uri) if self.alpha is None else f"{shown(self.uri)}, alpha {self.alpha!r}"
+
+    @property
+    def label(self) -> str:
+        """What lines about it begin with: nothing, or the alpha."""
+        return "" if self.alpha is None else f"alpha {self.alpha!r}: "
 
     @property
     def filesystem(self) -> pafs.FileSystem:
@@ -55,7 +65,8 @@ class RunFolder:
 
     def path(self, *parts: str) -> str:
         """Path below the folder, in the terms of `filesystem`."""
-        return "/".join([self._location[1].rstrip("/"), *parts])
+        own = self.alpha is not None and parts[:1] not in (("trajectories",), (LOG,))
+        return "/".join([self._location[1].rstrip("/"), *([ALPHAS, repr(self.alpha)] if own else []), *parts])
 
     def below(self, *parts: str) -> str:
         """Path or URI of a file below the folder, as a config names one."""
@@ -129,7 +140,7 @@ class RunFolder:
 
     def log(self, line: str) -> None:
         """Append a line to the run's log, with the time. A log that cannot be written is no reason to stop."""
-        entry = f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n".encode()
+        entry = f"{datetime.now(UTC).isoformat(timespec='seconds')} {self.label}{line}\n".encode()
         with suppress(OSError):
             self.filesystem.create_dir(self.path(), recursive=True)
             try:
@@ -141,11 +152,11 @@ class RunFolder:
                 out.write(entry)
 
     def logged(self, say: Callable[[str], None]) -> Callable[[str], None]:
-        """`say` that also writes to the run's log."""
+        """`say` that also writes to the run's log, and names the alpha where the folder is one's."""
 
         def both(line: str) -> None:
             self.log(line)
-            say(line)
+            say(f"{self.label}{line}")
 
         return both
 
@@ -226,9 +237,9 @@ class RunFolder:
         self.write_json("manifest.json", _new_manifest())  # first: what it says is there must be there
         for table_name in TABLES:
             self.clear(table_name)
-        for name in (STAGING, CHECKPOINT):
+        for name in (STAGING, CHECKPOINT, ALPHAS):
             self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True)
-        for name in ("metrics.json", "metrics.parquet", LOG):
+        for name in ("metrics.json", "metrics.parquet", f"{ALPHAS}.parquet", LOG):
             if self.filesystem.get_file_info(self.path(name)).type is not pafs.FileType.NotFound:
                 self.filesystem.delete_file(self.path(name))
 

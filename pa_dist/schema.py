@@ -160,3 +160,6 @@ METRICS = pa.schema(
         pa.field("note", pa.string()),
     ]
 )
+
+# `metrics` of every alpha of a sweep, one below the other.
+ALPHAS = pa.schema([pa.field("merge_method", pa.string()), pa.field("alpha", pa.float64()), *METRICS])

@@ -18,6 +18,7 @@ from pa_dist.errors import PaDistError, RunFolderError
 from pa_dist.ingest.sources import expand
 from pa_dist.ingest.stage import ingest
 from pa_dist.lease import held
+from pa_dist.merge import sweep
 from pa_dist.reduce.stage import Summary, evaluate
 from pa_dist.run import CHECKPOINT, RunFolder, without_secrets
 from pa_dist.score import vllm
@@ -32,6 +33,8 @@ Say = Callable[[str], None]
 
 def run(config: Config, say: Say, *, fresh: bool = False) -> Summary:
     """Ingest, score, evaluate. Ingest and score are skipped where they finished with these settings; evaluate is cheap.
+
+    With `merge` set, the run is scored as without, and then each merged reference.
 
     Args:
       say: is told one line a stage.
@@ -56,42 +59,62 @@ def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
 
 
 def _ingest_and_score(config: Config, folder: RunFolder, say: Say) -> None:
-    pending = ingest_settings(config.trajectories), score_settings(config)
-    done = [folder.is_done(stage, settings) for stage, settings in zip(("ingest", "score"), pending, strict=True)]
+    ingested = folder.is_done("ingest", ingest_settings(config.trajectories))
+    asked = [folder, *sweep.asked(folder, config.merge)]
+    # Alphas of one folder are one sweep: also those that this config does not ask for have to be of its settings.
+    settings = {part: score_settings(config, part.alpha) for part in (*asked, *sweep.begun(folder))}
+    scored = {part: part.is_done("score", its) for part, its in settings.items()}
     folder.remember(config=without_secrets(config.model_dump(mode="json")), versions=_versions(VERSIONS))
-    if not done[1]:
-        # Slow to import, and not needed where nothing is left to score.
-        from pa_dist.score.pipeline import check, check_templates, pinned, score
-
-        check(config.pair, config.score)
-        check_templates(config)
-    if not all(done):
+    left = [part for part in asked if not scored[part]]
+    if left:
+        config = _checked(config, folder)
+    if left or not ingested:
         cluster.connect(config.ray, config.score)
         if config.ray.check_resources:
             cluster.check(cluster.share_out(config.score))
         else:
             cluster.check_named(config.score)
     ingest_files(config.trajectories, folder, say, config.ray)
-    say = folder.logged(say)
-    if done[1]:
-        say("score: done before")
-        _refuse_nothing(folder)
-        return
+    for part in asked:
+        if scored[part]:
+            part.logged(say)("score: done before")
+        else:
+            if part.alpha is not None:
+                _check_tables(folder)  # which the policy's columns are read from
+            _score(config, part, settings[part], part.logged(say))
+        _refuse_nothing(part)
+
+
+def _checked(config: Config, folder: RunFolder) -> Config:
+    """The config, with both models checked, and pinned to the commits that the run began with."""
+    # Slow to import, and not needed where nothing is left to score.
+    from pa_dist.score.actors import tokenizer
+    from pa_dist.score.pipeline import check, check_templates, pinned
+
+    check(config.pair, config.score)
+    check_templates(config)
+    # A name on the Hub may come to mean other weights: a run goes on with those it began with.
+    pair = pinned(config.pair, folder.manifest["stages"].get("score", {}).get("commits", {}))
+    if config.merge is not None:
+        from pa_dist.merge.check import check_merge
+
+        check_merge(pair, config.merge, (tokenizer(pair, "policy"), tokenizer(pair, "reference")))
+    return config.model_copy(update={"pair": pair})
+
+
+def _score(config: Config, folder: RunFolder, settings: dict[str, Any], say: Say) -> None:
+    from pa_dist.score.pipeline import score
 
     began = time.perf_counter()
     if "score" not in folder.manifest["stages"]:
         for table_name, prefix in (("logprobs", ""), ("rejects", "score-"), (CHECKPOINT, "")):
             folder.clear(table_name, prefix)
-    # A name on the Hub may come to mean other weights: a run goes on with those it began with.
-    before = folder.manifest["stages"].get("score", {}).get("commits", {})
-    pair = pinned(config.pair, before)
-    folder.start("score", pending[1], commits={m: getattr(pair, f"{m}_revision") for m in schema.MODELS})
-    facts = score(config.model_copy(update={"pair": pair}), folder)
+    folder.start("score", settings, commits={m: getattr(config.pair, f"{m}_revision") for m in schema.MODELS})
+    facts = score(config, folder)
     folder.finish("score", **facts, seconds=_since(began))
     folder.filesystem.delete_dir_contents(folder.path(CHECKPOINT), missing_dir_ok=True)
     earlier = f", {facts['done_before']} of them before" if facts["done_before"] else ""
     say(f"score: {facts['rows']} trajectories scored, {facts['rejects']} rejected{earlier} ({_since(began)} s)")
-    _refuse_nothing(folder)
     for model, done in facts["models"].items():
         if not done["rows"]:
             continue
@@ -153,11 +176,20 @@ def _ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say, ray: 
 def evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) -> Summary:
     """The last stage. It is a cheap reading of the columns, so other settings replace its tables without asking.
 
+    Of a sweep every merged reference that is scored is evaluated as well, and `alphas.parquet` has all their metrics.
+
     Raises:
       RunFolderError: the folder holds no finished scores, or rows that scoring did not leave there.
     """
     with held(folder):
-        return _evaluate_folder(folder, settings, say, ray)
+        summary = _evaluate_folder(folder, settings, say, ray)
+        scored = [part for part in sweep.begun(folder) if part.manifest["stages"].get("score", {}).get("done")]
+        for part in scored:
+            _evaluate_folder(part, settings, say, ray)
+        if scored:
+            sweep.write_alphas(folder, scored)
+            folder.logged(say)(f"alphas: the metrics of {len(scored) + 1} alphas are in alphas.parquet")
+        return summary
 
 
 def _evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) -> Summary:
@@ -167,6 +199,19 @@ def _evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) 
     say = folder.logged(say)
     began = time.perf_counter()
     cluster.connect(ray)
+    _check_tables(folder)
+    folder.start("evaluate", {"evaluate": settings.model_dump(mode="json")})
+    summary = evaluate(settings, folder, _tasks("evaluate"))
+    folder.finish("evaluate", **asdict(summary), seconds=_since(began))
+    found = f"{summary.metrics} metrics of {', '.join(summary.scenarios) or 'no scenario'}"
+    why = f": {summary.note}" if summary.note else ""
+    say(f"evaluate: {summary.trajectories} trajectories, {summary.steps} steps, {found}{why} ({_since(began)} s)")
+    return summary
+
+
+def _check_tables(folder: RunFolder) -> None:
+    """Raise `RunFolderError` where the tables hold other rows than scoring left there."""
+    scored = folder.manifest["stages"]["score"]
     left = Settled(scored["rows"], scored["rejects"])
     if (folder.count("logprobs"), folder.count("rejects", "score-")) != left[:2]:
         # Perhaps a worker that outlived a killed run wrote what another one had written.
@@ -177,13 +222,6 @@ def _evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) 
                 "--fresh starts over"
             )
         folder.finish("score", rows=there.rows, rejects=there.rejects)
-    folder.start("evaluate", {"evaluate": settings.model_dump(mode="json")})
-    summary = evaluate(settings, folder, _tasks("evaluate"))
-    folder.finish("evaluate", **asdict(summary), seconds=_since(began))
-    found = f"{summary.metrics} metrics of {', '.join(summary.scenarios) or 'no scenario'}"
-    why = f": {summary.note}" if summary.note else ""
-    say(f"evaluate: {summary.trajectories} trajectories, {summary.steps} steps, {found}{why} ({_since(began)} s)")
-    return summary
 
 
 def ingest_settings(trajectories: Trajectories) -> dict[str, Any]:
@@ -192,16 +230,19 @@ def ingest_settings(trajectories: Trajectories) -> dict[str, Any]:
     return {"trajectories": without_secrets(trajectories.model_dump(mode="json")), "files": _digest(files)}
 
 
-def score_settings(config: Config) -> dict[str, Any]:
-    """What decides the log-prob columns; how many actors make them does not."""
+def score_settings(config: Config, alpha: float | None = None) -> dict[str, Any]:
+    """What decides the log-prob columns, of an alpha's where one is given; how many actors make them does not."""
     deciding = {"engine", "dtype", "max_length", "top_k", "attn_implementation"}
-    return {
+    settings: dict[str, Any] = {
         "pair": config.pair.model_dump(mode="json"),
         "weights": {model: _weights(getattr(config.pair, model)) for model in ("policy", "reference")},
         "render": config.render.model_dump(mode="json"),
         "score": config.score.model_dump(mode="json", include=deciding),
         "versions": _versions(SCORING_VERSIONS) | ({"vllm": vllm.installed()} if config.score.engine == "vllm" else {}),
     }
+    if config.merge is not None and alpha is not None:
+        settings["merge"] = {**config.merge.model_dump(mode="json", exclude={"alphas"}), "alpha": alpha}
+    return settings
 
 
 def _versions(names: Sequence[str]) -> dict[str, str]:

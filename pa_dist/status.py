@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pa_dist.errors import RunFolderError
+from pa_dist.merge.sweep import begun
 from pa_dist.run import RunFolder
 from pa_dist.score.settle import committed
 
@@ -33,6 +34,7 @@ def _lines(folder: RunFolder) -> list[str]:
         _ingest(stages.get("ingest")),
         _score(stages.get("score"), folder),
         _evaluate(stages.get("evaluate")),
+        *(part.label + _score(part.manifest["stages"].get("score"), part) for part in begun(folder)),
     ]
 
 

@@ -58,6 +58,7 @@ def test_published_scenarios_score_the_trajectories_they_name(name, pair, path):
         ("score.policy.num_cpus=.inf", "score.policy.num_cpus: Input should be a finite number"),
         ("evaluate.seed=-1", "evaluate.seed: Input should be greater than or equal to 0, got -1"),
         ("trajectories.limit=99999999999", "trajectories.limit: Input should be less than"),
+        ("merge={method: ties, alphas: [1], seed: -1}", "merge.seed: Input should be greater than or equal to 0"),
         ("trajectories.paths=[]", "trajectories.paths: List should have at least 1 item"),
         ("limit", "'limit': an override is key.path=value"),
         ("output.x=1", "output.x: output has no keys below it"),

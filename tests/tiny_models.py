@@ -14,12 +14,14 @@ TEXTS = [
 ]
 
 
-def save_tokenizer(folder: Path, *, bos: bool, vocabulary: int = 300) -> PreTrainedTokenizerFast:
+def save_tokenizer(
+    folder: Path, *, bos: bool, vocabulary: int = 300, specials: tuple[str, ...] = ("<s>", "</s>")
+) -> PreTrainedTokenizerFast:
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=list(specials), initial_alphabet=alphabet)
     raw.train_from_iterator(TEXTS, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>" if bos else None, eos_token="</s>")
     tokenizer.save_pretrained(folder)

@@ -13,8 +13,9 @@ import ray
 from ray.util.metrics import Counter
 
 from pa_dist import schema
-from pa_dist.config import Config, Pair, Render, Score
+from pa_dist.config import Config, Merge, Pair, Render, Score
 from pa_dist.errors import PaDistError
+from pa_dist.merge.recall import index, recall
 from pa_dist.render.chat import ChatTemplate, control_tokens
 from pa_dist.run import CHECKPOINT, RunFolder
 from pa_dist.score import rows
@@ -51,16 +52,40 @@ class Tokenize:
         ]
 
 
+class Recall:
+    """Ray task: append the policy's columns, which the run itself has scored."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.run, self.folder = RunFolder(folder.uri), folder
+        task: Any = ray.remote(num_cpus=1)(index)
+        self.index = task.remote(self.run)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        found = recall(self.run, ray.get(self.index), batch["trajectory_id"].to_pylist())
+        kept, columns, rejects = rows.split_lost(batch, "policy", found)
+        write_rejects(self.folder, rejects)
+        return rows.with_columns(kept, "policy", "policy", columns)
+
+
 class Scorer:
     """Ray actor: one model on one device, appending its columns to each batch."""
 
-    def __init__(self, model: str, tokens: str, pair: Pair, settings: Score, folder: RunFolder, tally: Any) -> None:
+    def __init__(
+        self,
+        model: str,
+        tokens: str,
+        pair: Pair,
+        settings: Score,
+        folder: RunFolder,
+        tally: Any,
+        merge: Merge | None = None,
+    ) -> None:
         self.model, self.tokens, self.folder, self.tally = model, tokens, folder, tally
         self.ledger, self.counters = _Ledger(tally, model), _Counters(model)
         self._idle_since: float | None = None
         self._faulty = False
         try:
-            self.engine = _engine(model, pair, settings)
+            self.engine = _engine(model, pair, settings, merge, folder.alpha)
         except Exception as error:  # whatever a library finds wrong with a checkpoint, a device or an option
             # Raised at the first block: an actor that cannot be made Ray makes again and again.
             self._faulty = True
@@ -109,8 +134,8 @@ class Scorer:
         return scored
 
 
-def _engine(model: str, pair: Pair, settings: Score) -> Engine:
-    """The engine of one model, on the device that Ray gave this actor."""
+def _engine(model: str, pair: Pair, settings: Score, merge: Merge | None, alpha: float | None) -> Engine:
+    """The engine of one model, merged where an alpha is given, on the device that Ray gave this actor."""
     import torch  # here and not above: tasks import this module as well
 
     cuda, assigned = torch.cuda.is_available(), ray.get_runtime_context().get_assigned_resources()
@@ -132,13 +157,18 @@ def _engine(model: str, pair: Pair, settings: Score) -> Engine:
     from pa_dist.score.hf import HFEngine
     from pa_dist.score.load import load_model
 
+    loaded = load_model(
+        name,
+        device=settings.device or _device(ray.get_gpu_ids(), cuda),
+        attn_implementation=settings.attn_implementation,
+        **how,
+    )
+    if merge is not None and alpha is not None:
+        from pa_dist.merge.rewrite import rewrite
+
+        rewrite(loaded, pair, merge, alpha)
     return HFEngine(
-        load_model(
-            name,
-            device=settings.device or _device(ray.get_gpu_ids(), cuda),
-            attn_implementation=settings.attn_implementation,
-            **how,
-        ),
+        loaded,
         top_k=settings.top_k,
         batch_tokens=settings.batch_tokens,
         share_prefixes=settings.prefix_sharing == "auto" and settings.attn_implementation is None,

@@ -39,7 +39,7 @@ def load_model(
 
     Args:
       name: a folder, or a name on the Hugging Face Hub.
-      dtype: `float32` or `bfloat16`.
+      dtype: `float32`, `bfloat16`, or `auto` for its config's, which on the CPU leaves weights in their files.
       device: a torch device, or `auto` to spread the model over all visible GPUs (needs accelerate).
 
     Raises:
@@ -56,7 +56,7 @@ def load_model(
             config=config,
             **where,
             key_mapping=None if config is whole else LANGUAGE_MODEL,
-            dtype=getattr(torch, dtype),
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             attn_implementation=attn_implementation,
             use_safetensors=True,
             device_map="auto" if device == "auto" else None,
@@ -68,6 +68,14 @@ def load_model(
     model = model.eval() if device == "auto" else model.eval().to(device)
     if dtype == "bfloat16" and device == "cpu" and bfloat16_is_emulated():
         widen(model)
+    return cast(PreTrainedModel, model)
+
+
+def skeleton(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
+    """What `load_model` would load, on the meta device: names and shapes of its tensors. Raises OSError."""
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(_language_model(config), trust_remote_code=trust_remote_code)
     return cast(PreTrainedModel, model)
 
 

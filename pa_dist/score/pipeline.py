@@ -2,13 +2,15 @@
 
     read -> tokenise (tasks) -> policy (actors) -> reference (actors) -> write
 
+For a merged reference the policy's columns are read from the run's own `logprobs` instead.
+
 Both actor pools are busy at once, on different blocks. A block's rows are done when its file and then their ids are
 written; a killed run goes on from the ids.
 """
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from pa_dist.errors import ConfigError, PaDistError, first_line
 from pa_dist.progress import Progress
 from pa_dist.run import CHECKPOINT, RunFolder
 from pa_dist.score import rows, vllm
-from pa_dist.score.actors import Scorer, Tokenize, chat_templates, text_config, tokenizer, vocabulary
+from pa_dist.score.actors import Recall, Scorer, Tokenize, chat_templates, text_config, tokenizer, vocabulary
 from pa_dist.score.engine import NULL_COLUMNS
 from pa_dist.score.settle import mend, n_left, settle
 from pa_dist.score.tally import Tally, facts
@@ -37,6 +39,9 @@ _READ = [field.name for field in (*schema.KEYS, *schema.LABELS)] + ["messages"]
 
 def score(config: Config, folder: RunFolder) -> dict[str, Any]:
     """Score every row of `trajectories` that is not done yet: write `logprobs`, and `rejects` of this stage.
+
+    Args:
+      folder: a run's, or that of an alpha, where the reference is the merged one.
 
     Returns:
       Facts for the manifest: rows, rejects, how many an earlier session had done, columns that the engine leaves null
@@ -54,12 +59,13 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
     # Its ledger is as safe as the driver: on the driver's node, and begun again should it die.
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
-    tally = remote(Tally).remote()
+    models = schema.MODELS if folder.alpha is None else ("reference",)
+    tally = remote(Tally).remote(models)
     for _ in range(_PASSES):
         if left:
             mend(folder)
             with _Watch(tally, folder, total - left, total):
-                _stream(config, folder, shared, tally)
+                _stream(config, folder, shared, models, tally)
         (settled,) = cluster.map_tasks(settle, [folder])
         if not (left := settled.lost):
             break
@@ -75,7 +81,7 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def _stream(config: Config, folder: RunFolder, shared: bool, tally: Any) -> None:
+def _stream(config: Config, folder: RunFolder, shared: bool, models: Sequence[str], tally: Any) -> None:
     _quieten()
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
@@ -90,7 +96,9 @@ def _stream(config: Config, folder: RunFolder, shared: bool, tally: Any) -> None
     dataset = dataset.map_batches(
         Tokenize(config, folder, shared, tally), batch_format="pyarrow", batch_size=None, zero_copy_batch=True
     )
-    for model, pool in cluster.share_out(config.score).items():
+    if folder.alpha is not None:
+        dataset = dataset.map_batches(Recall(folder), batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
+    for model, pool in cluster.share_out(config.score, models).items():
         dataset = dataset.map_batches(
             Scorer,
             fn_constructor_kwargs={
@@ -100,6 +108,7 @@ def _stream(config: Config, folder: RunFolder, shared: bool, tally: Any) -> None
                 "settings": config.score,
                 "folder": folder,
                 "tally": tally,
+                "merge": config.merge,
             },
             compute=ray.data.ActorPoolStrategy(size=pool.replicas),
             num_gpus=pool.num_gpus,
@@ -228,6 +237,6 @@ class _Watch:
                     for model, entry in models.items()
                     if entry.work.seconds
                 ]
-                # A row is done when both models did it; each one's pass is half of the way there.
+                # A row is done when all models did it; of two, each one's pass is half of the way there.
                 done = sum(entry.rows for entry in models.values()) // len(models)
                 progress.update(min(self._before + done, self._total), ", ".join(rates))

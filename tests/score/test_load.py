@@ -142,7 +142,7 @@ BROKEN = {
         lacking("layers.1.mlp.up_proj"),
         "lacks weights of Gemma4ForCausalLM, 1 in all: model.layers.1.mlp.up_proj.",
     ),
-    "all": (lacking("language_model"), "lacks weights of Gemma4ForCausalLM, "),
+    "all": (lacking("language_model"), "lacks weights of Gemma4ForCausalLM, 68 in all: lm_head.weight"),
     "a shape": (
         having("model.language_model.norm.weight", 7),
         "has in other shapes weights of Gemma4ForCausalLM, 1 in all: model.norm.weight",
