@@ -29,6 +29,9 @@ TABLES = ("trajectories", "rejects", "logprobs", "steps", "scores", "selections"
 # And while scoring is: ids of the rows that are done, a file for each file of `logprobs` or `rejects`.
 CHECKPOINT = "checkpoint"
 LOG = "run.log"
+# A folder for each reward model: its table, and its checkpoint while it is at work.
+REWARDS = "rewards"
+REWARDS_CHECKPOINT = "checkpoint_rewards"
 
 
 @dataclass(frozen=True)
@@ -212,7 +215,7 @@ class RunFolder:
         self.write_json("manifest.json", _new_manifest())  # first: what it says is there must be there
         for table_name in TABLES:
             self.clear(table_name)
-        for name in (STAGING, CHECKPOINT):
+        for name in (STAGING, CHECKPOINT, REWARDS, REWARDS_CHECKPOINT):
             self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True)
         for name in ("metrics.json", "metrics.parquet", LOG):
             if self.filesystem.get_file_info(self.path(name)).type is not pafs.FileType.NotFound:

@@ -3,9 +3,9 @@
 import hashlib
 import os
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pyarrow as pa
@@ -15,10 +15,11 @@ from ray.util.metrics import Counter
 from pa_dist import schema
 from pa_dist.config import Config, Pair, Score
 from pa_dist.errors import PaDistError
-from pa_dist.run import CHECKPOINT, RunFolder
+from pa_dist.run import RunFolder
 from pa_dist.score import rows
 from pa_dist.score.attempts import attempt, device_is_gone, outcomes, reason
 from pa_dist.score.engine import Work
+from pa_dist.score.settle import LOGPROBS, Target
 from pa_dist.score.tokenize import load_tokenizer
 
 
@@ -32,7 +33,7 @@ class Tokenize:
     def __call__(self, batch: pa.Table) -> pa.Table:
         ids = batch["trajectory_id"].to_pylist()
         alone = [batch.slice(index, 1) for index in range(len(batch))]
-        found = attempt(self._tokenize, ids, alone, _Ledger(self.tally, "tokenizer"))
+        found = attempt(self._tokenize, ids, alone, LedgerOf(self.tally, "tokenizer"))
         done = [tables for tables in found if isinstance(tables, tuple)]
         lost = {row_id: reason(why) for row_id, why in zip(ids, found, strict=True) if not isinstance(why, tuple)}
         write_rejects(self.folder, pa.concat_tables([rows.rejects(lost), *(rejects for _, rejects in done)]))
@@ -47,16 +48,22 @@ class Tokenize:
         return [rows.tokenize_rows(table, tokenizers, known, rule, max_length) for table in tables]
 
 
-class Scorer:
-    """Ray actor: one model on one device, appending its columns to each batch."""
+class ModelActor:
+    """Ray actor: one model on one device, which works on a block at a time.
 
-    def __init__(self, model: str, tokens: str, pair: Pair, settings: Score, folder: RunFolder, tally: Any) -> None:
-        self.model, self.tokens, self.folder, self.tally = model, tokens, folder, tally
-        self.ledger, self.counters = _Ledger(tally, model), _Counters(model)
+    Attributes:
+      proven: whether the engine has done work before the block under way.
+    """
+
+    def __init__(self, model: str, folder: RunFolder, target: Target, tally: Any, load: Callable[[], Any]) -> None:
+        """`load`: makes the engine, on the device that Ray gave this actor."""
+        self.model, self.folder, self.target, self.tally = model, folder, target, tally
+        self.ledger, self.counters = LedgerOf(tally, model), _Counters(model)
+        self.proven = False
         self._idle_since: float | None = None
         self._faulty = False
         try:
-            self.engine = _engine(model, pair, settings)
+            self.engine = load()
         except Exception as error:  # whatever a library finds wrong with a checkpoint, a device or an option
             # Raised at the first block: an actor that cannot be made Ray makes again and again.
             self._faulty = True
@@ -68,30 +75,31 @@ class Scorer:
         ray.get(self.tally.fail.remote(str(error) if isinstance(error, PaDistError) else reason(error)))
 
     def _join(self) -> None:
-        from pa_dist.score.rate import matrix_rate
+        context = ray.get_runtime_context()
+        place = {
+            "node": context.get_node_id(),
+            "pid": os.getpid(),
+            "gpu_ids": [str(gpu) for gpu in ray.get_gpu_ids()],
+            **self._facts(),
+        }
+        self.tally.join.remote(self.model, context.get_actor_id(), place)
 
-        context, loaded = ray.get_runtime_context(), self.engine.model
-        self.tally.join.remote(
-            self.model,
-            context.get_actor_id(),
-            {
-                "node": context.get_node_id(),
-                "pid": os.getpid(),
-                "gpu_ids": [str(gpu) for gpu in ray.get_gpu_ids()],
-                "device": str(loaded.device),
-                "matrix_flops_per_second": round(matrix_rate(loaded.device, loaded.dtype)),
-                "prefixes_apart": self.engine.apart,
-            },
-        )
+    def _facts(self) -> dict[str, Any]:
+        """What the manifest says of the engine."""
+        return {}
+
+    def _work(self, batch: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """A block's results, and the rows without any as a table of `rejects`."""
+        raise NotImplementedError
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self._faulty:
             raise PaDistError(f"{self.model}: its actor has no engine")
         began, before = time.perf_counter(), replace(self.engine.work)
         idle = 0.0 if self._idle_since is None else began - self._idle_since
-        ids, sequences = batch["trajectory_id"].to_pylist(), rows.sequences(batch, self.tokens)
+        self.proven = before.tokens > 0
         try:
-            found = outcomes(self.engine.score, ids, sequences, self.ledger, proven=before.tokens > 0)
+            done, rejects = self._work(batch)
         except Exception as error:
             if not device_is_gone(error):
                 self._tell(error)
@@ -99,33 +107,49 @@ class Scorer:
             # Ray starts another process, and the ledger, in which these rows have not ended, finds out whether one of
             # them is the reason.
             os._exit(1)
-        kept, columns, rejects = rows.split_lost(batch, self.model, found)
-        write_rejects(self.folder, rejects)
-        scored = rows.with_columns(kept, self.model, self.tokens, columns)
+        write_rejects(self.folder, rejects, self.target)
         work = self.engine.work - before
         self.tally.add.remote(self.model, len(batch), idle, work)
         self.counters.add(len(batch), len(rejects), work)
         self._idle_since = time.perf_counter()
-        return scored
+        return done
+
+
+class Scorer(ModelActor):
+    """One model of a pair, appending its columns to each batch."""
+
+    def __init__(self, model: str, tokens: str, pair: Pair, settings: Score, folder: RunFolder, tally: Any) -> None:
+        self.tokens = tokens
+        super().__init__(model, folder, LOGPROBS, tally, partial(_engine, model, pair, settings))
+
+    def _facts(self) -> dict[str, Any]:
+        from pa_dist.score.rate import matrix_rate
+
+        loaded = self.engine.model
+        return {
+            "device": str(loaded.device),
+            "matrix_flops_per_second": round(matrix_rate(loaded.device, loaded.dtype)),
+            "prefixes_apart": self.engine.apart,
+        }
+
+    def _work(self, batch: pa.Table) -> tuple[pa.Table, pa.Table]:
+        ids, sequences = batch["trajectory_id"].to_pylist(), rows.sequences(batch, self.tokens)
+        found = outcomes(self.engine.score, ids, sequences, self.ledger, proven=self.proven)
+        kept, columns, rejects = rows.split_lost(batch, self.model, found)
+        return rows.with_columns(kept, self.model, self.tokens, columns), rejects
 
 
 def _engine(model: str, pair: Pair, settings: Score) -> Any:
-    """The engine of one model, on the device that Ray gave this actor."""
-    import torch  # here and not above: tasks import this module as well
-
+    """The engine of one model."""
     from pa_dist.score.hf import HFEngine
     from pa_dist.score.load import load_model
 
-    cuda = torch.cuda.is_available()
-    if not cuda:
-        assigned = ray.get_runtime_context().get_assigned_resources()
-        torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
     return HFEngine(
         load_model(
             getattr(pair, model),
             revision=getattr(pair, f"{model}_revision"),
             dtype=settings.dtype,
-            device=settings.device or _device(ray.get_gpu_ids(), cuda),
+            device=own_device(settings.device),
             attn_implementation=settings.attn_implementation,
             trust_remote_code=pair.trust_remote_code,
         ),
@@ -135,7 +159,7 @@ def _engine(model: str, pair: Pair, settings: Score) -> Any:
     )
 
 
-class _Ledger:
+class LedgerOf:
     """The tally's, for one kind of work. It waits: what ended just before a process died must not seem to have not."""
 
     def __init__(self, tally: Any, name: str) -> None:
@@ -183,31 +207,33 @@ class _Counters:
                 self._counters[name].inc(amount)
 
 
-def write_rejects(folder: RunFolder, rejects: pa.Table) -> None:
+def write_rejects(folder: RunFolder, rejects: pa.Table, target: Target = LOGPROBS) -> None:
     """Write a block's rejects from wherever it runs, and that these rows are done.
 
     The names come from the ids, so that a retry replaces its own.
     """
     if not len(rejects):
         return
-    ids = "\n".join(rejects["trajectory_id"].to_pylist())
-    name = f"score-{hashlib.blake2b(ids.encode(), digest_size=12).hexdigest()}"
+    ids = rejects["place"]
+    name = target.rejects + hashlib.blake2b("\n".join(ids.to_pylist()).encode(), digest_size=12).hexdigest()
     folder.write("rejects", name, rejects)
-    folder.write(CHECKPOINT, name, rejects.select(["trajectory_id"]))
+    folder.write(target.checkpoint, name, pa.table({"trajectory_id": ids}))
 
 
 @cache
-def _load_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> Any:
+def load_tokenizer_once(name: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """A tokenizer, loaded once a process."""
     return load_tokenizer(name, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def tokenizer(pair: Pair, model: str) -> Any:
     """A model's tokenizer, loaded once a process."""
-    return _load_tokenizer(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
+    return load_tokenizer_once(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
 
 
 @cache
-def _load_config(name: str, revision: str | None, trust_remote_code: bool) -> Any:
+def load_config_once(name: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """A model's own config, loaded once a process."""
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
@@ -215,7 +241,7 @@ def _load_config(name: str, revision: str | None, trust_remote_code: bool) -> An
 
 def model_config(pair: Pair, model: str) -> Any:
     """A model's own config, loaded once a process."""
-    return _load_config(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
+    return load_config_once(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
 
 
 def vocabulary(pair: Pair, model: str) -> int:
@@ -223,7 +249,16 @@ def vocabulary(pair: Pair, model: str) -> int:
     return int(model_config(pair, model).get_text_config().vocab_size)
 
 
-def _device(gpus: list[Any], cuda: bool) -> str:
+def own_device(named: str | None) -> str:
+    """The device that Ray gave this actor, where none is named; of a CPU the threads as well."""
+    import torch  # here and not above: tasks import this module as well
+
+    cuda, gpus = torch.cuda.is_available(), ray.get_gpu_ids()
+    if not cuda:
+        assigned = ray.get_runtime_context().get_assigned_resources()
+        torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
+    if named:
+        return named
     if not gpus or not cuda:
         return "cpu"
     return "auto" if len(gpus) > 1 else "cuda"

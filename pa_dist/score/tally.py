@@ -1,5 +1,6 @@
 """What the scoring actors did, for progress and for the manifest."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +15,9 @@ class Tally(Attempts):
     A retried block counts twice in what they did.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, models: Sequence[str] = schema.MODELS) -> None:
         super().__init__()
-        self.models = {model: ModelTally() for model in schema.MODELS}
+        self.models = {model: ModelTally() for model in models}
         self._fault: str | None = None
 
     def fail(self, why: str) -> None:
