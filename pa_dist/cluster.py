@@ -4,7 +4,7 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import ray
@@ -98,16 +98,16 @@ def _share(gpus: float, actors: int) -> float:
     return int(10_000 / math.ceil(actors / int(gpus))) / 10_000
 
 
-def check_named(score: config.Score) -> None:
+def check_named(pools: Mapping[str, config.Replicas], section: str = "score") -> None:
     """Refuse to share out GPUs that are not there yet.
 
     Raises:
       ResourceError: a pool does not say how many it takes.
     """
-    for name, pool in (("policy", score.policy), ("reference", score.reference)):
+    for name, pool in pools.items():
         if pool.num_gpus is None:
             raise ResourceError(
-                f"score.{name}.num_gpus: with ray.check_resources=false, say how many: nodes are still to come"
+                f"{section}.{name}.num_gpus: with ray.check_resources=false, say how many: nodes are still to come"
             )
 
 

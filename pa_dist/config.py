@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pa_dist.errors import ConfigError
 from pa_dist.pairs import PAIRS
@@ -110,6 +110,21 @@ class Evaluate(_Section):
     seed: Annotated[int, Field(ge=0)] = 0
     within: list[Annotated[int, Field(ge=0, lt=2**31)]] = [1, 3, 5]
     """Distances of `step_accuracy_within`."""
+    reward_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """A step that a reward model finds correct with less probability is wrong: what `earliest_below` blames, and the
+    zero of the other predictors of such models."""
+
+
+def _holds(*marks: str) -> AfterValidator:
+    """A text holds these, each once and in this order."""
+
+    def check(text: str) -> str:
+        found = re.findall("|".join(map(re.escape, marks)), text)
+        if found != list(marks):
+            raise ValueError(f"a prompt holds {' and then '.join(marks)}, once each")
+        return text
+
+    return AfterValidator(check)
 
 
 class _RewardModel(Replicas):
@@ -126,43 +141,39 @@ class _RewardModel(Replicas):
     """Trajectories of one block: what an actor is given at a time, and what is written at a time."""
 
 
-class _Classifier(_RewardModel):
-    """A sequence-classification model that gives a trajectory one score: UQ and best-of-N."""
+class Classifier(_RewardModel):
+    """Any sequence-classification model. It gives a trajectory one score: UQ and best-of-N."""
 
-    input: Literal["chat", "plain", "satisfaction"] = "chat"
+    kind: Literal["classifier"]
+    input: Literal["chat", "plain", "prompt"] = "chat"
     """chat: the model's own chat template, the assistant's messages its turns and all between them the user's; plain:
-    the paper's plain rendering; satisfaction: the rendering inside a request to rate the user's satisfaction from 1 to
-    5, as WildReward was trained on."""
+    the paper's plain rendering; prompt: that rendering in the text `prompt`."""
+    prompt: Annotated[str, _holds("{query}", "{response}")] | None = None
+    """`{query}` is what came before the first action, `{response}` the whole trajectory; null asks, in words of ours,
+    how satisfied the user is, from 1 to 5."""
     read: Literal["logit", "ordinal", "probability"] = "logit"
     """logit: the only label's; ordinal: 1 + the sum of the labels' sigmoids; probability: of `label`, by softmax."""
     label: Annotated[int, Field(ge=0)] | None = None
     """Which label `probability` is of."""
     max_length: Annotated[int, Field(ge=2)] = 4096
     cut: Literal["left", "right"] = "left"
-    """Where what is too long loses tokens: at its beginning, or at its end. Of `satisfaction` only the trajectory is
-    cut, never the request around it."""
+    """Where a trajectory that is too long loses tokens: at its beginning, or at its end."""
     batch_tokens: Positive = 16384
     """Tokens of one pass, pads included; halved when memory runs out."""
 
     @model_validator(mode="after")
-    def _label_of_a_probability(self) -> "_Classifier":
+    def _label_of_a_probability(self) -> "Classifier":
         if (self.read == "probability") != (self.label is not None):
             raise ValueError("label: goes with read=probability, and with nothing else")
         return self
 
 
-class Classifier(_Classifier):
-    """Any sequence-classification model."""
-
-    kind: Literal["classifier"]
-
-
-class WildReward(_Classifier):
+class WildReward(Classifier):
     """THU-KEG/WildReward-8B, read as published."""
 
-    kind: Literal["wildreward"]
+    kind: Literal["wildreward"]  # type: ignore[assignment]
     model: str = "THU-KEG/WildReward-8B"
-    input: Literal["chat", "plain", "satisfaction"] = "satisfaction"
+    input: Literal["chat", "plain", "prompt"] = "prompt"
     read: Literal["logit", "ordinal", "probability"] = "ordinal"
 
 
@@ -175,15 +186,13 @@ class ThinkPRM(_RewardModel):
     kind: Literal["thinkprm"]
     model: str = "launch/ThinkPRM-7B"
     engine: Literal["vllm", "hf"] = "vllm"
-    """vllm: the extra of that name; hf: transformers, greedy, one critique at a time, for tests and small machines."""
+    """vllm: the extra of that name; hf: transformers, one critique at a time, for tests and small machines."""
+    prompt: Annotated[str, _holds("{task}", "{steps}")] | None = None
+    """What the model is asked, with the task and the numbered steps in it; null asks in words of ours."""
     max_length: Annotated[int, Field(ge=2)] = 16384
     """Tokens of prompt and critique together. What is too long loses its first steps."""
     max_new_tokens: Positive = 4096
     """Tokens of a critique."""
-    top_logprobs: Annotated[int, Field(ge=2)] = 20
-    """The most likely tokens, of each position, that P(correct) is read from."""
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """A step below it is taken for wrong: what `earliest_below` blames, and the zero of the other predictors."""
     gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of its GPU's memory that vLLM takes."""
 
@@ -197,7 +206,7 @@ class ThinkPRM(_RewardModel):
 _KINDS: dict[str, type[BaseModel]] = {"classifier": Classifier, "wildreward": WildReward, "thinkprm": ThinkPRM}
 RewardModel = Annotated[Classifier | WildReward | ThinkPRM, Field(discriminator="kind")]
 # A name is a folder's, a method's and part of a column's, METHOD__TOKENAGG__STEPAGG: no `__` in it.
-RewardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$", max_length=60)]
+RewardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$", max_length=60)]
 
 
 class Ray(_Section):

@@ -10,6 +10,8 @@ SCHEMA_VERSION = 1
 TOKEN_AGGS = ("mean", "sum", "last", "min", "max")
 STEP_AGGS = ("mean", "sum", "last", "max", "min", "bottom10")
 PREDICTORS = ("min_cumulative", "sharpest_drop", "sharpest_abs_drop")
+# The aggregation of what is not aggregated: reward models give a number a step, or one a trajectory.
+NONE = "none"
 # Of reward models that judge steps.
 REWARD_PREDICTORS = (*PREDICTORS, "earliest_below")
 

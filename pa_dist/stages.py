@@ -13,14 +13,16 @@ from typing import Any
 import pyarrow.compute as pc
 
 from pa_dist import cluster, schema
-from pa_dist.config import Config, Evaluate, Ray, Trajectories
+from pa_dist.config import Config, Evaluate, Ray, Replicas, Trajectories
 from pa_dist.errors import PaDistError, RunFolderError
 from pa_dist.ingest.sources import expand
 from pa_dist.ingest.stage import ingest
 from pa_dist.lease import held
+from pa_dist.reduce.methods import RewardMethod
 from pa_dist.reduce.stage import Summary, evaluate
+from pa_dist.reward_models.target import asked, target
 from pa_dist.run import CHECKPOINT, RunFolder, without_secrets
-from pa_dist.score.settle import Settled, settle_again
+from pa_dist.score.settle import LOGPROBS, Settled, Target, settle_again
 
 VERSIONS = ("pa-dist", "torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy")
 # Of these, the ones that decide numbers: a folder scored with others, wholly or in part, is refused.
@@ -30,7 +32,7 @@ Say = Callable[[str], None]
 
 
 def run(config: Config, say: Say, *, fresh: bool = False) -> Summary:
-    """Ingest, score, evaluate. Ingest and score are skipped where they finished with these settings; evaluate is cheap.
+    """Ingest, score, ask the reward models, evaluate. What finished with these settings is skipped, but for the last.
 
     Args:
       say: is told one line a stage.
@@ -46,12 +48,64 @@ def run(config: Config, say: Say, *, fresh: bool = False) -> Summary:
 
 
 def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
-    """The first two stages of `run`. Raises as it does."""
+    """The stages of `run` but for the last. Raises as it does."""
     folder = RunFolder(config.output)
     with held(folder):
         if fresh:
             folder.start_over()
+        settings = {name: reward_settings(config, name) for name in config.reward_models}
+        left = [name for name in settings if not folder.is_done(target(name).stage, settings[name])]
+        if left:
+            _check_reward_models(config, left)
         _ingest_and_score(config, folder, say)
+        say = folder.logged(say)
+        for name in settings:
+            if name in left:
+                _ask_reward_model(config, name, settings[name], folder, say)
+            else:
+                say(f"{target(name).stage}: done before")
+
+
+def _check_reward_models(config: Config, names: Sequence[str]) -> None:
+    from pa_dist.reward_models.pipeline import check
+
+    models = {name: config.reward_models[name] for name in names}
+    for name, model in models.items():
+        check(name, model)
+    cluster.connect(config.ray, config.score, models.values())
+    for name, model in models.items():
+        if config.ray.check_resources:
+            cluster.check({name: cluster.share_out_one(model)}, "reward_models")
+        else:
+            cluster.check_named({name: model}, "reward_models")
+
+
+def _ask_reward_model(config: Config, name: str, settings: dict[str, Any], folder: RunFolder, say: Say) -> None:
+    from pa_dist.reward_models.pipeline import judge, pinned
+
+    began = time.perf_counter()
+    into = target(name)
+    if into.stage not in folder.manifest["stages"]:
+        for table_name, prefix in ((into.table, ""), ("rejects", into.rejects), (into.checkpoint, "")):
+            folder.clear(table_name, prefix)
+    # As of the pair: a run goes on with the weights it began with.
+    model = pinned(config.reward_models[name], folder.manifest["stages"].get(into.stage, {}).get("commit"))
+    folder.start(into.stage, settings, commit=model.revision)
+    pinned_config = config.model_copy(update={"reward_models": {**config.reward_models, name: model}})
+    facts = judge(pinned_config, name, folder)
+    folder.finish(into.stage, **facts, seconds=_since(began))
+    folder.filesystem.delete_dir_contents(folder.path(into.checkpoint), missing_dir_ok=True)
+    earlier = f", {facts['done_before']} of them before" if facts["done_before"] else ""
+    say(
+        f"{into.stage}: {facts['rows']} trajectories judged, {facts['rejects']} rejected{earlier}, "
+        f"{facts['tokens_per_second']:,.0f} tokens a second and actor ({_since(began)} s)"
+    )
+    if facts["judges_steps"]:
+        steps = facts["steps"]
+        say(
+            f"{into.stage}: of {sum(steps.values())} steps {steps['logprob']} read from log-probs, {steps['verdict']} "
+            f"from verdicts, {steps['never_judged']} never judged"
+        )
 
 
 def _ingest_and_score(config: Config, folder: RunFolder, say: Say) -> None:
@@ -64,11 +118,11 @@ def _ingest_and_score(config: Config, folder: RunFolder, say: Say) -> None:
 
         check(config.pair, config.score)
     if not all(done):
-        cluster.connect(config.ray, config.score)
+        cluster.connect(config.ray, config.score, config.reward_models.values())
         if config.ray.check_resources:
             cluster.check(cluster.share_out(config.score))
         else:
-            cluster.check_named(config.score)
+            cluster.check_named({"policy": config.score.policy, "reference": config.score.reference})
     ingest_files(config.trajectories, folder, say, config.ray)
     say = folder.logged(say)
     if done[1]:
@@ -164,23 +218,33 @@ def _evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) 
     say = folder.logged(say)
     began = time.perf_counter()
     cluster.connect(ray)
-    left = Settled(scored["rows"], scored["rejects"])
-    if (folder.count("logprobs"), folder.count("rejects", "score-")) != left[:2]:
-        # Perhaps a worker that outlived a killed run wrote what another one had written.
-        (there,) = cluster.map_tasks(settle_again, [folder])
-        if sum(there) != sum(left):
-            raise RunFolderError(
-                f"{folder}: logprobs and rejects hold {sum(there)} trajectories and scoring left {sum(left)}; "
-                "--fresh starts over"
-            )
-        folder.finish("score", rows=there.rows, rejects=there.rejects)
+    stages = folder.manifest["stages"]
+    judged = [name for name in asked(stages) if stages[target(name).stage]["done"]]
+    for into in (LOGPROBS, *map(target, judged)):
+        _settle_late(folder, into, stages[into.stage])
+    rewards = [RewardMethod(name, stages[target(name).stage]["judges_steps"]) for name in judged]
     folder.start("evaluate", {"evaluate": settings.model_dump(mode="json")})
-    summary = evaluate(settings, folder, _tasks("evaluate"))
+    summary = evaluate(settings, folder, _tasks("evaluate"), rewards)
     folder.finish("evaluate", **asdict(summary), seconds=_since(began))
     found = f"{summary.metrics} metrics of {', '.join(summary.scenarios) or 'no scenario'}"
     why = f": {summary.note}" if summary.note else ""
     say(f"evaluate: {summary.trajectories} trajectories, {summary.steps} steps, {found}{why} ({_since(began)} s)")
     return summary
+
+
+def _settle_late(folder: RunFolder, into: Target, record: dict[str, Any]) -> None:
+    """Raise `RunFolderError` where a table does not hold the trajectories that its stage left in it."""
+    left = Settled(record["rows"], record["rejects"])
+    if (folder.count(into.table), folder.count("rejects", into.rejects)) == left[:2]:
+        return
+    # Perhaps a worker that outlived a killed run wrote what another one had written.
+    (there,) = cluster.map_tasks(partial(settle_again, target=into), [folder])
+    if sum(there) != sum(left):
+        raise RunFolderError(
+            f"{folder}: {into.table} and rejects hold {sum(there)} trajectories and scoring left {sum(left)}; "
+            "--fresh starts over"
+        )
+    folder.finish(into.stage, rows=there.rows, rejects=there.rejects)
 
 
 def ingest_settings(trajectories: Trajectories) -> dict[str, Any]:
@@ -197,6 +261,18 @@ def score_settings(config: Config) -> dict[str, Any]:
         "weights": {model: _weights(getattr(config.pair, model)) for model in ("policy", "reference")},
         "render": config.render.model_dump(mode="json"),
         "score": config.score.model_dump(mode="json", include=deciding),
+        "versions": _versions(SCORING_VERSIONS),
+    }
+
+
+def reward_settings(config: Config, name: str) -> dict[str, Any]:
+    """What decides a reward model's scores."""
+    model = config.reward_models[name]
+    not_deciding = {*Replicas.model_fields, "device", "rows_per_block", "batch_tokens", "gpu_memory"}
+    return {
+        "model": model.model_dump(mode="json", exclude=not_deciding),
+        "weights": _weights(model.model),
+        "actions": config.render.actions,
         "versions": _versions(SCORING_VERSIONS),
     }
 

@@ -16,7 +16,7 @@ from pa_dist.reduce.attribution import BASELINES, baseline_outcomes, blamed_outc
 from pa_dist.reduce.best_of_n import Trials, baselines, best_of_n
 from pa_dist.reduce.groups import Group, by_group, clusters, floats, trials
 from pa_dist.reduce.intervals import Figure, Resampling, unlabelled
-from pa_dist.reduce.methods import Cell, methods
+from pa_dist.reduce.methods import Cell, RewardMethod, all_methods
 from pa_dist.reduce.ragged import Floats, column, is_valid
 from pa_dist.reduce.uncertainty import METRICS, uncertainty
 from pa_dist.run import RunFolder
@@ -143,10 +143,12 @@ def best_of_n_baselines(folder: RunFolder, settings: Evaluate, groups: Collectio
     return rows
 
 
-def blamed_steps(folder: RunFolder, settings: Evaluate, name: str, groups: Collection[Group]) -> list[Measured]:
+def blamed_steps(
+    folder: RunFolder, settings: Evaluate, rewards: Sequence[RewardMethod], name: str, groups: Collection[Group]
+) -> list[Measured]:
     """FA of one method's predictions."""
     # By name: a method holds a lambda, which Ray's pickling would take but the standard one would not.
-    (method,) = [method for method in methods(settings.preset) if method.name == name]
+    (method,) = [method for method in all_methods(settings.preset, rewards) if method.name == name]
     wanted = [name for name in schema.ATTRIBUTIONS.names if name not in ("trial", "behavior", "agent", "correct")]
     table = folder.dataset("attributions").to_table(columns=wanted, filter=pc.field("method") == method.name)
     rows = []
@@ -155,7 +157,7 @@ def blamed_steps(folder: RunFolder, settings: Evaluate, name: str, groups: Colle
             continue
         for token_agg in method.token_aggs:
             of_agg = members.filter(pc.equal(members["token_agg"], token_agg))
-            for predictor in schema.PREDICTORS:
+            for predictor in method.predictors:
                 cell = of_agg.filter(pc.equal(of_agg["predictor"], predictor))
                 figures = _fa(cell, blamed_outcomes(cell, settings.within), settings)
                 rows += [Measured("fa", group, method.name, token_agg, None, predictor, figure) for figure in figures]

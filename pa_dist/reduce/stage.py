@@ -3,12 +3,13 @@
 The driver plans tasks and gathers figures; rows of the tables live only in tasks, a bounded number at a time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from pa_dist import schema
@@ -19,7 +20,8 @@ from pa_dist.reduce.attribution import METRICS as FA_METRICS
 from pa_dist.reduce.block import COLUMNS, reduce_block
 from pa_dist.reduce.groups import Group
 from pa_dist.reduce.measure import GroupFacts, Measured
-from pa_dist.reduce.methods import cells, methods
+from pa_dist.reduce.methods import RewardMethod, all_methods, cells
+from pa_dist.reduce.rewards import Judged, read_judged
 from pa_dist.run import RunFolder
 
 if TYPE_CHECKING:
@@ -57,28 +59,32 @@ class _Part:
     files: tuple[tuple[str, tuple[int, ...] | None], ...]
 
 
-def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: "Mapper") -> Summary:
-    """Reduce a run's `logprobs`, replacing what an earlier evaluation left.
+Rewards = Sequence[RewardMethod]
+
+
+def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: "Mapper", rewards: Rewards = ()) -> Summary:
+    """Reduce a run's `logprobs` and `rewards`, replacing what an earlier evaluation left.
 
     Args:
       settings: preset, scenarios, intervals.
       folder: a run folder with `logprobs`.
       map_tasks: runs tasks; functions and items can be pickled by cloudpickle.
+      rewards: reward models that judged the run.
 
     Raises:
       PaDistError: a row of `logprobs` that contradicts itself.
     """
     for table_name in OUTPUTS:
         folder.clear(table_name)
-    counts = list(map_tasks(partial(_reduce_part, folder, settings), _plan(folder)))
-    _write_if_absent(folder, settings)
+    counts = list(map_tasks(partial(_reduce_part, folder, settings, rewards), _plan(folder)))
+    _write_if_absent(folder, settings, rewards)
     (facts,) = map_tasks(measure.survey, [folder])
     planned = _planned(settings, facts)
-    jobs = _jobs(settings, folder, planned, sum(fact.n_trajectories for fact in facts))
+    jobs = _jobs(settings, folder, planned, rewards, sum(fact.n_trajectories for fact in facts))
     rows = [row for result in map_tasks(_call, jobs) for row in result]
     for table_name in ("selections", "attributions"):
-        _write_if_absent(folder, settings, table_name)
-    _write_metrics(folder, settings, rows)
+        _write_if_absent(folder, settings, rewards, table_name)
+    _write_metrics(folder, _names(settings, rewards), rows)
     trajectories, steps, scored = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
     taken = tuple(scenario for scenario in SCENARIOS if planned[scenario])
     return Summary(trajectories, steps, scored, taken, len(rows), None if rows else _why_none(facts))
@@ -105,11 +111,12 @@ def _plan(folder: RunFolder) -> list[_Part]:
     return [_Part(f"part-{index:05d}", tuple(share)) for index, share in enumerate(shares)]
 
 
-def _reduce_part(folder: RunFolder, settings: Evaluate, part: _Part) -> tuple[int, int, int]:
+def _reduce_part(folder: RunFolder, settings: Evaluate, rewards: Rewards, part: _Part) -> tuple[int, int, int]:
     """Write one part's rows, a block at a time; counts trajectories, steps and steps with an advantage."""
     trajectories = steps = scored = 0
+    judged = _judged(folder, rewards, part)
     for index, table in enumerate(_blocks(folder, part)):
-        reduced = reduce_block(table, settings)
+        reduced = reduce_block(table, settings, judged)
         name = f"{part.name}-{index:04d}"
         folder.write("steps", name, reduced.steps)
         folder.write("scores", name, reduced.scores)
@@ -119,6 +126,15 @@ def _reduce_part(folder: RunFolder, settings: Evaluate, part: _Part) -> tuple[in
         steps += len(reduced.steps)
         scored += len(reduced.steps) - reduced.steps["progress_advantage__mean"].null_count
     return trajectories, steps, scored
+
+
+def _judged(folder: RunFolder, rewards: Rewards, part: _Part) -> list[Judged]:
+    """What reward models say of a part's trajectories."""
+    if not rewards:
+        return []
+    files = list(dict.fromkeys(path for path, _ in part.files))
+    ids = pads.dataset(files, filesystem=folder.filesystem, format="parquet").to_table(columns=["trajectory_id"])
+    return [read_judged(folder, method, ids["trajectory_id"]) for method in rewards]
 
 
 def _blocks(folder: RunFolder, part: _Part) -> Iterator[pa.Table]:
@@ -140,11 +156,11 @@ def _blocks(folder: RunFolder, part: _Part) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(pending)
 
 
-def _write_if_absent(folder: RunFolder, settings: Evaluate, *names: str) -> None:
+def _write_if_absent(folder: RunFolder, settings: Evaluate, rewards: Rewards, *names: str) -> None:
     """Give a table without rows one empty file, so that it exists."""
     empty = {
         "steps": schema.STEPS,
-        "scores": schema.scores([cell.column for cell in cells(settings.preset)]),
+        "scores": schema.scores([cell.column for cell in cells(settings.preset, rewards)]),
         "selections": schema.SELECTIONS,
         "attributions": schema.ATTRIBUTIONS,
     }
@@ -172,11 +188,13 @@ def _planned(settings: Evaluate, facts: list[GroupFacts]) -> dict[str, frozenset
 Job = Callable[[], list[Measured]]
 
 
-def _jobs(settings: Evaluate, folder: RunFolder, planned: dict[str, frozenset[Group]], n: int) -> list[Job]:
+def _jobs(
+    settings: Evaluate, folder: RunFolder, planned: dict[str, frozenset[Group]], rewards: Rewards, n: int
+) -> list[Job]:
     jobs: list[Job] = []
     uq, bon, fa = (planned[scenario] for scenario in SCENARIOS)
     if uq or bon:
-        columns = cells(settings.preset)
+        columns = cells(settings.preset, rewards)
         width = max(1, min(64, _TASK_SCORES // max(n, 1)))
         for index, start in enumerate(range(0, len(columns), width)):
             chosen = columns[start : start + width]
@@ -184,8 +202,8 @@ def _jobs(settings: Evaluate, folder: RunFolder, planned: dict[str, frozenset[Gr
     if bon:
         jobs.append(partial(measure.best_of_n_baselines, folder, settings, bon))
     if fa:
-        attributing = [method.name for method in methods(settings.preset) if method.attributes]
-        jobs += [partial(measure.blamed_steps, folder, settings, name, fa) for name in attributing]
+        attributing = [method.name for method in all_methods(settings.preset, rewards) if method.attributes]
+        jobs += [partial(measure.blamed_steps, folder, settings, rewards, name, fa) for name in attributing]
         jobs.append(partial(measure.blame_baselines, folder, settings, fa))
     return jobs
 
@@ -200,8 +218,8 @@ def _why_none(facts: list[GroupFacts]) -> str:
     return "no metrics: no trajectory has a reward or a mistake_step"
 
 
-def _write_metrics(folder: RunFolder, settings: Evaluate, rows: list[Measured]) -> None:
-    records = [_record(row) for row in sorted(rows, key=partial(_order, _names(settings)))]
+def _write_metrics(folder: RunFolder, names: dict[str | None, int], rows: list[Measured]) -> None:
+    records = [_record(row) for row in sorted(rows, key=partial(_order, names))]
     table = pa.Table.from_pylist(records, schema.METRICS)
     with folder.replacing("metrics.parquet") as path:
         pq.write_table(table, path, filesystem=folder.filesystem, compression="zstd")
@@ -214,10 +232,10 @@ def _record(row: Measured) -> dict[str, Any]:
     return {name: record[name] for name in schema.METRICS.names}
 
 
-def _names(settings: Evaluate) -> dict[str | None, int]:
+def _names(settings: Evaluate, rewards: Rewards) -> dict[str | None, int]:
     """Places of the names that order the rows of `metrics`."""
-    ordered = [*SCENARIOS, "baseline", *(method.name for method in methods(settings.preset))]
-    ordered += [*schema.TOKEN_AGGS, *schema.STEP_AGGS, *schema.PREDICTORS, *BASELINES]
+    ordered = [*SCENARIOS, "baseline", *(method.name for method in all_methods(settings.preset, rewards))]
+    ordered += [schema.NONE, *schema.TOKEN_AGGS, *schema.STEP_AGGS, *schema.REWARD_PREDICTORS, *BASELINES]
     return {name: place for place, name in enumerate(dict.fromkeys([None, *ordered]))}
 
 

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from pa_dist.errors import ConfigError
 from pa_dist.score.engine import Work
 from pa_dist.score.hf import out_of_memory
-from pa_dist.score.load import widen
+from pa_dist.score.load import check_weights, quiet, widen
 from pa_dist.score.tree_attention import bfloat16_is_emulated
 
 Ids = Sequence[int]
@@ -29,21 +28,23 @@ def load_classifier(
       device: a torch device, or `auto` to spread the model over all visible GPUs (needs accelerate).
 
     Raises:
-      OSError: no such model.
-      ConfigError: weights are missing; transformers would make them up, and score with them.
+      OSError: no such model. ImportError: `auto` without accelerate.
+      PaDistError: the checkpoint lacks weights, such as those of the head; transformers would make them up.
     """
-    model: Any
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        name,
-        revision=revision,
-        dtype=getattr(torch, dtype),
-        trust_remote_code=trust_remote_code,
-        use_safetensors=True,
-        device_map="auto" if device == "auto" else None,
-        output_loading_info=True,
-    )
-    if info["missing_keys"]:
-        raise ConfigError(f"{name}: no reward model, it lacks the weights {', '.join(sorted(info['missing_keys']))}")
+    loaded: Any
+    with quiet():
+        loaded = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            device_map="auto" if device == "auto" else None,
+            ignore_mismatched_sizes=True,  # else an error that does not say which
+            output_loading_info=True,
+        )
+    model, report = loaded
+    check_weights(name, model, report)
     model = model.eval() if device == "auto" else model.eval().to(device)
     if dtype == "bfloat16" and device == "cpu" and bfloat16_is_emulated():
         widen(model)
@@ -103,17 +104,16 @@ class ClassifierEngine:
         return scores
 
     def _pass(self, prompts: Sequence[Ids]) -> Sequence[float | None]:
-        width = max(map(len, prompts))
         config = self.model.config.get_text_config()
         declared = config.pad_token_id
         # A model pools at the last token that is no pad. Where no pad is declared, a token that no prompt holds serves.
-        pad = _absent(prompts) if declared is None else declared
-        ids = torch.full((len(prompts), width), pad)
+        pad = _absent(prompts, config.vocab_size) if declared is None and len(prompts) > 1 else declared or 0
+        ids = torch.full((len(prompts), max(map(len, prompts))), pad)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
             mask[row, : len(prompt)] = 1
-        config.pad_token_id = pad
+        config.pad_token_id = declared if len(prompts) == 1 else pad
         try:
             device = self.model.device
             logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
@@ -123,6 +123,6 @@ class ClassifierEngine:
         return scores
 
 
-def _absent(prompts: Sequence[Ids]) -> int:
+def _absent(prompts: Sequence[Ids], vocabulary: int) -> int:
     held = set(itertools.chain.from_iterable(prompts))
-    return next(token for token in itertools.count() if token not in held)
+    return next(token for token in range(vocabulary) if token not in held)

@@ -2,18 +2,21 @@
 
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any, Protocol
 
+import ray
 import torch
 from transformers import PreTrainedModel
 
 from pa_dist.config import ThinkPRM
-from pa_dist.errors import ConfigError
 from pa_dist.reward_models.verdicts import Critique
+from pa_dist.score.actors import own_device
 from pa_dist.score.engine import Work
 from pa_dist.score.hf import out_of_memory
 from pa_dist.score.load import load_model
+
+# The most likely tokens of each position that verdicts are read from; vLLM gives no more unless told.
+TOP = 20
 
 
 class Generator(Protocol):
@@ -22,7 +25,7 @@ class Generator(Protocol):
     work: Work
     """So far; tokens of prompts and critiques."""
 
-    def generate(self, prompts: Sequence[Sequence[int]]) -> list[Critique | None]:
+    def score(self, prompts: Sequence[Sequence[int]]) -> list[Critique | None]:
         """What follows each prompt, in the order given; None where memory does not hold one."""
         ...
 
@@ -30,14 +33,14 @@ class Generator(Protocol):
 class HFGenerator:
     """Transformers, one prompt at a time: for tests and small machines."""
 
-    def __init__(self, model: PreTrainedModel, *, max_new_tokens: int, top: int) -> None:
-        self.model, self.max_new_tokens, self.top = model, max_new_tokens, top
+    def __init__(self, model: PreTrainedModel, max_new_tokens: int) -> None:
+        self.model, self.max_new_tokens = model, max_new_tokens
         self.work = Work()
         ends = model.generation_config.eos_token_id if model.generation_config else None
         self._ends = {ends} if isinstance(ends, int) else set(ends or ())
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[Sequence[int]]) -> list[Critique | None]:
+    def score(self, prompts: Sequence[Sequence[int]]) -> list[Critique | None]:
         began = time.perf_counter()
         found = [self._one(prompt) for prompt in prompts]
         tokens = sum(map(len, prompts)) + sum(len(critique.token_ids) for critique in found if critique)
@@ -52,7 +55,7 @@ class HFGenerator:
                 out = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
                 cache = out.past_key_values
                 logprobs = torch.log_softmax(out.logits[0, -1], dim=-1, dtype=torch.float32)
-                values, tokens = (t.tolist() for t in logprobs.topk(min(self.top, len(logprobs))))
+                values, tokens = (t.tolist() for t in logprobs.topk(min(TOP, len(logprobs))))
                 critique.token_ids.append(tokens[0])
                 critique.top.append(dict(zip(tokens, values, strict=True)))
                 if tokens[0] in self._ends:
@@ -81,16 +84,16 @@ class VLLMGenerator:
             max_model_len=settings.max_length,
             tensor_parallel_size=max(1, n_gpus),
             gpu_memory_utilization=settings.gpu_memory,
-            max_logprobs=settings.top_logprobs,
+            max_logprobs=TOP,
             load_format="safetensors",
             seed=0,
             disable_log_stats=True,
         )
         self._sampling: Any = SamplingParams(
-            temperature=0.0, max_tokens=settings.max_new_tokens, logprobs=settings.top_logprobs, detokenize=False
+            temperature=0.0, max_tokens=settings.max_new_tokens, logprobs=TOP, detokenize=False
         )
 
-    def generate(self, prompts: Sequence[Sequence[int]]) -> list[Critique | None]:
+    def score(self, prompts: Sequence[Sequence[int]]) -> list[Critique | None]:
         began = time.perf_counter()
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         outputs = [out.outputs[0] for out in self._engine.generate(inputs, self._sampling, use_tqdm=False)]
@@ -106,23 +109,15 @@ class VLLMGenerator:
         ]
 
 
-def check_engine(name: str, settings: ThinkPRM) -> None:
-    """Raise `ConfigError` where the engine is not installed."""
-    if settings.engine == "vllm" and find_spec("vllm") is None:
-        raise ConfigError(
-            f"reward_models.{name}.engine: vllm is not installed: pip install 'pa-dist[vllm]'; or engine=hf"
-        )
-
-
-def load_generator(settings: ThinkPRM, device: str, n_gpus: int) -> Generator:
-    """The engine that the settings name."""
+def load_generator(settings: ThinkPRM) -> Generator:
+    """The engine that the settings name, on the device that Ray gave this actor."""
     if settings.engine == "vllm":
-        return VLLMGenerator(settings, n_gpus)
+        return VLLMGenerator(settings, len(ray.get_gpu_ids()))
     model = load_model(
         settings.model,
         revision=settings.revision,
         dtype=settings.dtype,
-        device=device,
+        device=own_device(settings.device),
         trust_remote_code=settings.trust_remote_code,
     )
-    return HFGenerator(model, max_new_tokens=settings.max_new_tokens, top=settings.top_logprobs)
+    return HFGenerator(model, settings.max_new_tokens)

@@ -5,41 +5,59 @@ control token in it (the end of a turn, say) becomes ordinary ones.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from pa_dist.errors import first_line
 from pa_dist.render.plain import Rendered
 
-# What WildReward was trained on: a request to rate the user's satisfaction, in sections with these headings.
-SATISFACTION = (
-    "# Task Description\n"
-    "You judge conversations. Say how satisfied the **User** will be with the Assistant's response, given the context, "
-    "as an integer from 1 to 5.\n\n"
-    "# Scoring Criteria\n"
-    "[1] The user rejects it\n"
-    "[2] The user corrects it or points at an error\n"
-    "[3] Neutral\n"
-    "[4] The user goes along with it\n"
-    "[5] The user is clearly satisfied\n\n"
-    "# Input Data\n## Context (History)\n\n\n## User Query\n",
-    "\n\n## Assistant Response\n",
-    "\n\n# Output\nBy these criteria, answer with the integer alone: 1, 2, 3, 4 or 5.",
-)
+# The task that WildReward was trained for, in words of ours.
+SATISFACTION = """# Task Description
+You judge conversations. Say how satisfied the **User** will be with the Assistant's response, given the context, as \
+an integer from 1 to 5.
 
-# ThinkPRM's task: a problem, a numbered solution, a critique whose lines of judgement can be parsed.
-VERIFY = (
-    "Below are a task and the steps that were taken to solve it.\n\n[Task]\n\n",
-    "\n\n[Solution]\n\n",
-    "Examine every step shown above and say whether it is correct. If the solution is not finished, judge the steps that "
-    "are there. Close the critique of each step with a line of its own, 'Step N is \\boxed{correct}' or "
-    "'Step N is \\boxed{incorrect}', N being its number.\n",
-)
+# Scoring Criteria
+[1] The user rejects it
+[2] The user corrects it or points at an error
+[3] Neutral
+[4] The user goes along with it
+[5] The user is clearly satisfied
+
+# Input Data
+## Context (History)
+
+
+## User Query
+{query}
+
+## Assistant Response
+{response}
+
+# Output
+By these criteria, answer with the integer alone: 1, 2, 3, 4 or 5."""
+
+# ThinkPRM's task, in words of ours: a problem, a numbered solution, a critique whose verdicts can be parsed.
+VERIFY = """Below are a task and the steps that were taken to solve it.
+
+[Task]
+
+{task}
+
+[Solution]
+
+{steps}
+
+Examine every step shown above and say whether it is correct. If the solution is not finished, judge the steps that \
+are there. Close the critique of each step with a line of its own, 'Step N is \\boxed{correct}' or \
+'Step N is \\boxed{incorrect}', N being its number.
+"""
 # The critiques that ThinkPRM learned from all begin like this.
 OPENING = "\nLet's verify step by step:"
 
-# Of a prompt's room, what the task may take where it would crowd out the steps.
-TASK_SHARE = 2
+# What one text of two may take of the room, as a fraction, where it would crowd out the other.
+QUERY_SHARE = 1 / 4
+TASK_SHARE = 1 / 2
 
 
 class Prompt(NamedTuple):
@@ -58,11 +76,11 @@ class Show:
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         """`max_length`: tokens of a prompt."""
         self.tokenizer, self.max_length = tokenizer, max_length
-        self.bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
 
     def plain(self, rendered: Rendered, cut: Literal["left", "right"]) -> Prompt:
-        """The plain rendering, message by message, after a BOS where the tokenizer has one."""
-        return self._fit([], [*self.bos, *self._words("".join(rendered.texts))], [], cut)
+        """The plain rendering, between what the tokenizer itself puts around a text."""
+        before, after = self._around()
+        return self._fit(before, self._words("".join(rendered.texts)), after, cut)
 
     def chat(self, rendered: Rendered, cut: Literal["left", "right"]) -> Prompt:
         """The model's own chat template: an action is the assistant's turn, all before it the user's.
@@ -70,7 +88,7 @@ class Show:
         The texts are those of the plain rendering, the assistant's without its role.
 
         Raises:
-          ValueError: there is no template, or it does not show every turn once.
+          ValueError: the template does not show every turn once.
         """
         turns = _turns(rendered)
         frame = self._frame([role for role, _ in turns])
@@ -79,15 +97,20 @@ class Show:
             ids += [*self._words(text), *self._markup(after)]
         return self._fit([], ids, [], cut)
 
-    def satisfaction(self, rendered: Rendered, cut: Literal["left", "right"]) -> Prompt:
-        """The plain rendering as the response whose user's satisfaction is asked for; the query is what came first."""
-        before, between, after = (self._words(text) for text in SATISFACTION)
-        query = self._words(_task(rendered).strip())[: self.max_length // 4]
-        return self._fit(
-            [*self.bos, *before, *query, *between], self._words("".join(rendered.texts).strip()), after, cut
-        )
+    def asked(self, rendered: Rendered, cut: Literal["left", "right"], prompt: str) -> Prompt:
+        """The plain rendering as `{response}` of a prompt, what came before the first action as its `{query}`.
 
-    def verify(self, rendered: Rendered, extra: str | None) -> Prompt:
+        Raises:
+          ValueError: there is no room for anything.
+        """
+        opening, closing = self._around()
+        before, between, after = (self._words(text) for text in re.split(r"\{query\}|\{response\}", prompt))
+        room = self.max_length - sum(map(len, (opening, before, between, after, closing)))
+        query = self._words(_task(rendered).strip())[: max(0, int(room * QUERY_SHARE))]
+        head = [*opening, *before, *query, *between]
+        return self._fit(head, self._words("".join(rendered.texts).strip()), [*after, *closing], cut)
+
+    def verify(self, rendered: Rendered, extra: str | None, prompt: str) -> Prompt:
         """ThinkPRM's prompt: the task, and the actions as numbered steps with what was observed after each.
 
         Where not all fit, the first steps are left out, whole, and the others keep their numbers; of a last step that
@@ -95,20 +118,21 @@ class Show:
 
         Args:
           extra: the trajectory's, JSON, for a `question` that no message holds.
+          prompt: with `{task}` and `{steps}` in it.
 
         Raises:
-          ValueError: the template is missing or loses the turn, or there is no room for anything.
+          ValueError: the template loses the turn, or there is no room for anything.
         """
         opening, closing = (self._markup(text) for text in self._frame(["user"], answer=True))
-        before, between, after = (self._words(text) for text in VERIFY)
+        before, between, after = (self._words(text) for text in re.split(r"\{task\}|\{steps\}", prompt))
         head, tail = [*opening, *before], [*after, *closing, *self._words(OPENING)]
         room = self.max_length - len(head) - len(between) - len(tail)
-        task = self._words(_task(rendered).strip() or _question(extra))
         if room < 2:
             raise ValueError(f"max_length leaves {room} tokens for the trajectory")
         steps = [self._words(text) for text in _numbered(rendered)]
         needed = sum(map(len, steps))
-        task_kept = task[: max(room // TASK_SHARE, room - needed)]
+        task = self._words(_task(rendered).strip() or _question(extra))
+        task_kept = task[: max(int(room * TASK_SHARE), room - needed)]
         room -= len(task_kept)
         first = len(steps) - 1
         held = len(steps[first])
@@ -133,6 +157,12 @@ class Show:
     def _markup(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The control tokens that the tokenizer puts before and after a text, if any."""
+        bare, whole = self._markup("a"), self.tokenizer("a")["input_ids"]
+        start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        return whole[:start], whole[start + len(bare) :]
 
     def _frame(self, roles: Sequence[str], answer: bool = False) -> list[str]:
         """What the chat template puts before, between and after turns of these roles."""

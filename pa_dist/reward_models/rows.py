@@ -1,7 +1,7 @@
 """Between Arrow tables and reward models: trajectories in, prompts between, rows of `rewards` out. No Ray, no model."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,8 +10,9 @@ from pa_dist import schema
 from pa_dist.config import RewardModel, ThinkPRM
 from pa_dist.errors import first_line
 from pa_dist.render.plain import ActionRule, Rendered, action_rule, render
-from pa_dist.reward_models.prompts import Prompt, Show
+from pa_dist.reward_models.prompts import SATISFACTION, VERIFY, Prompt, Show
 from pa_dist.reward_models.verdicts import Critique, judge
+from pa_dist.score.attempts import reason
 
 _KEYS = [field.name for field in schema.KEYS]
 PROMPTS = pa.schema(
@@ -26,12 +27,13 @@ PROMPTS = pa.schema(
 
 
 def prompt_rows(
-    trajectories: pa.Table, name: str, settings: RewardModel, tokenizer: Any, rule: ActionRule
+    trajectories: pa.Table, name: str, settings: RewardModel, tokenizer: Any, vocabulary: int, rule: ActionRule
 ) -> tuple[pa.Table, pa.Table]:
     """What a reward model is shown of a block of `trajectories`.
 
     Args:
       name: the reward model's.
+      vocabulary: how many tokens the model knows; its tokenizer may know more.
       rule: which messages are actions.
 
     Returns:
@@ -39,15 +41,21 @@ def prompt_rows(
     """
     room = settings.max_length - (settings.max_new_tokens if isinstance(settings, ThinkPRM) else 0)
     show = Show(tokenizer, room)
-    rows, rejects = [], []
+    rows: list[dict[str, Any]] = []
+    lost: dict[str, str] = {}
     for row in trajectories.to_pylist():
         try:
             rendered = render(row["messages"], action_rule(rule, row["benchmark"]))
             if not rendered.actions:
                 raise ValueError("no message is an action")
             prompt = _prompt(show, rendered, row["extra"], settings)
-        except Exception as error:  # a tokenizer and its template may be anybody's; one row must not stop the run
-            rejects.append(reject(row["trajectory_id"], name, first_line(error)))
+            if (token := max(prompt.ids)) >= vocabulary:
+                raise ValueError(f"token id {token} is outside the model's vocabulary of {vocabulary}")
+        except ValueError as error:
+            lost[row["trajectory_id"]] = first_line(error)
+            continue
+        except Exception as error:  # a tokenizer may be anybody's; one row must not stop the run
+            lost[row["trajectory_id"]] = reason(error)
             continue
         rows.append(
             {
@@ -58,25 +66,27 @@ def prompt_rows(
                 "ids": prompt.ids,
             }
         )
-    return pa.Table.from_pylist(rows, PROMPTS), pa.Table.from_pylist(rejects, schema.REJECTS)
+    return pa.Table.from_pylist(rows, PROMPTS), rejects(name, lost)
 
 
 def _prompt(show: Show, rendered: Rendered, extra: str | None, settings: RewardModel) -> Prompt:
     if isinstance(settings, ThinkPRM):
-        return show.verify(rendered, extra)
-    by_input = {"plain": show.plain, "chat": show.chat, "satisfaction": show.satisfaction}
-    return by_input[settings.input](rendered, settings.cut)
+        return show.verify(rendered, extra, settings.prompt or VERIFY)
+    if settings.input == "prompt":
+        return show.asked(rendered, settings.cut, settings.prompt or SATISFACTION)
+    return (show.chat if settings.input == "chat" else show.plain)(rendered, settings.cut)
 
 
-def reject(trajectory_id: str, name: str, reason: str) -> dict[str, str | None]:
-    """A row of `rejects`. Its id is its place only: the trajectory stays in the run, without this model's score."""
-    return {
-        "source": "trajectories",
-        "place": trajectory_id,
-        "trajectory_id": None,
-        "stage": "reward",
-        "reason": f"{name}: {reason}",
-    }
+def rejects(name: str, reasons: Mapping[str, str]) -> pa.Table:
+    """Rows of `rejects`, from why each trajectory is one.
+
+    Its id is its place only: the trajectory stays in the run, without this model's score.
+    """
+    rows = [
+        {"source": "trajectories", "place": key, "trajectory_id": None, "stage": "reward", "reason": f"{name}: {why}"}
+        for key, why in reasons.items()
+    ]
+    return pa.Table.from_pylist(rows, schema.REJECTS)
 
 
 def reward_rows(
@@ -88,16 +98,17 @@ def reward_rows(
       prompts: of `PROMPTS`.
       outcomes: of each prompt the trajectory's score, a critique of its steps, or why there is neither.
     """
-    rows, rejects = [], []
+    rows, lost = [], {}
     for row, outcome in zip(prompts.to_pylist(), outcomes, strict=True):
-        if isinstance(outcome, float) and not math.isfinite(outcome):
-            outcome = "its score is not finite"
         if isinstance(outcome, str):
-            rejects.append(reject(row["trajectory_id"], name, outcome))
-            continue
-        read = {"score": outcome} if isinstance(outcome, float) else _judged(row, outcome, tokenizer)
-        rows.append({**row, "n_tokens": len(row["ids"]), "step": None, **read})
-    return pa.Table.from_pylist(rows, schema.REWARDS), pa.Table.from_pylist(rejects, schema.REJECTS)
+            lost[row["trajectory_id"]] = outcome
+        elif isinstance(outcome, Critique):
+            rows.append({**row, "n_tokens": len(row["ids"]), **_judged(row, outcome, tokenizer)})
+        elif math.isfinite(outcome):
+            rows.append({**row, "n_tokens": len(row["ids"]), "step": None, "score": outcome})
+        else:
+            lost[row["trajectory_id"]] = "its score is not finite"
+    return pa.Table.from_pylist(rows, schema.REWARDS), rejects(name, lost)
 
 
 def _judged(row: dict[str, Any], critique: Critique, tokenizer: Any) -> dict[str, Any]:
@@ -107,7 +118,6 @@ def _judged(row: dict[str, Any], critique: Critique, tokenizer: Any) -> dict[str
     # Of a step that was not shown, a verdict is a guess.
     shown = [step if i >= row["first_step"] else step._replace(score=None, read=None) for i, step in enumerate(judged)]
     return {
-        "step": row["step"],
         "step_score": [step.score for step in shown],
         "step_read": [step.read for step in shown],
         "step_reason": [None if step.read else why for step, why in zip(shown, reasons, strict=True)],

@@ -1,8 +1,9 @@
 """Reading a critique: which step each verdict is of, and P(correct) from the log-probs where the verdict begins.
 
 A verdict is `\\boxed{correct}` or `\\boxed{incorrect}`, in any case, with blanks or `\\text{}` inside. It is of step N
-where it follows `Step N is`, or where the first step that its line mentions is N; else of the step after the one judged
-before it. A step judged more than once keeps its last verdict: critiques correct themselves.
+where it follows `Step N is`, else where the first step that its line mentions is N, else where the last line since the
+verdict before it that begins with a step begins with N, else of the step after the one judged before it. A step judged
+more than once keeps its last verdict: critiques correct themselves.
 
 P(correct) is read at the token that holds the verdict's first letter. Of the most likely tokens there, those that begin
 the word `correct` (`c`, `correct`, ` Correct}`) are summed, and those that begin `incorrect`; the softmax over both is
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 _VERDICT = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{\s*)?(?P<word>correct|incorrect)\s*\}", re.IGNORECASE)
 _NAMED = re.compile(r"\bstep\s*#?(\d{1,9})[\s*_:.)$]*(?:is)?[\s*_:$(]*$", re.IGNORECASE)
 _STEP = re.compile(r"\bstep\s*#?(\d{1,9})\b", re.IGNORECASE)
+_HEADING = re.compile(r"^\W*step\s*#?(\d{1,9})\b", re.IGNORECASE | re.MULTILINE)
 WORDS = ("correct", "incorrect")
 
 
@@ -74,7 +76,8 @@ def verdicts(text: str) -> list[Verdict]:
     for match in _VERDICT.finditer(text):
         before = text[start : match.start()]
         named = _NAMED.search(before) or _STEP.search(before.rpartition("\n")[2])
-        step = int(named.group(1)) if named else step + 1
+        headings = _HEADING.findall(before)
+        step = int(named.group(1)) if named else int(headings[-1]) if headings else step + 1
         found.append(Verdict(step, match.group("word").lower() == "correct", match.start("word")))
         start = match.end()
     return found
