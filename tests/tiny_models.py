@@ -4,7 +4,12 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 TEXTS = [
     "[user]: Please cancel my order 4711 and refund the card.",
@@ -38,3 +43,20 @@ def save_model(folder: Path, seed: int) -> None:
         max_position_embeddings=512,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def save_classifier(folder: Path, seed: int, *, labels: int = 1, pad: int | None = None) -> None:
+    """A sequence classifier that pools at the last token."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        num_labels=labels,
+        pad_token_id=pad,
+    )
+    LlamaForSequenceClassification(config).save_pretrained(folder)

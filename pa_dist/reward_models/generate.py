@@ -4,13 +4,11 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import ray
 import torch
 from transformers import PreTrainedModel
 
 from pa_dist.config import ThinkPRM
 from pa_dist.reward_models.verdicts import Critique
-from pa_dist.score.actors import own_device
 from pa_dist.score.engine import Work
 from pa_dist.score.hf import out_of_memory
 from pa_dist.score.load import load_model
@@ -109,15 +107,15 @@ class VLLMGenerator:
         ]
 
 
-def load_generator(settings: ThinkPRM) -> Generator:
-    """The engine that the settings name, on the device that Ray gave this actor."""
+def load_generator(settings: ThinkPRM, device: str, n_gpus: int) -> Generator:
+    """The engine that the settings name, on a torch device or so many GPUs."""
     if settings.engine == "vllm":
-        return VLLMGenerator(settings, len(ray.get_gpu_ids()))
+        return VLLMGenerator(settings, n_gpus)
     model = load_model(
         settings.model,
         revision=settings.revision,
         dtype=settings.dtype,
-        device=own_device(settings.device),
+        device=device,
         trust_remote_code=settings.trust_remote_code,
     )
     return HFGenerator(model, settings.max_new_tokens)

@@ -134,16 +134,17 @@ class Judge(ModelActor):
 
 
 def _engine(settings: RewardModel) -> Any:
+    device = own_device(settings.device)
     if isinstance(settings, ThinkPRM):
         from pa_dist.reward_models.generate import load_generator
 
-        return load_generator(settings)
+        return load_generator(settings, device, len(ray.get_gpu_ids()))
     from pa_dist.reward_models.classifier import ClassifierEngine, load_classifier, reading
 
     model = load_classifier(
         settings.model,
         dtype=settings.dtype,
-        device=own_device(settings.device),
+        device=device,
         revision=settings.revision,
         trust_remote_code=settings.trust_remote_code,
     )
