@@ -1,5 +1,6 @@
 """Engines that generate critiques: greedy, with the log-probs of the most likely tokens at each position."""
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -15,6 +16,12 @@ from pa_dist.score.load import load_model
 
 # The most likely tokens of each position that verdicts are read from; vLLM gives no more unless told.
 TOP = 20
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
 
 
 class Generator(Protocol):
@@ -70,6 +77,10 @@ class VLLMGenerator:
     """vLLM, all prompts of a block at once."""
 
     def __init__(self, settings: ThinkPRM, n_gpus: int) -> None:
+        """`n_gpus`: that this process may use; none is the CPU."""
+        # One process, which goes when the actor goes; on a CPU the threads are those that the actor was given.
+        for variable, value in _ENVIRONMENT.items():
+            os.environ.setdefault(variable, value)
         from vllm import LLM, SamplingParams
 
         self.work = Work()
@@ -78,12 +89,13 @@ class VLLMGenerator:
             revision=settings.revision,
             tokenizer_revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
+            load_format="safetensors",
             dtype=settings.dtype,
             max_model_len=settings.max_length,
             tensor_parallel_size=max(1, n_gpus),
+            distributed_executor_backend="uni" if n_gpus <= 1 else "mp",
             gpu_memory_utilization=settings.gpu_memory,
             max_logprobs=TOP,
-            load_format="safetensors",
             seed=0,
             disable_log_stats=True,
         )

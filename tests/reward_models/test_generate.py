@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from tiny_models import save_model
+from tiny_models import CRITIQUE, save_critic, save_model
+from transformers import AutoTokenizer
 
-from pa_dist.reward_models.generate import HFGenerator
+from pa_dist.config import ThinkPRM
+from pa_dist.reward_models.generate import HFGenerator, VLLMGenerator
 from pa_dist.score.load import load_model
 
 PROMPTS = [[5, 9, 200], [17] * 40, [1]]
@@ -51,3 +53,23 @@ def test_without_memory_there_is_no_critique(model, monkeypatch):
 
     monkeypatch.setattr(model, "forward", scarce)
     assert HFGenerator(model, 12).score(PROMPTS[:2]) == [None, None]
+
+
+@pytest.mark.slow
+def test_vllm_gives_what_transformers_gives(tmp_path):
+    pytest.importorskip("vllm")
+    save_critic(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Step by step:", "a" * 50 + ":")]
+    settings = ThinkPRM(
+        kind="thinkprm", model=str(tmp_path), dtype="float32", max_length=200, max_new_tokens=20, gpu_memory=0.1
+    )
+    found = VLLMGenerator(settings, 0).score(prompts)
+    for ours, theirs in zip(HFGenerator(load_model(str(tmp_path)), 20).score(prompts), found, strict=True):
+        assert tokenizer.decode(theirs.token_ids) == "".join(CRITIQUE)
+        assert theirs.token_ids == ours.token_ids
+        assert theirs.finished == ours.finished is True
+        for mine, top in zip(ours.top, theirs.top, strict=True):
+            shared = mine.keys() & top.keys()
+            assert len(shared) >= 2
+            assert [top[token] for token in shared] == pytest.approx([mine[token] for token in shared], abs=1e-3)

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
-from tiny_models import save_classifier, save_model, save_tokenizer
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from tiny_models import CRITIQUE, save_classifier, save_critic, save_model, save_tokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pa_dist import config, stages
 from pa_dist.errors import ConfigError, PaDistError, ResourceError, RunFolderError
@@ -19,46 +19,6 @@ from pa_dist.render.plain import render
 from pa_dist.reward_models.target import target
 from pa_dist.run import RunFolder
 from pa_dist.status import status
-
-CHAT = "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
-# What the critic writes after "Let's verify step by step:", a token each, and its log-odds of the token after a brace.
-CRITIQUE = [" Step 1 is \\boxed{", "correct", "}\n Step 2 is \\boxed{", "incorrect", "}.", "</s>"]
-LOG_ODDS = {0: math.log(4), 2: -math.log(9)}
-
-
-def save_critic(folder):
-    """A language model whose next token depends on the last one only, so that its critique is known."""
-    tokenizer = save_tokenizer(folder, bos=True)
-    tokenizer.chat_template = CHAT
-    tokenizer.add_tokens(CRITIQUE[:-1])
-    tokenizer.save_pretrained(folder)
-    size = 320
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=size,
-            hidden_size=size,
-            intermediate_size=4,
-            num_hidden_layers=1,
-            num_attention_heads=4,
-            max_position_embeddings=4096,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "layers" in name and "norm" not in name:
-                weight.zero_()
-        model.model.embed_tokens.weight.copy_(torch.eye(size))
-        # The last norm makes a one-hot row as long as the square root of its size.
-        head, scale = model.lm_head.weight.zero_(), math.sqrt(size)
-        ids = tokenizer.convert_tokens_to_ids([":", *CRITIQUE])
-        for last, following in zip(ids, ids[1:], strict=False):
-            head[following, last] = 20 / scale
-        correct, incorrect = tokenizer.convert_tokens_to_ids(["correct", "incorrect"])
-        for place, log_odds in LOG_ODDS.items():
-            last = ids[place + 1]
-            head[correct, last], head[incorrect, last] = (20 + log_odds) / scale, 20 / scale
-    model.save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +172,7 @@ def test_other_settings_are_refused_and_other_pools_are_not(finished, models):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"model": "nowhere"}, ConfigError, r"reward_models\.rm\.model: no model and tokenizer at 'nowhere'"),
+        ({"model": "not/a/model"}, ConfigError, r"reward_models\.rm\.model: no model and tokenizer at 'not/a/model'"),
         ({"read": "logit"}, ConfigError, r"reward_models\.rm\.read: the model has 4 labels; ordinal, or probability"),
         ({"read": "probability", "label": 4}, ConfigError, r"reward_models\.rm\.label: the model has 4 labels, from 0"),
         ({"input": "chat"}, ConfigError, r"reward_models\.rm\.model: the tokenizer of .* has no chat template"),
@@ -234,9 +194,13 @@ def test_a_name_of_a_method_is_taken(pair, chat_file, models, tmp_path):
         stages.run(settings(pair, chat_file, tmp_path / "out", {"entropy": models["wild"]}), print)
 
 
-def test_a_checkpoint_without_a_head_ends_the_run_in_one_line(pair, chat_file, models, tmp_path):
+def test_a_checkpoint_without_a_head_ends_the_run_in_one_line(finished, models, tmp_path):
     save_model(tmp_path / "model", 0)
     save_tokenizer(tmp_path / "model", bos=True)
-    broken = {**models["wild"], "model": str(tmp_path / "model"), "read": "probability", "label": 1}
+    shutil.copytree(finished[0].output, tmp_path / "out")
+    headless = {**models["wild"], "model": str(tmp_path / "model"), "read": "probability", "label": 1}
+    tree = {**finished[0].model_dump(mode="json"), "output": str(tmp_path / "out")}
+    lines = []
     with pytest.raises(PaDistError, match=r"^reward rm: .* lacks weights of LlamaForSequenceClassification, 1 in all"):
-        stages.run(settings(pair, chat_file, tmp_path / "out", {"rm": broken}), print)
+        stages.run(config.parse({**tree, "reward_models": {"rm": headless, **models}}), lines.append)
+    assert "score: done before" in lines
