@@ -56,56 +56,16 @@ def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
         settings = {name: reward_settings(config, name) for name in config.reward_models}
         left = [name for name in settings if not folder.is_done(target(name).stage, settings[name])]
         if left:
-            _check_reward_models(config, left)
+            # Slow to import, and not needed where nothing is left to judge.
+            from pa_dist.reward_models.stage import ask, check_all
+
+            check_all(config, left)
         _ingest_and_score(config, folder, say)
-        say = folder.logged(say)
         for name in settings:
             if name in left:
-                _ask_reward_model(config, name, settings[name], folder, say)
+                ask(config, name, settings[name], folder, folder.logged(say))
             else:
-                say(f"{target(name).stage}: done before")
-
-
-def _check_reward_models(config: Config, names: Sequence[str]) -> None:
-    from pa_dist.reward_models.pipeline import check
-
-    models = {name: config.reward_models[name] for name in names}
-    for name, model in models.items():
-        check(name, model)
-    cluster.connect(config.ray, config.score, models.values())
-    for name, model in models.items():
-        if config.ray.check_resources:
-            cluster.check({name: cluster.share_out_one(model)}, "reward_models")
-        else:
-            cluster.check_named({name: model}, "reward_models")
-
-
-def _ask_reward_model(config: Config, name: str, settings: dict[str, Any], folder: RunFolder, say: Say) -> None:
-    from pa_dist.reward_models.pipeline import judge, pinned
-
-    began = time.perf_counter()
-    into = target(name)
-    if into.stage not in folder.manifest["stages"]:
-        for table_name, prefix in ((into.table, ""), ("rejects", into.rejects), (into.checkpoint, "")):
-            folder.clear(table_name, prefix)
-    # As of the pair: a run goes on with the weights it began with.
-    model = pinned(config.reward_models[name], folder.manifest["stages"].get(into.stage, {}).get("commit"))
-    folder.start(into.stage, settings, commit=model.revision)
-    pinned_config = config.model_copy(update={"reward_models": {**config.reward_models, name: model}})
-    facts = judge(pinned_config, name, folder)
-    folder.finish(into.stage, **facts, seconds=_since(began))
-    folder.filesystem.delete_dir_contents(folder.path(into.checkpoint), missing_dir_ok=True)
-    earlier = f", {facts['done_before']} of them before" if facts["done_before"] else ""
-    say(
-        f"{into.stage}: {facts['rows']} trajectories judged, {facts['rejects']} rejected{earlier}, "
-        f"{facts['tokens_per_second']:,.0f} tokens a second and actor ({_since(began)} s)"
-    )
-    if facts["judges_steps"]:
-        steps = facts["steps"]
-        say(
-            f"{into.stage}: of {sum(steps.values())} steps {steps['logprob']} read from log-probs, {steps['verdict']} "
-            f"from verdicts, {steps['never_judged']} never judged"
-        )
+                folder.logged(say)(f"{target(name).stage}: done before")
 
 
 def _ingest_and_score(config: Config, folder: RunFolder, say: Say) -> None:

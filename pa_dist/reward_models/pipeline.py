@@ -16,9 +16,10 @@ import ray
 import ray.data
 
 from pa_dist import cluster, schema
-from pa_dist.config import Config, RewardModel, ThinkPRM
+from pa_dist.config import RewardModel, ThinkPRM
 from pa_dist.errors import ConfigError, first_line
 from pa_dist.reduce.methods import methods
+from pa_dist.render.plain import ActionRule
 from pa_dist.reward_models.rows import PROMPTS, prompt_rows, rejects, reward_rows
 from pa_dist.reward_models.target import target
 from pa_dist.run import RunFolder
@@ -36,8 +37,11 @@ from pa_dist.score.pipeline import complete, start_tally
 _READ = [field.name for field in schema.KEYS] + ["messages", "extra"]
 
 
-def judge(config: Config, name: str, folder: RunFolder) -> dict[str, Any]:
+def judge(name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder) -> dict[str, Any]:
     """Show every row of `trajectories` that is not done yet to a reward model: write its table, and `rejects`.
+
+    Args:
+      rule: which messages are actions.
 
     Returns:
       Facts for the manifest: rows, rejects, how many an earlier session had done, whether it judges steps and how these
@@ -46,10 +50,9 @@ def judge(config: Config, name: str, folder: RunFolder) -> dict[str, Any]:
     Raises:
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
     """
-    settings, into = config.reward_models[name], target(name)
-    tally = start_tally([name])
+    into, tally = target(name), start_tally([name])
     settled, before = complete(
-        folder, into, tally, _READ, settings.rows_per_block, partial(_rewards, config, name, folder, tally)
+        folder, into, tally, _READ, settings.rows_per_block, partial(_rewards, name, settings, rule, folder, tally)
     )
     (reads,) = cluster.map_tasks(step_reads, [(folder, into.table)])
     entry = ray.get(tally.snapshot.remote())[name]
@@ -77,11 +80,10 @@ def step_reads(table: tuple[RunFolder, str]) -> dict[str, int]:
     }
 
 
-def _rewards(config: Config, name: str, folder: RunFolder, tally: Any, dataset: Any) -> Any:
-    settings = config.reward_models[name]
+def _rewards(name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder, tally: Any, dataset: Any) -> Any:
     pool = cluster.share_out_one(settings)
     dataset = dataset.map_batches(
-        Prompts(config, name, folder, tally), batch_format="pyarrow", batch_size=None, zero_copy_batch=True
+        Prompts(name, settings, rule, folder, tally), batch_format="pyarrow", batch_size=None, zero_copy_batch=True
     )
     return dataset.map_batches(
         Judge,
@@ -98,8 +100,8 @@ def _rewards(config: Config, name: str, folder: RunFolder, tally: Any, dataset: 
 class Prompts:
     """Ray task: a block of trajectories to prompts. What cannot be shown is written to `rejects`."""
 
-    def __init__(self, config: Config, name: str, folder: RunFolder, tally: Any) -> None:
-        self.config, self.name, self.folder, self.tally = config, name, folder, tally
+    def __init__(self, name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder, tally: Any) -> None:
+        self.name, self.settings, self.rule, self.folder, self.tally = name, settings, rule, folder, tally
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         ids = batch["trajectory_id"].to_pylist()
@@ -112,10 +114,8 @@ class Prompts:
         return pa.concat_tables([PROMPTS.empty_table(), *(tables[0] for tables in done)])
 
     def _prompts(self, tables: Sequence[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:
-        settings = self.config.reward_models[self.name]
-        tokenizer, known = tokenizer_of(settings), int(config_of(settings).get_text_config().vocab_size)
-        rule = self.config.render.actions
-        return [prompt_rows(table, self.name, settings, tokenizer, known, rule) for table in tables]
+        tokenizer, known = tokenizer_of(self.settings), int(config_of(self.settings).get_text_config().vocab_size)
+        return [prompt_rows(table, self.name, self.settings, tokenizer, known, self.rule) for table in tables]
 
 
 class Judge(ModelActor):
