@@ -194,7 +194,7 @@ class ThinkPRM(_RewardModel):
     max_new_tokens: Positive = 4096
     """Tokens of a critique."""
     gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Share of its GPU's memory that vLLM takes."""
+    """Share of its part of a GPU's memory that vLLM takes; on a CPU, of the machine's."""
 
     @model_validator(mode="after")
     def _room_for_a_prompt(self) -> "ThinkPRM":

@@ -76,8 +76,8 @@ class HFGenerator:
 class VLLMGenerator:
     """vLLM, all prompts of a block at once."""
 
-    def __init__(self, settings: ThinkPRM, n_gpus: int) -> None:
-        """`n_gpus`: that this process may use; none is the CPU."""
+    def __init__(self, settings: ThinkPRM, gpus: float) -> None:
+        """`gpus`: that this process may use; a fraction is of one GPU's memory, none is the CPU."""
         # One process, which goes when the actor goes; on a CPU the threads are those that the actor was given.
         for variable, value in _ENVIRONMENT.items():
             os.environ.setdefault(variable, value)
@@ -92,9 +92,9 @@ class VLLMGenerator:
             load_format="safetensors",
             dtype=settings.dtype,
             max_model_len=settings.max_length,
-            tensor_parallel_size=max(1, n_gpus),
-            distributed_executor_backend="uni" if n_gpus <= 1 else "mp",
-            gpu_memory_utilization=settings.gpu_memory,
+            tensor_parallel_size=max(1, int(gpus)),
+            distributed_executor_backend="uni" if gpus <= 1 else "mp",
+            gpu_memory_utilization=settings.gpu_memory * (min(gpus, 1.0) or 1.0),
             max_logprobs=TOP,
             seed=0,
             disable_log_stats=True,
@@ -119,10 +119,10 @@ class VLLMGenerator:
         ]
 
 
-def load_generator(settings: ThinkPRM, device: str, n_gpus: int) -> Generator:
+def load_generator(settings: ThinkPRM, device: str, gpus: float) -> Generator:
     """The engine that the settings name, on a torch device or so many GPUs."""
     if settings.engine == "vllm":
-        return VLLMGenerator(settings, n_gpus)
+        return VLLMGenerator(settings, gpus)
     model = load_model(
         settings.model,
         revision=settings.revision,

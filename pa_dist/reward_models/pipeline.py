@@ -138,7 +138,8 @@ def _engine(settings: RewardModel) -> Any:
     if isinstance(settings, ThinkPRM):
         from pa_dist.reward_models.generate import load_generator
 
-        return load_generator(settings, device, len(ray.get_gpu_ids()))
+        assigned = ray.get_runtime_context().get_assigned_resources()
+        return load_generator(settings, device, assigned.get("GPU", 0.0))
     from pa_dist.reward_models.classifier import ClassifierEngine, load_classifier, reading
 
     model = load_classifier(

@@ -92,10 +92,11 @@ class Show:
         """
         turns = _turns(rendered)
         frame = self._frame([role for role, _ in turns])
-        ids = self._markup(frame[0])
-        for (_, text), after in zip(turns, frame[1:], strict=True):
-            ids += [*self._words(text), *self._markup(after)]
-        return self._fit([], ids, [], cut)
+        opening, *between, closing = map(self._markup, frame)
+        ids: list[int] = []
+        for (_, text), after in zip(turns, [*between, []], strict=True):
+            ids += [*self._words(text), *after]
+        return self._fit(opening, ids, closing, cut)
 
     def asked(self, rendered: Rendered, cut: Literal["left", "right"], prompt: str) -> Prompt:
         """The plain rendering as `{response}` of a prompt, what came before the first action as its `{query}`.

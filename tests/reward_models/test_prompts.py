@@ -51,6 +51,12 @@ def test_the_models_own_template_and_nothing_of_the_text_is_control(tokenizer):
     )
     assert controls(tokenizer, prompt) == ["<s>", "</s>"] * 5
     assert not prompt.truncated
+    # What is cut is of the conversation, not the template's beginning and end.
+    head, tail = (len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("<s>user:", "</s>"))
+    cut = Show(tokenizer, 30).chat(RENDERED, "left").ids
+    assert cut == [*prompt.ids[:head], *prompt.ids[head - 30 :]]
+    cut = Show(tokenizer, 30).chat(RENDERED, "right").ids
+    assert cut == [*prompt.ids[: 30 - tail], *prompt.ids[-tail:]]
 
 
 def test_a_conversation_that_the_assistant_begins(tokenizer):
