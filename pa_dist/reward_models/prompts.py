@@ -133,14 +133,14 @@ class Show:
         steps = [self._words(text) for text in _numbered(rendered)]
         needed = sum(map(len, steps))
         task = self._words(_task(rendered).strip() or _question(extra))
-        task_kept = task[: max(int(room * TASK_SHARE), room - needed)]
-        room -= len(task_kept)
+        budget = room - min(len(task), int(room * TASK_SHARE))
         first = len(steps) - 1
         held = len(steps[first])
-        while first and held + len(steps[first - 1]) <= room:
+        while first and held + len(steps[first - 1]) <= budget:
             first -= 1
             held += len(steps[first])
-        shown = [token for step in steps[first:] for token in step][-room:]
+        shown = [token for step in steps[first:] for token in step][-budget:]
+        task_kept = task[: room - len(shown)]
         whole = len(task_kept) == len(task) and len(shown) == needed
         return Prompt([*head, *task_kept, *between, *shown, *tail], not whole, first)
 
