@@ -51,11 +51,8 @@ def prompt_rows(
             prompt = _prompt(show, rendered, row["extra"], settings)
             if (token := max(prompt.ids)) >= vocabulary:
                 raise ValueError(f"token id {token} is outside the model's vocabulary of {vocabulary}")
-        except ValueError as error:
-            lost[row["trajectory_id"]] = first_line(error)
-            continue
         except Exception as error:  # a tokenizer may be anybody's; one row must not stop the run
-            lost[row["trajectory_id"]] = reason(error)
+            lost[row["trajectory_id"]] = _why(error)
             continue
         rows.append(
             {
@@ -102,13 +99,24 @@ def reward_rows(
     for row, outcome in zip(prompts.to_pylist(), outcomes, strict=True):
         if isinstance(outcome, str):
             lost[row["trajectory_id"]] = outcome
-        elif isinstance(outcome, Critique):
-            rows.append({**row, "n_tokens": len(row["ids"]), **_judged(row, outcome, tokenizer)})
-        elif math.isfinite(outcome):
-            rows.append({**row, "n_tokens": len(row["ids"]), "step": None, "score": outcome})
-        else:
-            lost[row["trajectory_id"]] = "its score is not finite"
+            continue
+        try:
+            read = _judged(row, outcome, tokenizer) if isinstance(outcome, Critique) else _scored(outcome)
+        except Exception as error:  # as above: a critique is read with the tokenizer
+            lost[row["trajectory_id"]] = _why(error)
+            continue
+        rows.append({**row, "n_tokens": len(row["ids"]), **read})
     return pa.Table.from_pylist(rows, schema.REWARDS), rejects(name, lost)
+
+
+def _why(error: Exception) -> str:
+    return first_line(error) if isinstance(error, ValueError) else reason(error)
+
+
+def _scored(score: float) -> dict[str, Any]:
+    if not math.isfinite(score):
+        raise ValueError("its score is not finite")
+    return {"step": None, "score": score}
 
 
 def _judged(row: dict[str, Any], critique: Critique, tokenizer: Any) -> dict[str, Any]:
