@@ -211,10 +211,9 @@ def _attributions_table(table: pa.Table, steps: _Steps, readings: Sequence[_Read
     for method, read in readings:
         if method.attributes:
             layout = steps.layout(_valid(read) & wanted)
-            # Of a reward model zero is where a step turns wrong, as of the other methods.
-            zero = settings.reward_threshold if isinstance(method, RewardMethod) else 0.0
-            oriented = method.orientation * (read - zero)
-            found = predictions(oriented, layout, len(table), method.predictors)
+            # Predictors take zero for where a step turns wrong.
+            above = read - settings.reward_threshold if isinstance(method, RewardMethod) else read
+            found = predictions(method.orientation * above, layout, len(table), method.predictors)
             blamed.append(found[..., rows].reshape(-1, len(rows)))
             names += [(method.name, agg, predictor) for agg in method.token_aggs for predictor in method.predictors]
     return _attribution_rows(table, steps, rows, np.concatenate(blamed), names)
