@@ -122,7 +122,8 @@ def _one_file_of_rejects(folder: RunFolder, target: Target, scored: pa.ChunkedAr
     # Their place is their id, also where the id is null because the trajectory stays in the run.
     table = table.filter(pc.invert(pc.is_in(table["place"], value_set=scored)))
     places = pa.table({"place": table["place"], "at": pa.array(np.arange(len(table)))})
-    first = places.group_by("place").aggregate([("at", "min")]).sort_by("place")
+    # On threads Arrow 26 now and then raises that one of them is out of range, on a busy machine.
+    first = places.group_by("place", use_threads=False).aggregate([("at", "min")]).sort_by("place")
     table = table.take(first["at_min"])
     name = f"{target.rejects}00000"
     if len(table):
