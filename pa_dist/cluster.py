@@ -4,7 +4,7 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import ray
@@ -30,8 +30,10 @@ class Actors(NamedTuple):
     labels: dict[str, str]
 
 
-def connect(settings: config.Ray, score: config.Score | None = None) -> None:
+def connect(settings: config.Ray, score: config.Score | None = None, rewards: Iterable[config.Replicas] = ()) -> None:
     """Join the cluster this process is told of, or start an embedded one with CPUs enough for the actors.
+
+    Those of score work at the same time, each reward model's alone.
 
     Raises:
       ResourceError: no cluster at the address.
@@ -40,9 +42,9 @@ def connect(settings: config.Ray, score: config.Score | None = None) -> None:
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
     if address is None:
-        actors = (
-            0.0 if score is None else sum(pool.replicas * pool.num_cpus for pool in (score.policy, score.reference))
-        )
+        pairs = [] if score is None else [score.policy, score.reference]
+        together = [pairs, *([pool] for pool in rewards)]
+        actors = max(sum(pool.replicas * pool.num_cpus for pool in pools) for pools in together)
         # Logical CPUs: an embedded run shares the cores out rather than refusing to start on a small machine.
         cpus = max(os.cpu_count() or 1, math.ceil(actors) + TASK_CPUS)
         # Ray's core writes what it thinks of our actors' arguments to standard error.
@@ -82,6 +84,13 @@ def share_out(score: config.Score, models: Sequence[str] = schema.MODELS) -> dic
     }
 
 
+def share_out_one(pool: config.Replicas) -> Actors:
+    """As `share_out`, of a pool that has the cluster for itself."""
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    share = _share(gpus, pool.replicas) if pool.num_gpus is None else pool.num_gpus
+    return Actors(pool.replicas, share, pool.num_cpus, pool.labels)
+
+
 def _share(gpus: float, actors: int) -> float:
     """GPUs for each of a number of actors. An actor's fraction lies on one GPU, in steps of 1/10000."""
     if actors == 0 or gpus <= 0:
@@ -91,21 +100,21 @@ def _share(gpus: float, actors: int) -> float:
     return int(10_000 / math.ceil(actors / int(gpus))) / 10_000
 
 
-def check_named(score: config.Score) -> None:
+def check_named(pools: Mapping[str, config.Replicas], section: str = "score") -> None:
     """Refuse to share out GPUs that are not there yet.
 
     Raises:
       ResourceError: a pool does not say how many it takes.
     """
-    for name, pool in (("policy", score.policy), ("reference", score.reference)):
+    for name, pool in pools.items():
         if pool.num_gpus is None:
             raise ResourceError(
-                f"score.{name}.num_gpus: with ray.check_resources=false, say how many: nodes are still to come"
+                f"{section}.{name}.num_gpus: with ray.check_resources=false, say how many: nodes are still to come"
             )
 
 
-def check(pools: dict[str, Actors]) -> None:
-    """Refuse actor pools that the nodes of now cannot hold, before anything starts.
+def check(pools: dict[str, Actors], section: str = "score") -> None:
+    """Refuse actor pools, by their names in a section, that the nodes of now cannot hold, before anything starts.
 
     Raises:
       ResourceError: naming the key, what is asked for and what there is.
@@ -118,16 +127,14 @@ def check(pools: dict[str, Actors]) -> None:
         parts = " + ".join(f"{name} {replicas} x {each:g}" for name, (replicas, each) in asked.items())
         parts += f" + {spare} for reading and writing" if spare else ""
         if needed > total[kind] + 1e-6:
-            raise ResourceError(
-                f"score.policy.{field}, score.reference.{field}: {parts} = {needed:g} {kind}s, the cluster has "
-                f"{total[kind]:g}"
-            )
+            keys = ", ".join(f"{section}.{name}.{field}" for name in pools)
+            raise ResourceError(f"{keys}: {parts} = {needed:g} {kind}s, the cluster has {total[kind]:g}")
     for name, pool in sorted(pools.items(), key=lambda item: (-len(item[1].labels), -item[1].num_gpus)):
         labelled = "".join(f" {key}={value}" for key, value in pool.labels.items())
         for _ in range(pool.replicas):
             if not any(node.takes(pool) for node in nodes):
                 raise ResourceError(
-                    f"score.{name}: no node{labelled and ' labelled' + labelled} has {pool.num_gpus:g} GPUs and "
+                    f"{section}.{name}: no node{labelled and ' labelled' + labelled} has {pool.num_gpus:g} GPUs and "
                     f"{pool.num_cpus:g} CPUs free for each of {pool.replicas} replicas"
                 )
 

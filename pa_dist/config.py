@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pa_dist.errors import ConfigError
 from pa_dist.pairs import DEMO, PAIRS
@@ -180,6 +189,103 @@ class Evaluate(_Section):
     seed: Annotated[int, Field(ge=0)] = 0
     within: list[Annotated[int, Field(ge=0, lt=2**31)]] = [1, 3, 5]
     """Distances of `step_accuracy_within`."""
+    reward_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """A step that a reward model finds correct with less probability is wrong: what `earliest_below` blames, and the
+    zero of the other predictors of such models."""
+
+
+def _holds(*marks: str) -> AfterValidator:
+    """A text holds these, each once and in this order."""
+
+    def check(text: str) -> str:
+        found = re.findall("|".join(map(re.escape, marks)), text)
+        if found != list(marks):
+            raise ValueError(f"a prompt holds {' and then '.join(marks)}, once each")
+        return text
+
+    return AfterValidator(check)
+
+
+class _RewardModel(Replicas):
+    """What all reward models have; the actor pool's keys stand beside the others."""
+
+    model: str
+    """A folder, or a name on the Hugging Face Hub."""
+    revision: str | None = None
+    trust_remote_code: bool = False
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    device: str | None = None
+    """A torch device; null takes the actor's GPU where it has one, else the CPU."""
+    rows_per_block: Positive = 16
+    """Trajectories of one block: what an actor is given at a time, and what is written at a time."""
+
+
+class Classifier(_RewardModel):
+    """Any sequence-classification model. It gives a trajectory one score: UQ and best-of-N."""
+
+    kind: Literal["classifier"]
+    input: Literal["chat", "plain", "prompt"] = "chat"
+    """chat: the model's own chat template, the assistant's messages its turns and all between them the user's; plain:
+    the paper's plain rendering; prompt: that rendering in the text `prompt`."""
+    prompt: Annotated[str, _holds("{query}", "{response}")] | None = None
+    """`{query}` is what came before the first action, `{response}` the whole trajectory; null asks, in words of ours,
+    how satisfied the user is, from 1 to 5."""
+    read: Literal["logit", "ordinal", "probability"] = "logit"
+    """logit: the only label's; ordinal: 1 + the sum of the labels' sigmoids; probability: of `label`, by softmax."""
+    label: Annotated[int, Field(ge=0)] | None = None
+    """Which label `probability` is of."""
+    max_length: Annotated[int, Field(ge=2)] = 4096
+    cut: Literal["left", "right"] = "left"
+    """Where a trajectory that is too long loses tokens: at its beginning, or at its end."""
+    batch_tokens: Positive = 16384
+    """Tokens of one pass, pads included; halved when memory runs out."""
+
+    @model_validator(mode="after")
+    def _label_of_a_probability(self) -> "Classifier":
+        if (self.read == "probability") != (self.label is not None):
+            raise ValueError("label: goes with read=probability, and with nothing else")
+        return self
+
+
+class WildReward(Classifier):
+    """THU-KEG/WildReward-8B, read as published."""
+
+    kind: Literal["wildreward"]  # type: ignore[assignment]
+    model: str = "THU-KEG/WildReward-8B"
+    input: Literal["chat", "plain", "prompt"] = "prompt"
+    read: Literal["logit", "ordinal", "probability"] = "ordinal"
+
+
+class ThinkPRM(_RewardModel):
+    """A model that criticises each step and closes with `Step N is \\boxed{correct}` or `\\boxed{incorrect}`.
+
+    A step's score is P(correct): UQ, best-of-N and failure attribution.
+    """
+
+    kind: Literal["thinkprm"]
+    model: str = "launch/ThinkPRM-7B"
+    engine: Literal["vllm", "hf"] = "vllm"
+    """vllm: the extra of that name; hf: transformers, one critique at a time, for tests and small machines."""
+    prompt: Annotated[str, _holds("{task}", "{steps}")] | None = None
+    """What the model is asked, with the task and the numbered steps in it; null asks in words of ours."""
+    max_length: Annotated[int, Field(ge=2)] = 16384
+    """Tokens of prompt and critique together. What is too long loses its first steps."""
+    max_new_tokens: Positive = 4096
+    """Tokens of a critique."""
+    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of its part of a GPU's memory that vLLM takes; on a CPU, of the machine's."""
+
+    @model_validator(mode="after")
+    def _room_for_a_prompt(self) -> "ThinkPRM":
+        if self.max_new_tokens >= self.max_length:
+            raise ValueError(f"max_new_tokens: {self.max_new_tokens} leave no room for a prompt in max_length")
+        return self
+
+
+_KINDS: dict[str, type[BaseModel]] = {"classifier": Classifier, "wildreward": WildReward, "thinkprm": ThinkPRM}
+RewardModel = Annotated[Classifier | WildReward | ThinkPRM, Field(discriminator="kind")]
+# A name is a folder's, a method's and part of a column's, METHOD__TOKENAGG__STEPAGG: no `__` in it.
+RewardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$", max_length=60)]
 
 
 class Ray(_Section):
@@ -201,6 +307,8 @@ class Config(_Section):
     score: Score = Score()
     merge: Merge | None = None
     """null: the reference alone."""
+    reward_models: dict[RewardName, RewardModel] = {}
+    """Reward models by the name that their scores go by, such as `wildreward: {kind: wildreward}`."""
     evaluate: Evaluate = Evaluate()
     ray: Ray = Ray()
     output: str
@@ -291,13 +399,17 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _one_line(error: ValidationError, model: type[BaseModel] = Config) -> str:
     """The first problem, as `key.path: what is wrong`."""
     first = error.errors()[0]
-    path = list(first["loc"])
+    fields, path = _fields_at(model, list(first["loc"][:-1])), list(first["loc"])
+    if path[0:1] == ["reward_models"]:
+        del path[2:3]  # the kind, which pydantic puts between a name and its keys
     key = ".".join(str(part) for part in path)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_nearest(str(path[-1]), _fields_at(model, path[:-1]))}{more}"
+        return f"{key}: unknown key{_nearest(str(path[-1]), fields)}{more}"
     if first["type"] == "missing":
         return f"{key}: missing{more}"
+    if first["type"].startswith("union_tag"):
+        return f"{key}.kind: one of {', '.join(_KINDS)}{more}"
     message = str(first["msg"]).removeprefix("Value error, ")
     if not key:
         return message + more
@@ -311,6 +423,8 @@ def _one_line(error: ValidationError, model: type[BaseModel] = Config) -> str:
 
 def _fields_at(model: type[BaseModel], path: list[Any]) -> list[str]:
     """Names of the keys a section takes."""
+    if path[0:1] == ["reward_models"] and len(path) == 3:
+        return list(_KINDS[path[2]].model_fields)
     for part in path:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):

@@ -31,6 +31,9 @@ CHECKPOINT = "checkpoint"
 LOG = "run.log"
 # A folder for each alpha of a sweep of merged references, and their metrics together.
 ALPHAS = "alphas"
+# A folder for each reward model: its table, and its checkpoint while it is at work.
+REWARDS = "rewards"
+REWARDS_CHECKPOINT = "checkpoint_rewards"
 
 FILES_AT_ONCE = 16
 
@@ -237,7 +240,7 @@ class RunFolder:
         self.write_json("manifest.json", _new_manifest())  # first: what it says is there must be there
         for table_name in TABLES:
             self.clear(table_name)
-        for name in (STAGING, CHECKPOINT, ALPHAS):
+        for name in (STAGING, CHECKPOINT, ALPHAS, REWARDS, REWARDS_CHECKPOINT):
             self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True)
         for name in ("metrics.json", "metrics.parquet", f"{ALPHAS}.parquet", LOG):
             if self.filesystem.get_file_info(self.path(name)).type is not pafs.FileType.NotFound:

@@ -10,6 +10,10 @@ SCHEMA_VERSION = 1
 TOKEN_AGGS = ("mean", "sum", "last", "min", "max")
 STEP_AGGS = ("mean", "sum", "last", "max", "min", "bottom10")
 PREDICTORS = ("min_cumulative", "sharpest_drop", "sharpest_abs_drop")
+# The aggregation of what is not aggregated: reward models give a number a step, or one a trajectory.
+NONE = "none"
+# Of reward models that judge steps.
+REWARD_PREDICTORS = (*PREDICTORS, "earliest_below")
 
 TOOL_CALL = pa.struct(
     [
@@ -91,6 +95,21 @@ LOGPROBS_ENCODING: dict[str, Any] = {
         f"{model}_{column}.list.element.list.element" for model in MODELS for column in TOKEN_COLUMNS
     ],
 }
+
+# What a reward model says of each trajectory: one score, or one a step with how it was read.
+REWARDS = pa.schema(
+    [
+        *KEYS,
+        pa.field("score", pa.float64()),  # of the trajectory; null where steps are judged
+        pa.field("step", pa.list_(pa.int32())),  # message index of each action; null where the trajectory is judged
+        pa.field("step_score", pa.list_(pa.float64())),  # P(correct), null where the step was never judged
+        pa.field("step_read", pa.list_(pa.string())),  # logprob, verdict, or null
+        pa.field("step_reason", pa.list_(pa.string())),  # why the score is null
+        pa.field("critique", pa.string()),  # what the scores were read from
+        pa.field("n_tokens", pa.int32()),  # of what the model was shown
+        pa.field("truncated", pa.bool_()),  # whether the trajectory was too long to be shown whole
+    ]
+)
 
 STEPS = pa.schema(
     [

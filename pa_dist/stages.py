@@ -13,16 +13,19 @@ from typing import Any
 import pyarrow.compute as pc
 
 from pa_dist import cluster, schema
-from pa_dist.config import Config, Evaluate, Ray, Trajectories
+from pa_dist.config import Config, Evaluate, Ray, Replicas, Trajectories
 from pa_dist.errors import PaDistError, RunFolderError
 from pa_dist.ingest.sources import expand
 from pa_dist.ingest.stage import ingest
 from pa_dist.lease import held
 from pa_dist.merge import sweep
+from pa_dist.reduce.methods import RewardMethod
 from pa_dist.reduce.stage import Summary, evaluate
+from pa_dist.reward_models.target import asked as judges
+from pa_dist.reward_models.target import target
 from pa_dist.run import CHECKPOINT, RunFolder, without_secrets
 from pa_dist.score import vllm
-from pa_dist.score.settle import Settled, settle_again
+from pa_dist.score.settle import LOGPROBS, Settled, Target, settle_again
 
 VERSIONS = ("pa-dist", "torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy")
 # Of these, the ones that decide numbers: a folder scored with others, wholly or in part, is refused.
@@ -32,7 +35,7 @@ Say = Callable[[str], None]
 
 
 def run(config: Config, say: Say, *, fresh: bool = False) -> Summary:
-    """Ingest, score, evaluate. Ingest and score are skipped where they finished with these settings; evaluate is cheap.
+    """Ingest, score, ask the reward models, evaluate. What finished with these settings is skipped, but for the last.
 
     With `merge` set, the run is scored as without, and then each merged reference.
 
@@ -50,12 +53,24 @@ def run(config: Config, say: Say, *, fresh: bool = False) -> Summary:
 
 
 def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
-    """The first two stages of `run`. Raises as it does."""
+    """The stages of `run` but for the last. Raises as it does."""
     folder = RunFolder(config.output)
     with held(folder):
         if fresh:
             folder.start_over()
+        settings = {name: reward_settings(config, name) for name in config.reward_models}
+        left = [name for name in settings if not folder.is_done(target(name).stage, settings[name])]
+        if left:
+            # Slow to import, and not needed where nothing is left to judge.
+            from pa_dist.reward_models.stage import ask, check_all
+
+            check_all(config, left)
         _ingest_and_score(config, folder, say)
+        for name in settings:
+            if name in left:
+                ask(config, name, settings[name], folder, folder.logged(say))
+            else:
+                folder.logged(say)(f"{target(name).stage}: done before")
 
 
 def _ingest_and_score(config: Config, folder: RunFolder, say: Say) -> None:
@@ -69,18 +84,18 @@ def _ingest_and_score(config: Config, folder: RunFolder, say: Say) -> None:
     if left:
         config = _checked(config, folder)
     if left or not ingested:
-        cluster.connect(config.ray, config.score)
+        cluster.connect(config.ray, config.score, config.reward_models.values())
         if config.ray.check_resources:
             cluster.check(cluster.share_out(config.score))
         else:
-            cluster.check_named(config.score)
+            cluster.check_named({"policy": config.score.policy, "reference": config.score.reference})
     ingest_files(config.trajectories, folder, say, config.ray)
     for part in asked:
         if scored[part]:
             part.logged(say)("score: done before")
         else:
             if part.alpha is not None:
-                _check_tables(folder)  # which the policy's columns are read from
+                _settle_late(folder, LOGPROBS)  # which the policy's columns are read from
             _score(config, part, settings[part], part.logged(say))
         _refuse_nothing(part)
 
@@ -199,9 +214,13 @@ def _evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) 
     say = folder.logged(say)
     began = time.perf_counter()
     cluster.connect(ray)
-    _check_tables(folder)
+    stages = folder.manifest["stages"]
+    judged = [name for name in judges(stages) if stages[target(name).stage]["done"]]
+    for into in (LOGPROBS, *map(target, judged)):
+        _settle_late(folder, into)
+    rewards = [RewardMethod(name, stages[target(name).stage]["judges_steps"]) for name in judged]
     folder.start("evaluate", {"evaluate": settings.model_dump(mode="json")})
-    summary = evaluate(settings, folder, _tasks("evaluate"))
+    summary = evaluate(settings, folder, _tasks("evaluate"), rewards)
     folder.finish("evaluate", **asdict(summary), seconds=_since(began))
     found = f"{summary.metrics} metrics of {', '.join(summary.scenarios) or 'no scenario'}"
     why = f": {summary.note}" if summary.note else ""
@@ -209,19 +228,20 @@ def _evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) 
     return summary
 
 
-def _check_tables(folder: RunFolder) -> None:
-    """Raise `RunFolderError` where the tables hold other rows than scoring left there."""
-    scored = folder.manifest["stages"]["score"]
-    left = Settled(scored["rows"], scored["rejects"])
-    if (folder.count("logprobs"), folder.count("rejects", "score-")) != left[:2]:
-        # Perhaps a worker that outlived a killed run wrote what another one had written.
-        (there,) = cluster.map_tasks(settle_again, [folder])
-        if sum(there) != sum(left):
-            raise RunFolderError(
-                f"{folder}: logprobs and rejects hold {sum(there)} trajectories and scoring left {sum(left)}; "
-                "--fresh starts over"
-            )
-        folder.finish("score", rows=there.rows, rejects=there.rejects)
+def _settle_late(folder: RunFolder, into: Target) -> None:
+    """Raise `RunFolderError` where a table does not hold the trajectories that its stage left in it."""
+    record = folder.manifest["stages"][into.stage]
+    left = Settled(record["rows"], record["rejects"])
+    if (folder.count(into.table), folder.count("rejects", into.rejects)) == left[:2]:
+        return
+    # Perhaps a worker that outlived a killed run wrote what another one had written.
+    (there,) = cluster.map_tasks(partial(settle_again, target=into), [folder])
+    if sum(there) != sum(left):
+        raise RunFolderError(
+            f"{folder}: {into.table} and rejects hold {sum(there)} trajectories and scoring left {sum(left)}; "
+            "--fresh starts over"
+        )
+    folder.finish(into.stage, rows=there.rows, rejects=there.rejects)
 
 
 def ingest_settings(trajectories: Trajectories) -> dict[str, Any]:
@@ -243,6 +263,18 @@ def score_settings(config: Config, alpha: float | None = None) -> dict[str, Any]
     if config.merge is not None and alpha is not None:
         settings["merge"] = {**config.merge.model_dump(mode="json", exclude={"alphas"}), "alpha": alpha}
     return settings
+
+
+def reward_settings(config: Config, name: str) -> dict[str, Any]:
+    """What decides a reward model's scores."""
+    model = config.reward_models[name]
+    not_deciding = {*Replicas.model_fields, "device", "rows_per_block", "batch_tokens", "gpu_memory"}
+    return {
+        "model": model.model_dump(mode="json", exclude=not_deciding),
+        "weights": _weights(model.model),
+        "actions": config.render.actions,
+        "versions": _versions(SCORING_VERSIONS),
+    }
 
 
 def _versions(names: Sequence[str]) -> dict[str, str]:

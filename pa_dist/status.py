@@ -5,8 +5,9 @@ from typing import Any
 
 from pa_dist.errors import RunFolderError
 from pa_dist.merge.sweep import begun
+from pa_dist.reward_models.target import asked, target
 from pa_dist.run import RunFolder
-from pa_dist.score.settle import committed
+from pa_dist.score.settle import LOGPROBS, Target, committed
 
 # The rate is that of the last rows, written within so many seconds of the newest.
 WINDOW_SECONDS = 600.0
@@ -27,14 +28,16 @@ def status(folder: RunFolder) -> list[str]:
 
 
 def _lines(folder: RunFolder) -> list[str]:
-    stages = folder.manifest["stages"]
+    manifest = folder.manifest
+    stages = manifest["stages"]
     if not stages:
         raise RunFolderError(f"{folder}: no run here")
+    rewards = dict.fromkeys([*manifest.get("config", {}).get("reward_models", {}), *asked(stages)])
     return [
         _ingest(stages.get("ingest")),
-        _score(stages.get("score"), folder),
+        *(_filled(stages.get(into.stage), folder, into) for into in (LOGPROBS, *map(target, rewards))),
         _evaluate(stages.get("evaluate")),
-        *(part.label + _score(part.manifest["stages"].get("score"), part) for part in begun(folder)),
+        *(part.label + _filled(part.manifest["stages"].get("score"), part, LOGPROBS) for part in begun(folder)),
     ]
 
 
@@ -48,14 +51,14 @@ def _ingest(record: dict[str, Any] | None) -> str:
     )
 
 
-def _score(record: dict[str, Any] | None, folder: RunFolder) -> str:
+def _filled(record: dict[str, Any] | None, folder: RunFolder, into: Target) -> str:
     if record is None:
-        return "score: not begun"
+        return f"{into.stage}: not begun"
     if record["done"]:
-        return f"score: done, {record['rows']:,} scored, {record['rejects']:,} rejected ({record['seconds']} s)"
-    files = folder.filesystem.get_file_info(committed(folder))
+        return f"{into.stage}: done, {record['rows']:,} scored, {record['rejects']:,} rejected ({record['seconds']} s)"
+    files = folder.filesystem.get_file_info(committed(folder, into))
     total, done = folder.count("trajectories"), folder.count_rows([file.path for file in files])
-    line = f"score: {min(done, total):,} of {total:,} done"
+    line = f"{into.stage}: {min(done, total):,} of {total:,} done"
     if not files:
         return line
     newest = max(file.mtime for file in files)

@@ -1,6 +1,6 @@
 """One block of `logprobs` to its rows of `steps`, `scores` and `attributions`. A pure function on Arrow tables."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.reduce.aggregate import Bucket, buckets, step_aggregates, token_aggregates, token_extremes
-from pa_dist.reduce.methods import Method, StepColumns, cells, methods
+from pa_dist.reduce.methods import Method, RewardMethod, StepColumns, all_methods, cells, methods
 from pa_dist.reduce.predictors import agent_matches, predictions
 from pa_dist.reduce.ragged import (
     Bools,
@@ -25,6 +25,7 @@ from pa_dist.reduce.ragged import (
     require_same,
     tokens,
 )
+from pa_dist.reduce.rewards import Judged, of_steps, of_trajectories
 
 _KEYS = [field.name for field in schema.KEYS]
 _LABELS = [field.name for field in schema.LABELS]
@@ -67,25 +68,39 @@ class _Steps:
         return self.layouts[key]
 
 
-def reduce_block(table: pa.Table, settings: Evaluate, missing: Collection[str] = ()) -> Reduced:
+def reduce_block(
+    table: pa.Table, settings: Evaluate, missing: Collection[str] = (), judged: Sequence[Judged] = ()
+) -> Reduced:
     """Reduce trajectories to steps, scores and blamed steps.
 
     Args:
       table: rows of `logprobs`, at least `COLUMNS`; any chunks or slices.
       settings: preset and beta; `fa` among the scenarios attributes unlabelled trajectories too.
       missing: methods whose column is null: their scores are null, and they blame no step.
+      judged: what reward models say of these trajectories, and perhaps of others.
 
     Raises:
       PaDistError: lists of a trajectory that disagree about its steps or tokens; names the trajectory.
     """
     steps = _read(table, settings.beta)
-    table_methods = methods(settings.preset)
-    values = [method.step_values(steps.columns) for method in table_methods]
+    rewards = [of.method for of in judged]
+    values = [method.step_values(steps.columns) for method in methods(settings.preset)]
+    values += [_judged_steps(table, steps, of) for of in judged]
+    readings = list(zip(all_methods(settings.preset, rewards), values, strict=True))
+    whole = {of.method.name: of_trajectories(table, of) for of in judged if not of.method.judges_steps}
+    columns = [cell.column for cell in cells(settings.preset, rewards)]
     return Reduced(
         _steps_table(table, steps),
-        _scores_table(table, steps, table_methods, values, settings),
-        _attributions_table(table, steps, table_methods, values, settings, missing),
+        _scores_table(table, steps, readings, whole, columns),
+        _attributions_table(table, steps, [r for r in readings if r[0].name not in missing], settings),
     )
+
+
+def _judged_steps(table: pa.Table, steps: _Steps, judged: Judged) -> Floats:
+    """A reward model's step values, [1, steps]; none where it judges whole trajectories."""
+    if not judged.method.judges_steps:
+        return np.full((1, len(steps.step)), np.nan)
+    return of_steps(table, steps.n_steps, steps.step, judged)[None]
 
 
 def _read(table: pa.Table, beta: float) -> _Steps:
@@ -167,27 +182,28 @@ def _reasons(steps: _Steps) -> pa.Array:
     return names.take(pa.array(why, mask=why < 0))
 
 
+_Reading = tuple[Method | RewardMethod, Floats]
+"""A method, and its step values, [len(token_aggs), steps]."""
+
+
 def _scores_table(
-    table: pa.Table, steps: _Steps, table_methods: tuple[Method, ...], values: list[Floats], settings: Evaluate
+    table: pa.Table, steps: _Steps, readings: Sequence[_Reading], whole: dict[str, Floats], columns: list[str]
 ) -> pa.Table:
+    """`whole`: the scores of methods that judge whole trajectories, by name."""
     n_rows = len(table)
     scored = np.bincount(steps.rows, weights=_valid(steps.columns.advantage), minlength=n_rows)
     arrays = [column(table, name) for name in [*_KEYS, *_LABELS]]
     arrays += [pa.array(steps.n_steps, pa.int32()), pa.array(scored.astype(np.int32))]
-    for method, read in zip(table_methods, values, strict=True):
+    for method, read in readings:
+        if method.name in whole:
+            arrays.append(_floats(whole[method.name]))
+            continue
         aggregated = step_aggregates(read, steps.layout(_valid(read)), n_rows, method.step_aggs)
         arrays += [_floats(score) for of_token_agg in aggregated for score in of_token_agg]
-    return pa.Table.from_arrays(arrays, schema=schema.scores([cell.column for cell in cells(settings.preset)]))
+    return pa.Table.from_arrays(arrays, schema=schema.scores(columns))
 
 
-def _attributions_table(
-    table: pa.Table,
-    steps: _Steps,
-    table_methods: tuple[Method, ...],
-    values: list[Floats],
-    settings: Evaluate,
-    missing: Collection[str],
-) -> pa.Table:
+def _attributions_table(table: pa.Table, steps: _Steps, readings: Sequence[_Reading], settings: Evaluate) -> pa.Table:
     """One row per trajectory, method, token aggregation and predictor, cell after cell."""
     chosen = np.full(len(table), True) if "fa" in settings.scenarios else is_valid(column(table, "mistake_step"))
     rows = np.flatnonzero(chosen)
@@ -195,11 +211,14 @@ def _attributions_table(
         return schema.ATTRIBUTIONS.empty_table()
     wanted = np.repeat(chosen, steps.n_steps)
     blamed, names = [], []
-    for method, read in zip(table_methods, values, strict=True):
-        if method.attributes and method.name not in missing:
+    for method, read in readings:
+        if method.attributes:
             layout = steps.layout(_valid(read) & wanted)
-            blamed.append(predictions(method.orientation * read, layout, len(table))[..., rows].reshape(-1, len(rows)))
-            names += [(method.name, agg, predictor) for agg in method.token_aggs for predictor in schema.PREDICTORS]
+            # Predictors take zero for where a step turns wrong.
+            above = read - settings.reward_threshold if isinstance(method, RewardMethod) else read
+            found = predictions(method.orientation * above, layout, len(table), method.predictors)
+            blamed.append(found[..., rows].reshape(-1, len(rows)))
+            names += [(method.name, agg, predictor) for agg in method.token_aggs for predictor in method.predictors]
     return _attribution_rows(table, steps, rows, np.concatenate(blamed), names)
 
 

@@ -171,7 +171,12 @@ def best_of_n_baselines(folder: RunFolder, settings: Evaluate, groups: Collectio
 
 
 def blamed_steps(
-    folder: RunFolder, settings: Evaluate, method: str, token_agg: str, groups: Collection[Group]
+    folder: RunFolder,
+    settings: Evaluate,
+    method: str,
+    token_agg: str,
+    predictors: Sequence[str],
+    groups: Collection[Group],
 ) -> list[Measured]:
     """FA of the predictions from one method's token aggregation."""
     unread = ("trial", "behavior", "agent", "correct", "method", "token_agg")
@@ -181,7 +186,7 @@ def blamed_steps(
     )
     rows = []
     for group, members in by_group(table):
-        for predictor in schema.PREDICTORS if group in groups else ():
+        for predictor in predictors if group in groups else ():
             cell = members.filter(pc.equal(members["predictor"], predictor))
             figures = _fa(cell, blamed_outcomes(cell, settings.within), settings)
             rows += [Measured("fa", group, method, token_agg, None, predictor, figure) for figure in figures]

@@ -5,13 +5,13 @@ calls the mean top-k log-prob self-certainty, ranks DeepConf by *plus* that mean
 of the published definition), and counts a step without tokens as 0.0 for methods of log-probs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pa_dist.reduce.ragged import Bools, Floats
-from pa_dist.schema import STEP_AGGS, TOKEN_AGGS
+from pa_dist.schema import NONE, PREDICTORS, REWARD_PREDICTORS, STEP_AGGS, TOKEN_AGGS
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,38 @@ class Method:
     def attributes(self) -> bool:
         return self.step_aggs == STEP_AGGS
 
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        return PREDICTORS
+
     def step_values(self, columns: StepColumns) -> Floats:
         """Step values under the preset's rule for empty steps, [len(token_aggs), steps]."""
         values = self.read(columns)
         if not self.empty_is_zero or not columns.empty.any():
             return values
         return np.where(columns.empty & columns.shared_tokens if self.per_token else columns.empty, 0.0, values)
+
+
+@dataclass(frozen=True)
+class RewardMethod:
+    """A reward model as a method. It has no tokens to aggregate, and no steps where it judges whole trajectories."""
+
+    name: str
+    judges_steps: bool
+    orientation = 1
+    token_aggs = (NONE,)
+
+    @property
+    def step_aggs(self) -> tuple[str, ...]:
+        return STEP_AGGS if self.judges_steps else (NONE,)
+
+    @property
+    def attributes(self) -> bool:
+        return self.judges_steps
+
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        return REWARD_PREDICTORS
 
 
 @dataclass(frozen=True)
@@ -123,11 +149,16 @@ def missing(preset: str, null_columns: Mapping[str, str]) -> dict[str, str]:
     return {m.name: null_columns[m.column] for m in methods(preset) if m.column in null_columns}
 
 
-def cells(preset: str) -> list[Cell]:
+def all_methods(preset: str, rewards: Sequence[RewardMethod]) -> list[Method | RewardMethod]:
+    """The methods under a preset and the reward models, in the order of reports."""
+    return [*methods(preset), *rewards]
+
+
+def cells(preset: str, rewards: Sequence[RewardMethod] = ()) -> list[Cell]:
     """Every METHOD__TOKENAGG__STEPAGG, in the order of the columns of `scores`."""
     return [
         Cell(method.name, token_agg, step_agg, method.orientation)
-        for method in methods(preset)
+        for method in all_methods(preset, rewards)
         for token_agg in method.token_aggs
         for step_agg in method.step_aggs
     ]

@@ -1,4 +1,4 @@
-"""Which step a method blames for a failure: the three published predictors, on step values."""
+"""Which step a method blames for a failure: the published predictors, on step values."""
 
 from collections.abc import Sequence
 
@@ -10,30 +10,51 @@ from pa_dist.reduce.ragged import Bools, Floats, Ints
 from pa_dist.schema import PREDICTORS
 
 
-def predictions(values: Floats, layout: Sequence[Bucket], n_trajectories: int) -> Ints:
+def predictions(
+    values: Floats, layout: Sequence[Bucket], n_trajectories: int, predictors: Sequence[str] = PREDICTORS
+) -> Ints:
     """The step each predictor blames; the first one on ties.
 
     `min_cumulative`: argmin of the running sum over valid steps. `sharpest_drop`: the lowest value, or the first valid
     step where none is negative. `sharpest_abs_drop`: the later step of the largest fall between consecutive valid
-    steps, or the first valid step where nothing falls.
+    steps, or the first valid step where nothing falls. `earliest_below`: the first step below zero, or the lowest where
+    none is.
 
     Args:
       values: [k, steps], oriented: higher is better.
       layout: the valid steps, from `buckets`.
       n_trajectories: how many trajectories there are.
+      predictors: which of them, by name.
 
     Returns:
-      [k, 3, n_trajectories] positions in the flat steps, in the order of `schema.PREDICTORS`; -1 where a trajectory has
-      no valid step.
+      [k, len(predictors), n_trajectories] positions in the flat steps; -1 where a trajectory has no valid step.
     """
-    result = np.full((len(values), len(PREDICTORS), n_trajectories), -1, np.int64)
+    result = np.full((len(values), len(predictors), n_trajectories), -1, np.int64)
     for bucket in layout:
         dense = values[:, bucket.index]
-        fall = np.diff(dense, axis=1, prepend=dense[:, :1])  # the leading 0 is the argmin where nothing falls
-        lowest = np.where(dense.min(axis=1) < 0, dense.argmin(axis=1), 0)
-        for place, local in enumerate((cumulative(dense, bucket.inside).argmin(axis=1), lowest, fall.argmin(axis=1))):
+        for place, predictor in enumerate(predictors):
+            local = _blamed(predictor, dense, bucket.inside)
             result[:, place, bucket.rows] = np.take_along_axis(bucket.index, local, axis=0)
     return result
+
+
+def _blamed(predictor: str, dense: Floats, inside: Bools) -> Ints:
+    """The place of the blamed step among the valid ones, [k, n]."""
+    place: Ints
+    match predictor:
+        case "min_cumulative":
+            place = cumulative(dense, inside).argmin(axis=1)
+        case "sharpest_drop":
+            place = np.where(dense.min(axis=1) < 0, dense.argmin(axis=1), 0)
+        case "sharpest_abs_drop":
+            # The leading 0 is the argmin where nothing falls.
+            place = np.diff(dense, axis=1, prepend=dense[:, :1]).argmin(axis=1)
+        case "earliest_below":
+            below = dense < 0
+            place = np.where(below.any(axis=1), below.argmax(axis=1), dense.argmin(axis=1))
+        case _:
+            raise ValueError(f"unknown predictor {predictor!r}")
+    return place
 
 
 def agent_matches(agents: pa.Array, mistake_agents: pa.Array) -> Bools:

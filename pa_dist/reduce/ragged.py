@@ -50,7 +50,7 @@ class Tokens:
     Attributes:
       values: float32 [tokens], the tokens of all steps of all trajectories.
       counts: [steps], tokens of each step.
-      scored: [trajectories], False where the trajectory's list is null.
+      scored: [trajectories], False where the trajectory's list is null, or each of its steps.
     """
 
     values: NDArray[np.float32]
@@ -68,8 +68,11 @@ def tokens(table: pa.Table, name: str, n_steps: Ints) -> Tokens:
     scored = is_valid(lists)
     require_same(table, np.where(scored, lengths(lists), n_steps), n_steps, f"{name} has", "steps")
     inner = lists.flatten()
-    counts = np.zeros(int(n_steps.sum()), np.int64)
+    counts, given = np.zeros(int(n_steps.sum()), np.int64), np.zeros(int(n_steps.sum()), bool)
     counts[np.repeat(scored, n_steps)] = lengths(inner)
+    given[np.repeat(scored, n_steps)] = is_valid(inner)
+    n_given = np.bincount(np.repeat(np.arange(len(n_steps)), n_steps), weights=given, minlength=len(n_steps))
+    scored = scored & ((n_given > 0) | (n_steps == 0))  # an engine that lacks a column leaves its steps null
     return Tokens(inner.flatten().to_numpy(zero_copy_only=False), counts, scored)
 
 

@@ -3,13 +3,14 @@
 The driver plans tasks and gathers figures; rows of the tables live only in tasks, a bounded number at a time.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from pa_dist import schema
@@ -20,7 +21,8 @@ from pa_dist.reduce.attribution import METRICS as FA_METRICS
 from pa_dist.reduce.block import COLUMNS, reduce_block
 from pa_dist.reduce.groups import Group
 from pa_dist.reduce.measure import GroupFacts, Measured
-from pa_dist.reduce.methods import cells, methods, missing
+from pa_dist.reduce.methods import RewardMethod, all_methods, cells, missing
+from pa_dist.reduce.rewards import Judged, read_judged
 from pa_dist.run import RunFolder
 
 if TYPE_CHECKING:
@@ -60,13 +62,17 @@ class _Part:
     files: tuple[tuple[str, tuple[int, ...] | None], ...]
 
 
-def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: "Mapper") -> Summary:
-    """Reduce a run's `logprobs`, replacing what an earlier evaluation left.
+Rewards = Sequence[RewardMethod]
+
+
+def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: "Mapper", rewards: Rewards = ()) -> Summary:
+    """Reduce a run's `logprobs` and `rewards`, replacing what an earlier evaluation left.
 
     Args:
       settings: preset, scenarios, intervals.
       folder: a run folder with `logprobs`.
       map_tasks: runs tasks; functions and items can be pickled by cloudpickle.
+      rewards: reward models that judged the run.
 
     Raises:
       PaDistError: a row of `logprobs` that contradicts itself.
@@ -74,15 +80,15 @@ def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: "Mapper") -> Summ
     for table_name in OUTPUTS:
         folder.clear(table_name)
     lacking = missing(settings.preset, folder.manifest["stages"].get("score", {}).get("null_columns", {}))
-    counts = list(map_tasks(partial(_reduce_part, folder, settings, lacking), _plan(folder)))
-    _write_if_absent(folder, settings)
+    counts = list(map_tasks(partial(_reduce_part, folder, settings, lacking, rewards), _plan(folder)))
+    _write_if_absent(folder, settings, rewards)
     (facts,) = map_tasks(measure.survey, [folder])
     planned = _planned(settings, facts)
-    jobs = _jobs(settings, folder, planned, lacking, sum(fact.n_trajectories for fact in facts))
+    jobs = _jobs(settings, folder, planned, lacking, rewards, sum(fact.n_trajectories for fact in facts))
     rows = [row for result in map_tasks(_call, jobs) for row in result]
     for table_name in ("selections", "attributions"):
-        _write_if_absent(folder, settings, table_name)
-    _write_metrics(folder, settings, rows)
+        _write_if_absent(folder, settings, rewards, table_name)
+    _write_metrics(folder, _names(settings, rewards), rows)
     trajectories, steps, scored = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
     taken = tuple(scenario for scenario in SCENARIOS if planned[scenario])
     return Summary(trajectories, steps, scored, taken, len(rows), None if rows else _why_none(facts))
@@ -110,12 +116,13 @@ def _plan(folder: RunFolder) -> list[_Part]:
 
 
 def _reduce_part(
-    folder: RunFolder, settings: Evaluate, lacking: Mapping[str, str], part: _Part
+    folder: RunFolder, settings: Evaluate, lacking: Mapping[str, str], rewards: Rewards, part: _Part
 ) -> tuple[int, int, int]:
     """Write one part's rows, a block at a time; counts trajectories, steps and steps with an advantage."""
     trajectories = steps = scored = 0
+    judged = _judged(folder, rewards, part)
     for index, table in enumerate(_blocks(folder, part)):
-        reduced = reduce_block(table, settings, lacking)
+        reduced = reduce_block(table, settings, lacking, judged)
         name = f"{part.name}-{index:04d}"
         folder.write("steps", name, reduced.steps)
         folder.write("scores", name, reduced.scores)
@@ -127,6 +134,15 @@ def _reduce_part(
         steps += len(reduced.steps)
         scored += len(reduced.steps) - reduced.steps["progress_advantage__mean"].null_count
     return trajectories, steps, scored
+
+
+def _judged(folder: RunFolder, rewards: Rewards, part: _Part) -> list[Judged]:
+    """What reward models say of a part's trajectories."""
+    if not rewards:
+        return []
+    files = list(dict.fromkeys(path for path, _ in part.files))
+    ids = pads.dataset(files, filesystem=folder.filesystem, format="parquet").to_table(columns=["trajectory_id"])
+    return [read_judged(folder, method, ids["trajectory_id"]) for method in rewards]
 
 
 def _blocks(folder: RunFolder, part: _Part) -> Iterator[pa.Table]:
@@ -148,11 +164,11 @@ def _blocks(folder: RunFolder, part: _Part) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(pending)
 
 
-def _write_if_absent(folder: RunFolder, settings: Evaluate, *names: str) -> None:
+def _write_if_absent(folder: RunFolder, settings: Evaluate, rewards: Rewards, *names: str) -> None:
     """Give a table without rows one empty file, so that it exists."""
     empty = {
         "steps": schema.STEPS,
-        "scores": schema.scores([cell.column for cell in cells(settings.preset)]),
+        "scores": schema.scores([cell.column for cell in cells(settings.preset, rewards)]),
         "selections": schema.SELECTIONS,
         "attributions": schema.ATTRIBUTIONS,
     }
@@ -181,12 +197,17 @@ Job = Callable[[], list[Measured]]
 
 
 def _jobs(
-    settings: Evaluate, folder: RunFolder, planned: dict[str, frozenset[Group]], lacking: Mapping[str, str], n: int
+    settings: Evaluate,
+    folder: RunFolder,
+    planned: dict[str, frozenset[Group]],
+    lacking: Mapping[str, str],
+    rewards: Rewards,
+    n: int,
 ) -> list[Job]:
     uq, bon, fa = (planned[scenario] for scenario in SCENARIOS)
     jobs: list[Job] = [partial(measure.unmeasured, settings, lacking, uq, bon, fa)]
     if uq or bon:
-        columns = [cell for cell in cells(settings.preset) if cell.method not in lacking]
+        columns = [cell for cell in cells(settings.preset, rewards) if cell.method not in lacking]
         width = max(1, min(64, _TASK_SCORES // max(n, 1)))
         for index, start in enumerate(range(0, len(columns), width)):
             chosen = columns[start : start + width]
@@ -194,10 +215,10 @@ def _jobs(
     if bon:
         jobs.append(partial(measure.best_of_n_baselines, folder, settings, bon))
     if fa:
-        attributing = [m for m in methods(settings.preset) if m.attributes and m.name not in lacking]
         jobs += [
-            partial(measure.blamed_steps, folder, settings, method.name, agg, fa)
-            for method in attributing
+            partial(measure.blamed_steps, folder, settings, method.name, agg, method.predictors, fa)
+            for method in all_methods(settings.preset, rewards)
+            if method.attributes and method.name not in lacking
             for agg in method.token_aggs
         ]
         jobs.append(partial(measure.blame_baselines, folder, settings, fa))
@@ -214,8 +235,8 @@ def _why_none(facts: list[GroupFacts]) -> str:
     return "no metrics: no trajectory has a reward or a mistake_step"
 
 
-def _write_metrics(folder: RunFolder, settings: Evaluate, rows: list[Measured]) -> None:
-    records = [_record(row) for row in sorted(rows, key=partial(_order, _names(settings)))]
+def _write_metrics(folder: RunFolder, names: dict[str | None, int], rows: list[Measured]) -> None:
+    records = [_record(row) for row in sorted(rows, key=partial(_order, names))]
     table = pa.Table.from_pylist(records, schema.METRICS)
     with folder.replacing("metrics.parquet") as path:
         pq.write_table(table, path, filesystem=folder.filesystem, compression="zstd")
@@ -228,10 +249,10 @@ def _record(row: Measured) -> dict[str, Any]:
     return {name: record[name] for name in schema.METRICS.names}
 
 
-def _names(settings: Evaluate) -> dict[str | None, int]:
+def _names(settings: Evaluate, rewards: Rewards) -> dict[str | None, int]:
     """Places of the names that order the rows of `metrics`."""
-    ordered = [*SCENARIOS, "baseline", *(method.name for method in methods(settings.preset))]
-    ordered += [*schema.TOKEN_AGGS, *schema.STEP_AGGS, *schema.PREDICTORS, *BASELINES]
+    ordered = [*SCENARIOS, "baseline", *(method.name for method in all_methods(settings.preset, rewards))]
+    ordered += [schema.NONE, *schema.TOKEN_AGGS, *schema.STEP_AGGS, *schema.REWARD_PREDICTORS, *BASELINES]
     return {name: place for place, name in enumerate(dict.fromkeys([None, *ordered]))}
 
 

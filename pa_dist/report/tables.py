@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pa_dist.run import RunFolder
+from pa_dist.schema import NONE
 
 Row = dict[str, Any]
 # Off a terminal rich takes 80 columns, which would cut names and figures; a log has no such edge.
@@ -52,9 +53,9 @@ def show_metrics(
 
 def _headline(folder: RunFolder) -> list[Row]:
     table = pq.read_table(folder.path("metrics.parquet"), filesystem=folder.filesystem)
-    mean = pc.is_in(pc.fill_null(table["token_agg"], "mean"), pc.cast(["mean"], "string"))
+    mean = pc.is_in(pc.fill_null(table["token_agg"], "mean"), pc.cast(["mean", NONE], "string"))
     rows: list[Row] = table.filter(mean).to_pylist()
-    return [row for row in rows if row["step_agg"] in (None, "mean") or row["method"].startswith("deepconf")]
+    return [row for row in rows if row["step_agg"] in (None, "mean", NONE) or row["method"].startswith("deepconf")]
 
 
 def _uq(title: str, rows: Sequence[Row]) -> Table:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -17,10 +17,11 @@ from pa_dist.config import Config, Merge, Pair, Render, Score
 from pa_dist.errors import PaDistError
 from pa_dist.merge.recall import index, recall
 from pa_dist.render.chat import ChatTemplate, control_tokens
-from pa_dist.run import CHECKPOINT, RunFolder
+from pa_dist.run import RunFolder
 from pa_dist.score import rows
 from pa_dist.score.attempts import attempt, device_is_gone, outcomes, reason
 from pa_dist.score.engine import Engine, Work, score_rows
+from pa_dist.score.settle import LOGPROBS, Target
 from pa_dist.score.tokenize import load_tokenizer
 
 
@@ -34,7 +35,7 @@ class Tokenize:
     def __call__(self, batch: pa.Table) -> pa.Table:
         ids = batch["trajectory_id"].to_pylist()
         alone = [batch.slice(index, 1) for index in range(len(batch))]
-        found = attempt(self._tokenize, ids, alone, _Ledger(self.tally, "tokenizer"))
+        found = attempt(self._tokenize, ids, alone, LedgerOf(self.tally, "tokenizer"))
         done = [tables for tables in found if isinstance(tables, tuple)]
         lost = {row_id: reason(why) for row_id, why in zip(ids, found, strict=True) if not isinstance(why, tuple)}
         write_rejects(self.folder, pa.concat_tables([rows.rejects(lost), *(rejects for _, rejects in done)]))
@@ -67,25 +68,22 @@ class Recall:
         return rows.with_columns(kept, "policy", "policy", columns)
 
 
-class Scorer:
-    """Ray actor: one model on one device, appending its columns to each batch."""
+class ModelActor:
+    """Ray actor: one model on one device, which works on a block at a time.
 
-    def __init__(
-        self,
-        model: str,
-        tokens: str,
-        pair: Pair,
-        settings: Score,
-        folder: RunFolder,
-        tally: Any,
-        merge: Merge | None = None,
-    ) -> None:
-        self.model, self.tokens, self.folder, self.tally = model, tokens, folder, tally
-        self.ledger, self.counters = _Ledger(tally, model), _Counters(model)
+    Attributes:
+      proven: whether the engine has done work before the block under way.
+    """
+
+    def __init__(self, model: str, folder: RunFolder, target: Target, tally: Any, load: Callable[[], Any]) -> None:
+        """`load`: makes the engine, on the device that Ray gave this actor."""
+        self.model, self.folder, self.target, self.tally = model, folder, target, tally
+        self.ledger, self.counters = LedgerOf(tally, model), _Counters(model)
+        self.proven = False
         self._idle_since: float | None = None
         self._faulty = False
         try:
-            self.engine = _engine(model, pair, settings, merge, folder.alpha)
+            self.engine = load()
         except Exception as error:  # whatever a library finds wrong with a checkpoint, a device or an option
             # Raised at the first block: an actor that cannot be made Ray makes again and again.
             self._faulty = True
@@ -98,25 +96,30 @@ class Scorer:
 
     def _join(self) -> None:
         context = ray.get_runtime_context()
-        self.tally.join.remote(
-            self.model,
-            context.get_actor_id(),
-            {
-                "node": context.get_node_id(),
-                "pid": os.getpid(),
-                "gpu_ids": [str(gpu) for gpu in ray.get_gpu_ids()],
-                **self.engine.facts(),
-            },
-        )
+        place = {
+            "node": context.get_node_id(),
+            "pid": os.getpid(),
+            "gpu_ids": [str(gpu) for gpu in ray.get_gpu_ids()],
+            **self._facts(),
+        }
+        self.tally.join.remote(self.model, context.get_actor_id(), place)
+
+    def _facts(self) -> dict[str, Any]:
+        """What the manifest says of the engine."""
+        return {}
+
+    def _work(self, batch: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """A block's results, and the rows without any as a table of `rejects`."""
+        raise NotImplementedError
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self._faulty:
             raise PaDistError(f"{self.model}: its actor has no engine")
         began, before = time.perf_counter(), replace(self.engine.work)
         idle = 0.0 if self._idle_since is None else began - self._idle_since
-        ids, tokens = batch["trajectory_id"].to_pylist(), rows.token_rows(batch, self.tokens)
+        self.proven = before.tokens > 0
         try:
-            found = outcomes(partial(score_rows, self.engine), ids, tokens, self.ledger, proven=before.tokens > 0)
+            done, rejects = self._work(batch)
         except Exception as error:
             if not device_is_gone(error):
                 self._tell(error)
@@ -124,24 +127,45 @@ class Scorer:
             # Ray starts another process, and the ledger, in which these rows have not ended, finds out whether one of
             # them is the reason.
             os._exit(1)
-        kept, columns, rejects = rows.split_lost(batch, self.model, found)
-        write_rejects(self.folder, rejects)
-        scored = rows.with_columns(kept, self.model, self.tokens, columns)
+        write_rejects(self.folder, rejects, self.target)
         work = self.engine.work - before
         self.tally.add.remote(self.model, len(batch), idle, work)
         self.counters.add(len(batch), len(rejects), work)
         self._idle_since = time.perf_counter()
-        return scored
+        return done
+
+
+class Scorer(ModelActor):
+    """One model of a pair, appending its columns to each batch."""
+
+    def __init__(
+        self,
+        model: str,
+        tokens: str,
+        pair: Pair,
+        settings: Score,
+        folder: RunFolder,
+        tally: Any,
+        merge: Merge | None = None,
+    ) -> None:
+        self.tokens = tokens
+        load = partial(_engine, model, pair, settings, merge, folder.alpha)
+        super().__init__(model, folder, LOGPROBS, tally, load)
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = self.engine.facts()
+        return facts
+
+    def _work(self, batch: pa.Table) -> tuple[pa.Table, pa.Table]:
+        ids, tokens = batch["trajectory_id"].to_pylist(), rows.token_rows(batch, self.tokens)
+        found = outcomes(partial(score_rows, self.engine), ids, tokens, self.ledger, proven=self.proven)
+        kept, columns, rejects = rows.split_lost(batch, self.model, found)
+        return rows.with_columns(kept, self.model, self.tokens, columns), rejects
 
 
 def _engine(model: str, pair: Pair, settings: Score, merge: Merge | None, alpha: float | None) -> Engine:
-    """The engine of one model, merged where an alpha is given, on the device that Ray gave this actor."""
-    import torch  # here and not above: tasks import this module as well
-
-    cuda, assigned = torch.cuda.is_available(), ray.get_runtime_context().get_assigned_resources()
-    if not cuda:
-        torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
-    name = getattr(pair, model)
+    """The engine of one model, merged where an alpha is given."""
+    name, device = getattr(pair, model), own_device(settings.device)
     how = {
         "revision": getattr(pair, f"{model}_revision"),
         "dtype": settings.dtype,
@@ -150,19 +174,14 @@ def _engine(model: str, pair: Pair, settings: Score, merge: Merge | None, alpha:
     if settings.engine == "vllm":
         from pa_dist.score.vllm import VLLMEngine
 
-        gpus = assigned.get("GPU", 0.0)
+        gpus = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
         return VLLMEngine(
             name, max_length=settings.max_length, settings=settings.vllm, top_k=settings.top_k, gpus=gpus, **how
         )
     from pa_dist.score.hf import HFEngine
     from pa_dist.score.load import load_model
 
-    loaded = load_model(
-        name,
-        device=settings.device or _device(ray.get_gpu_ids(), cuda),
-        attn_implementation=settings.attn_implementation,
-        **how,
-    )
+    loaded = load_model(name, device=device, attn_implementation=settings.attn_implementation, **how)
     if merge is not None and alpha is not None:
         from pa_dist.merge.rewrite import rewrite
 
@@ -175,7 +194,7 @@ def _engine(model: str, pair: Pair, settings: Score, merge: Merge | None, alpha:
     )
 
 
-class _Ledger:
+class LedgerOf:
     """The tally's, for one kind of work. It waits: what ended just before a process died must not seem to have not."""
 
     def __init__(self, tally: Any, name: str) -> None:
@@ -223,27 +242,28 @@ class _Counters:
                 self._counters[name].inc(amount)
 
 
-def write_rejects(folder: RunFolder, rejects: pa.Table) -> None:
+def write_rejects(folder: RunFolder, rejects: pa.Table, target: Target = LOGPROBS) -> None:
     """Write a block's rejects from wherever it runs, and that these rows are done.
 
     The names come from the ids, so that a retry replaces its own.
     """
     if not len(rejects):
         return
-    ids = "\n".join(rejects["trajectory_id"].to_pylist())
-    name = f"score-{hashlib.blake2b(ids.encode(), digest_size=12).hexdigest()}"
+    ids = rejects["place"]
+    name = target.rejects + hashlib.blake2b("\n".join(ids.to_pylist()).encode(), digest_size=12).hexdigest()
     folder.write("rejects", name, rejects)
-    folder.write(CHECKPOINT, name, rejects.select(["trajectory_id"]))
+    folder.write(target.checkpoint, name, pa.table({"trajectory_id": ids}))
 
 
 @cache
-def _load_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> Any:
+def load_tokenizer_once(name: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """A tokenizer, loaded once a process."""
     return load_tokenizer(name, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def tokenizer(pair: Pair, model: str) -> Any:
     """A model's tokenizer, loaded once a process."""
-    return _load_tokenizer(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
+    return load_tokenizer_once(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
 
 
 def chat_templates(settings: Render, tokenizers: Sequence[Any]) -> list[ChatTemplate]:
@@ -261,15 +281,17 @@ def chat_templates(settings: Render, tokenizers: Sequence[Any]) -> list[ChatTemp
 
 
 @cache
-def _load_config(name: str, revision: str | None, trust_remote_code: bool) -> Any:
+def load_config_once(name: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """A model's own config, loaded once a process."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code).get_text_config()
+    return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def text_config(pair: Pair, model: str) -> Any:
-    """The config of a model's language part, loaded once a process."""
-    return _load_config(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
+    """The config of a model's language part."""
+    config = load_config_once(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
+    return config.get_text_config()
 
 
 def vocabulary(pair: Pair, model: str) -> int:
@@ -277,7 +299,16 @@ def vocabulary(pair: Pair, model: str) -> int:
     return int(text_config(pair, model).vocab_size)
 
 
-def _device(gpus: list[Any], cuda: bool) -> str:
+def own_device(named: str | None) -> str:
+    """The device that Ray gave this actor, where none is named; of a CPU the threads as well."""
+    import torch  # here and not above: tasks import this module as well
+
+    cuda, gpus = torch.cuda.is_available(), ray.get_gpu_ids()
+    if not cuda:
+        assigned = ray.get_runtime_context().get_assigned_resources()
+        torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
+    if named:
+        return named
     if not gpus or not cuda:
         return "cpu"
     return "auto" if len(gpus) > 1 else "cuda"

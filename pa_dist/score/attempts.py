@@ -61,10 +61,15 @@ def outcomes(
         a row's.
     """
     found = attempt(score, ids, rows, ledger)
+    blame_engine(found, proven)
+    return [_finite(named(outcome, len(row.ids))) for outcome, row in zip(found, rows, strict=True)]
+
+
+def blame_engine(found: Sequence[object], proven: bool) -> None:
+    """Raise what a block's rows raised where all of them did, and the engine is not proven."""
     failed = [outcome for outcome in found if isinstance(outcome, Exception)]
     if len(failed) == len(found) > 1 and not proven:
         raise failed[0]
-    return [_named(outcome, row) for outcome, row in zip(found, rows, strict=True)]
 
 
 def attempt(
@@ -124,12 +129,17 @@ def device_is_gone(error: Exception) -> bool:
     return isinstance(error, torch.AcceleratorError | EngineGone)
 
 
-def _named(outcome: TokenColumns | str | Exception | None, row: TokenRow) -> Outcome:
-    """An outcome with its reason in words; numbers that are not finite are none."""
+def named(outcome: Result | str | Exception | None, n_tokens: int) -> Result | str:
+    """What became of a row of so many tokens, in words where it has no result."""
     if outcome is None:
-        return f"its device has no memory for its {len(row.ids)} tokens"
-    if isinstance(outcome, str | Exception):
-        return reason(outcome)
+        return f"its device has no memory for its {n_tokens} tokens"
+    return reason(outcome) if isinstance(outcome, str | Exception) else outcome
+
+
+def _finite(outcome: Outcome) -> Outcome:
+    """Numbers that are not finite are none."""
+    if isinstance(outcome, str):
+        return outcome
     given = [column for column in outcome if column is not None]
     lost = np.count_nonzero(~np.isfinite(np.stack(given)).all(axis=0))
     return f"no finite number for {lost} of its {len(outcome.logprob)} tokens" if lost else outcome

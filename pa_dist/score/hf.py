@@ -107,7 +107,7 @@ class HFEngine:
                 hidden, places = self._forward(segments, (schedule.path() | lasting).intersection(segments))
                 self._read(columns, places, hidden)
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 self._retreat(schedule, segments, columns, given)
                 for segment in kept.keys() - schedule.above():
@@ -222,7 +222,8 @@ class _Columns:
         return [None if i in self.lost else TokenColumns(*self.scored[:, a:b]) for i, (a, b) in enumerate(spans)]
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device has no room."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

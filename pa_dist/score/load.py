@@ -50,7 +50,7 @@ def load_model(
     whole = AutoConfig.from_pretrained(name, **where)
     config = _language_model(whole)
     loaded: Any
-    with _quiet():  # of weights left on disk; what matters is checked
+    with quiet():  # of weights left on disk; what matters is checked
         loaded = AutoModelForCausalLM.from_pretrained(
             name,
             config=config,
@@ -64,7 +64,7 @@ def load_model(
             output_loading_info=True,
         )
     model, report = loaded
-    _check_weights(name, model, report)
+    check_weights(name, model, report)
     model = model.eval() if device == "auto" else model.eval().to(device)
     if dtype == "bfloat16" and device == "cpu" and bfloat16_is_emulated():
         widen(model)
@@ -89,7 +89,7 @@ def _language_model(config: PreTrainedConfig) -> PreTrainedConfig:
     return text
 
 
-def _check_weights(name: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
+def check_weights(name: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
     """Raise `PaDistError` where transformers would make weights up, or leave out some of the layers'.
 
     What a checkpoint has beside the language model (towers, heads for other tasks) does not matter.
@@ -109,7 +109,8 @@ def _check_weights(name: str, model: PreTrainedModel, report: dict[str, Any]) ->
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """transformers says nothing of weights meanwhile."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -10,7 +10,8 @@ written; a killed run goes on from the ids.
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ from pa_dist import cluster, schema
 from pa_dist.config import Config, Pair, Score
 from pa_dist.errors import ConfigError, PaDistError, first_line
 from pa_dist.progress import Progress
-from pa_dist.run import CHECKPOINT, RunFolder
+from pa_dist.run import RunFolder
 from pa_dist.score import rows, vllm
 from pa_dist.score.actors import Recall, Scorer, Tokenize, chat_templates, text_config, tokenizer, vocabulary
 from pa_dist.score.engine import NULL_COLUMNS
-from pa_dist.score.settle import mend, n_left, settle
+from pa_dist.score.settle import LOGPROBS, Settled, Target, mend, n_left, settle
 from pa_dist.score.tally import Tally, facts
 from pa_dist.score.tokenize import fingerprint
 
@@ -53,24 +54,16 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
     own = config.render.style == "chat" and config.render.template_from == "own"
     policy, reference = (fingerprint(tokenizer(config.pair, model), template=own) for model in schema.MODELS)
     shared = policy == reference
-    (left,) = cluster.map_tasks(n_left, [folder])
-    total = folder.count("trajectories")
-    before = total - left
-    # Its ledger is as safe as the driver: on the driver's node, and begun again should it die.
-    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
     models = schema.MODELS if folder.alpha is None else ("reference",)
-    tally = remote(Tally).remote(models)
-    for _ in range(_PASSES):
-        if left:
-            mend(folder)
-            with _Watch(tally, folder, total - left, total):
-                _stream(config, folder, shared, models, tally)
-        (settled,) = cluster.map_tasks(settle, [folder])
-        if not (left := settled.lost):
-            break
-    else:
-        raise PaDistError(f"score: {left} trajectories are neither scored nor rejected, after {_PASSES} passes")
+    tally = start_tally(models)
+    settled, before = complete(
+        folder,
+        LOGPROBS,
+        tally,
+        [*_READ, *(("tools", "extra") if config.render.style == "chat" else ())],
+        config.score.rows_per_block,
+        partial(_scored, config, folder, shared, models, tally),
+    )
     return {
         "rows": settled.rows,
         "rejects": settled.rejects,
@@ -81,18 +74,82 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def _stream(config: Config, folder: RunFolder, shared: bool, models: Sequence[str], tally: Any) -> None:
+def start_tally(models: Sequence[str]) -> Any:
+    """A `Tally` actor. Its ledger is as safe as the driver: on the driver's node, and begun again should it die."""
+    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
+    return remote(Tally).remote(models)
+
+
+def complete(
+    folder: RunFolder,
+    target: Target,
+    tally: Any,
+    columns: Sequence[str],
+    rows_per_block: int,
+    transform: Callable[[Any], Any],
+) -> tuple[Settled, int]:
+    """Fill a table from `trajectories` until each of them is in it or in `rejects`.
+
+    Args:
+      tally: of the actors in `transform`.
+      columns: of `trajectories`, to read.
+      transform: gives a Ray dataset of the table's rows for one of blocks of trajectories.
+
+    Returns:
+      What `settle` found, and how many trajectories an earlier session had done.
+
+    Raises:
+      PaDistError: Ray gave up, or rows were lost; what is done stays done.
+    """
+    (left,) = cluster.map_tasks(partial(n_left, target=target), [folder])
+    total = folder.count("trajectories")
+    before = total - left
+    for _ in range(_PASSES):
+        if left:
+            mend(folder, target)
+            with _Watch(target.stage, tally, folder, total - left, total):
+                _stream(folder, target, tally, columns, rows_per_block, transform)
+        (settled,) = cluster.map_tasks(partial(settle, target=target), [folder])
+        if not (left := settled.lost):
+            return settled, before
+    raise PaDistError(f"{target.stage}: {left} trajectories are neither scored nor rejected, after {_PASSES} passes")
+
+
+def _stream(
+    folder: RunFolder,
+    target: Target,
+    tally: Any,
+    columns: Sequence[str],
+    rows_per_block: int,
+    transform: Callable[[Any], Any],
+) -> None:
     _quieten()
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
         id_column="trajectory_id",
-        checkpoint_path=folder.path(CHECKPOINT),
+        checkpoint_path=folder.path(target.checkpoint),
         override_filesystem=folder.filesystem,
         delete_checkpoint_on_success=False,  # a run that dies before it is marked done would else be scored twice over
     )
-    columns = [*_READ, *(("tools", "extra") if config.render.style == "chat" else ())]
-    dataset: Any = ray.data.read_parquet(folder.parts("trajectories"), filesystem=folder.filesystem, columns=columns)
-    dataset = dataset.repartition(target_num_rows_per_block=config.score.rows_per_block)
+    dataset: Any = ray.data.read_parquet(
+        folder.parts("trajectories"), filesystem=folder.filesystem, columns=list(columns)
+    )
+    dataset = transform(dataset.repartition(target_num_rows_per_block=rows_per_block))
+    try:
+        dataset.write_parquet(
+            folder.path(target.table), filesystem=folder.filesystem, mode=ray.data.SaveMode.APPEND, **target.encoding
+        )
+    except (ray.exceptions.RayError, OSError) as error:
+        why = ray.get(tally.fault.remote()) or cluster.cause(error)
+        raise PaDistError(
+            f"{target.stage}: {why}; what is scored is kept, and the same command goes on from there"
+        ) from error
+    finally:
+        context.checkpoint_config = None
+
+
+def _scored(config: Config, folder: RunFolder, shared: bool, models: Sequence[str], tally: Any, dataset: Any) -> Any:
     dataset = dataset.map_batches(
         Tokenize(config, folder, shared, tally), batch_format="pyarrow", batch_size=None, zero_copy_batch=True
     )
@@ -118,30 +175,18 @@ def _stream(config: Config, folder: RunFolder, shared: bool, models: Sequence[st
             # Named only where there are some: Ray runs two stages in one process if what they ask for is alike.
             **({"label_selector": pool.labels} if pool.labels else {}),
         )
-    dataset = dataset.map_batches(rows.logprobs_table, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
-    try:
-        dataset.write_parquet(
-            folder.path("logprobs"),
-            filesystem=folder.filesystem,
-            mode=ray.data.SaveMode.APPEND,
-            **schema.LOGPROBS_ENCODING,
-        )
-    except (ray.exceptions.RayError, OSError) as error:
-        why = ray.get(tally.fault.remote()) or cluster.cause(error)
-        raise PaDistError(f"score: {why}; what is scored is kept, and the same command goes on from there") from error
-    finally:
-        context.checkpoint_config = None
+    return dataset.map_batches(rows.logprobs_table, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
 
 
 def pinned(pair: Pair, before: Mapping[str, str | None]) -> Pair:
     """A pair with the commits its models on the Hub are at now, or were at when the run began."""
-    commits = {model: before.get(model) or _commit(pair, model) for model in schema.MODELS}
+    revisions = {model: getattr(pair, f"{model}_revision") for model in schema.MODELS}
+    commits = {m: before.get(m) or hub_commit(getattr(pair, m), revisions[m]) for m in schema.MODELS}
     return pair.model_copy(update={f"{model}_revision": commit for model, commit in commits.items()})
 
 
-def _commit(pair: Pair, model: str) -> str | None:
-    """The commit of a model on the Hub, by where its config lies in the cache since `check`."""
-    name, revision = getattr(pair, model), getattr(pair, f"{model}_revision")
+def hub_commit(name: str, revision: str | None) -> str | None:
+    """The commit of a model on the Hub, by where its config lies in the cache since it was checked."""
     cached = None if Path(name).is_dir() else try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(cached).parent.name if isinstance(cached, str) else revision
 
@@ -213,7 +258,8 @@ def _quieten() -> None:
 class _Watch:
     """Shows the tally's progress while the driver waits for the pipeline."""
 
-    def __init__(self, tally: Any, folder: RunFolder, before: int, total: int) -> None:
+    def __init__(self, label: str, tally: Any, folder: RunFolder, before: int, total: int) -> None:
+        self._label = label
         self._tally, self._folder, self._before, self._total = tally, folder, before, total
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -226,7 +272,7 @@ class _Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        with Progress("score", self._total, self._before, self._folder.log) as progress:
+        with Progress(self._label, self._total, self._before, self._folder.log) as progress:
             while not self._stop.wait(1.0):
                 try:
                     models = ray.get(self._tally.snapshot.remote())

@@ -167,7 +167,7 @@ def split_lost(
 
 
 def with_columns(table: pa.Table, model: str, tokens: str, columns: Sequence[TokenColumns]) -> pa.Table:
-    """Append one model's log-prob columns; those that its engine does not give are null.
+    """Append one model's log-prob columns; of those that its engine does not give every step is null.
 
     Args:
       model: whose columns, `policy` or `reference`.
@@ -177,7 +177,8 @@ def with_columns(table: pa.Table, model: str, tokens: str, columns: Sequence[Tok
     for name in schema.TOKEN_COLUMNS:
         of_rows = [getattr(c, name) for c in columns]
         if any(values is None for values in of_rows):
-            column = pa.nulls(len(table), schema.LOGPROBS.field(f"{model}_{name}").type)
+            steps = offsets[0]
+            column = pa.ListArray.from_arrays(steps, pa.nulls(steps[-1].as_py(), pa.list_(pa.float32())))
         else:
             column = _nest(offsets, pa.array(np.concatenate([np.empty(0, np.float32), *of_rows])))
         table = table.append_column(f"{model}_{name}", column)

@@ -261,7 +261,7 @@ def test_survey_counts_labels(done):
 def test_methods_without_their_column_are_missing_with_the_reason(tmp_path):
     null = [f"{model}_{name}" for model in schema.MODELS for name in ("entropy", "self_certainty")]
     whole = _folder(tmp_path / "whole", _corpus())
-    folder = _folder(tmp_path / "lacking", [row | dict.fromkeys(null) for row in _corpus()])
+    folder = _folder(tmp_path / "lacking", [row | dict.fromkeys(null, [None] * len(row["step"])) for row in _corpus()])
     folder.finish("score", null_columns={"entropy": "no entropy here", "self_certainty": "nor this"})
     evaluate(SETTINGS, whole, map)
     evaluate(SETTINGS, folder, map)

@@ -18,7 +18,7 @@ def folder(tmp_path):
 
 
 def rows(of, ids, **values):
-    return pa.Table.from_pylist([{"trajectory_id": i, **values} for i in ids], of)
+    return pa.Table.from_pylist([{"trajectory_id": i, "place": i, **values} for i in ids], of)
 
 
 def wrote(folder, stem, ids, committed=True):

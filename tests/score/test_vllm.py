@@ -147,7 +147,7 @@ def test_columns_that_an_engine_lacks_are_null_on_disk(tmp_path):
     folder.write("logprobs", "part", rows.logprobs_table(table), **schema.LOGPROBS_ENCODING)
     (row,) = folder.dataset("logprobs", schema.LOGPROBS).to_table().to_pylist()
     assert row["policy_topk_logprob_mean"] == [[0.0] * n]
-    assert {name for name, value in row.items() if name.startswith("policy_") and value is None} == {
+    assert {name for name, value in row.items() if name.startswith("policy_") and value == [None]} == {
         f"policy_{name}" for name in NULL_COLUMNS["vllm"]
     }
 

@@ -1,0 +1,198 @@
+"""The pipeline of one reward model: from `trajectories` to its own table of `rewards`.
+
+    read -> prompts (tasks) -> reward model (actors) -> write
+
+It goes on after a kill as scoring does.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from pa_dist import cluster, schema
+from pa_dist.config import RewardModel, ThinkPRM
+from pa_dist.errors import ConfigError, first_line
+from pa_dist.reduce.methods import methods
+from pa_dist.render.plain import ActionRule
+from pa_dist.reward_models.rows import PROMPTS, prompt_rows, rejects, reward_rows
+from pa_dist.reward_models.target import target
+from pa_dist.run import RunFolder
+from pa_dist.score.actors import (
+    LedgerOf,
+    ModelActor,
+    load_config_once,
+    load_tokenizer_once,
+    own_device,
+    write_rejects,
+)
+from pa_dist.score.attempts import attempt, blame_engine, named, reason
+from pa_dist.score.pipeline import complete, hub_commit, start_tally
+
+_READ = [field.name for field in schema.KEYS] + ["messages", "extra"]
+
+
+def judge(name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder) -> dict[str, Any]:
+    """Show every row of `trajectories` that is not done yet to a reward model: write its table, and `rejects`.
+
+    Args:
+      rule: which messages are actions.
+
+    Returns:
+      Facts for the manifest: rows, rejects, how many an earlier session had done, whether it judges steps and how these
+      were read, and what its actors did.
+
+    Raises:
+      PaDistError: Ray gave up, or rows were lost; what is done stays done.
+    """
+    into, tally = target(name), start_tally([name])
+    settled, before = complete(
+        folder, into, tally, _READ, settings.rows_per_block, partial(_rewards, name, settings, rule, folder, tally)
+    )
+    (reads,) = cluster.map_tasks(step_reads, [(folder, into.table)])
+    entry = ray.get(tally.snapshot.remote())[name]
+    return {
+        "rows": settled.rows,
+        "rejects": settled.rejects,
+        "done_before": before,
+        "judges_steps": isinstance(settings, ThinkPRM),
+        "steps": reads,
+        "tokens": entry.work.tokens,
+        "tokens_per_second": round(entry.work.tokens / max(entry.work.seconds, 1e-9), 1),
+        "actors": list(entry.actors.values()),
+    }
+
+
+def step_reads(table: tuple[RunFolder, str]) -> dict[str, int]:
+    """How many steps were read each way, and how many were never judged."""
+    folder, name = table
+    read = folder.dataset(name, schema.REWARDS).to_table(columns=["step_read"])["step_read"]
+    counts = {pair["values"]: pair["counts"] for pair in pc.value_counts(pc.list_flatten(read)).to_pylist()}
+    return {
+        "logprob": counts.get("logprob", 0),
+        "verdict": counts.get("verdict", 0),
+        "never_judged": counts.get(None, 0),
+    }
+
+
+def _rewards(name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder, tally: Any, dataset: Any) -> Any:
+    pool = cluster.share_out_one(settings)
+    dataset = dataset.map_batches(
+        Prompts(name, settings, rule, folder, tally), batch_format="pyarrow", batch_size=None, zero_copy_batch=True
+    )
+    return dataset.map_batches(
+        Judge,
+        fn_constructor_kwargs={"name": name, "settings": settings, "folder": folder, "tally": tally},
+        compute=ray.data.ActorPoolStrategy(size=pool.replicas),
+        num_gpus=pool.num_gpus,
+        num_cpus=pool.num_cpus,
+        batch_format="pyarrow",
+        batch_size=settings.rows_per_block,
+        **({"label_selector": pool.labels} if pool.labels else {}),
+    )
+
+
+class Prompts:
+    """Ray task: a block of trajectories to prompts. What cannot be shown is written to `rejects`."""
+
+    def __init__(self, name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder, tally: Any) -> None:
+        self.name, self.settings, self.rule, self.folder, self.tally = name, settings, rule, folder, tally
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        ids = batch["trajectory_id"].to_pylist()
+        alone = [batch.slice(index, 1) for index in range(len(batch))]
+        found = attempt(self._prompts, ids, alone, LedgerOf(self.tally, "tokenizer"))
+        done = [tables for tables in found if isinstance(tables, tuple)]
+        lost = {row_id: reason(why) for row_id, why in zip(ids, found, strict=True) if not isinstance(why, tuple)}
+        unshown = pa.concat_tables([rejects(self.name, lost), *(tables[1] for tables in done)])
+        write_rejects(self.folder, unshown, target(self.name))
+        return pa.concat_tables([PROMPTS.empty_table(), *(tables[0] for tables in done)])
+
+    def _prompts(self, tables: Sequence[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:
+        tokenizer, known = tokenizer_of(self.settings), int(config_of(self.settings).get_text_config().vocab_size)
+        return [prompt_rows(table, self.name, self.settings, tokenizer, known, self.rule) for table in tables]
+
+
+class Judge(ModelActor):
+    """Ray actor: one reward model."""
+
+    def __init__(self, name: str, settings: RewardModel, folder: RunFolder, tally: Any) -> None:
+        self.settings = settings
+        super().__init__(name, folder, target(name), tally, partial(_engine, settings))
+
+    def _work(self, batch: pa.Table) -> tuple[pa.Table, pa.Table]:
+        ids, prompts = batch["trajectory_id"].to_pylist(), batch["ids"].to_pylist()
+        found = attempt(self.engine.score, ids, prompts, self.ledger)
+        blame_engine(found, self.proven)
+        outcomes = [named(outcome, len(prompt)) for outcome, prompt in zip(found, prompts, strict=True)]
+        return reward_rows(batch, self.model, outcomes, tokenizer_of(self.settings))
+
+
+def _engine(settings: RewardModel) -> Any:
+    device = own_device(settings.device)
+    if isinstance(settings, ThinkPRM):
+        from pa_dist.reward_models.generate import load_generator
+
+        assigned = ray.get_runtime_context().get_assigned_resources()
+        return load_generator(settings, device, assigned.get("GPU", 0.0))
+    from pa_dist.reward_models.classifier import ClassifierEngine, load_classifier, reading
+
+    model = load_classifier(
+        settings.model,
+        dtype=settings.dtype,
+        device=device,
+        revision=settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    return ClassifierEngine(model, reading(settings.read, settings.label), settings.batch_tokens)
+
+
+def tokenizer_of(settings: RewardModel) -> Any:
+    """A reward model's tokenizer, loaded once a process."""
+    return load_tokenizer_once(settings.model, settings.revision, settings.trust_remote_code)
+
+
+def config_of(settings: RewardModel) -> Any:
+    """A reward model's own config, loaded once a process."""
+    return load_config_once(settings.model, settings.revision, settings.trust_remote_code)
+
+
+def pinned(settings: RewardModel, before: str | None) -> RewardModel:
+    """A reward model with the commit that it is at on the Hub now, or was at when the run began."""
+    return settings.model_copy(update={"revision": before or hub_commit(settings.model, settings.revision)})
+
+
+def check(name: str, settings: RewardModel) -> None:
+    """Find out whether a reward model can be used as its settings say, before anything starts.
+
+    Raises:
+      ConfigError: naming the key and the reason.
+    """
+    key = f"reward_models.{name}"
+    if name in {"baseline", *(method.name for method in methods("published"))}:
+        raise ConfigError(f"{key}: a method has this name; take another")
+    try:
+        config, tokenizer = config_of(settings), tokenizer_of(settings)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}.model: no model and tokenizer at {settings.model!r}: {first_line(error)}") from None
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if most is not None and settings.max_length > most:
+        raise ConfigError(f"{key}.max_length: the model reads at most {most} tokens, got {settings.max_length}")
+    if isinstance(settings, ThinkPRM):
+        if settings.engine == "vllm" and find_spec("vllm") is None:
+            raise ConfigError(f"{key}.engine: vllm is not installed; `pip install 'pa-dist[vllm]'`, or take hf")
+        if not tokenizer.is_fast:
+            raise ConfigError(
+                f"{key}.model: critiques are read with a fast tokenizer, which {settings.model!r} has not"
+            )
+    elif settings.read == "logit" and config.num_labels != 1:
+        raise ConfigError(f"{key}.read: the model has {config.num_labels} labels; ordinal, or probability of a label")
+    elif settings.label is not None and settings.label >= config.num_labels:
+        raise ConfigError(f"{key}.label: the model has {config.num_labels} labels, from 0; got {settings.label}")
+    if (isinstance(settings, ThinkPRM) or settings.input == "chat") and tokenizer.chat_template is None:
+        raise ConfigError(f"{key}.model: the tokenizer of {settings.model!r} has no chat template")
