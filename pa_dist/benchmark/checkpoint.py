@@ -10,7 +10,7 @@ from pa_dist.demo.agreement import shipped_rollouts
 from pa_dist.demo.command import demo_config
 from pa_dist.run import RunFolder
 from pa_dist.score import pipeline
-from pa_dist.score.settle import Settled
+from pa_dist.score.settle import Settled, Target
 from pa_dist.stages import ingest_and_score
 
 
@@ -57,5 +57,5 @@ def _score(corpus: Path, out: Path, rows_per_block: int, *, commit: bool) -> flo
     return seconds
 
 
-def _count(folder: RunFolder) -> Settled:
-    return Settled(folder.count("logprobs"), folder.count("rejects", "score-"))
+def _count(folder: RunFolder, target: Target) -> Settled:
+    return Settled(folder.count(target.table), folder.count("rejects", target.rejects))
