@@ -5,6 +5,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import ray
@@ -47,16 +48,34 @@ def connect(settings: config.Ray, score: config.Score | None = None, rewards: It
         actors = max(sum(pool.replicas * pool.num_cpus for pool in pools) for pools in together)
         # Logical CPUs: an embedded run shares the cores out rather than refusing to start on a small machine.
         cpus = max(os.cpu_count() or 1, math.ceil(actors) + TASK_CPUS)
-        # Ray's core writes what it thinks of our actors' arguments to standard error.
+        # Ray's core writes what it thinks of our actors' arguments to standard error; and so told, that it was told.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        ray.init(
-            address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-        )
+        with _standard_error_closed():
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         return
     try:
         ray.init(address=address, logging_level=logging.WARNING)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ResourceError(f"ray.address: no cluster at {address}: {first_line(error)}") from None
+
+
+@contextmanager
+def _standard_error_closed() -> Iterator[None]:
+    """What C++ writes there meanwhile is lost."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def share_out(score: config.Score, models: Sequence[str] = schema.MODELS) -> dict[str, Actors]:
