@@ -43,18 +43,19 @@ def save_tokenizer(
     return tokenizer
 
 
+SHAPE = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
 def save_model(folder: Path, seed: int, **other: int) -> None:
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=320,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        **other,
-    )
+    config = LlamaConfig(**{**SHAPE, "max_position_embeddings": 512, **other})
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
@@ -62,12 +63,7 @@ def save_classifier(folder: Path, seed: int, *, labels: int = 1, pad: int | None
     """A sequence classifier that pools at the last token."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=320,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **SHAPE,
         max_position_embeddings=2048,
         num_labels=labels,
         pad_token_id=pad,

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,8 +11,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from pa_dist.score.engine import Work
 from pa_dist.score.hf import out_of_memory
-from pa_dist.score.load import check_weights, quiet, widen
-from pa_dist.score.tree_attention import bfloat16_is_emulated
+from pa_dist.score.load import load_checked
 
 Ids = Sequence[int]
 
@@ -31,24 +30,14 @@ def load_classifier(
       OSError: no such model. ImportError: `auto` without accelerate.
       PaDistError: the checkpoint lacks weights, such as those of the head; transformers would make them up.
     """
-    loaded: Any
-    with quiet():
-        loaded = AutoModelForSequenceClassification.from_pretrained(
-            name,
-            revision=revision,
-            dtype=getattr(torch, dtype),
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            device_map="auto" if device == "auto" else None,
-            ignore_mismatched_sizes=True,  # else an error that does not say which
-            output_loading_info=True,
-        )
-    model, report = loaded
-    check_weights(name, model, report)
-    model = model.eval() if device == "auto" else model.eval().to(device)
-    if dtype == "bfloat16" and device == "cpu" and bfloat16_is_emulated():
-        widen(model)
-    return cast(PreTrainedModel, model)
+    return load_checked(
+        AutoModelForSequenceClassification,
+        name,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
 
 
 def reading(read: Literal["logit", "ordinal", "probability"], label: int | None) -> Callable[[Tensor], Tensor]:

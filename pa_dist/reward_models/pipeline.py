@@ -24,14 +24,14 @@ from pa_dist.reward_models.rows import PROMPTS, prompt_rows, rejects, reward_row
 from pa_dist.reward_models.target import target
 from pa_dist.run import RunFolder
 from pa_dist.score.actors import (
-    LedgerOf,
     ModelActor,
     load_config_once,
     load_tokenizer_once,
     own_device,
+    row_by_row,
     write_rejects,
 )
-from pa_dist.score.attempts import attempt, blame_engine, named, reason
+from pa_dist.score.attempts import attempt, blame_engine, named
 from pa_dist.score.pipeline import complete, hub_commit, start_tally
 
 _READ = [field.name for field in schema.KEYS] + ["messages", "extra"]
@@ -104,14 +104,9 @@ class Prompts:
         self.name, self.settings, self.rule, self.folder, self.tally = name, settings, rule, folder, tally
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        ids = batch["trajectory_id"].to_pylist()
-        alone = [batch.slice(index, 1) for index in range(len(batch))]
-        found = attempt(self._prompts, ids, alone, LedgerOf(self.tally, "tokenizer"))
-        done = [tables for tables in found if isinstance(tables, tuple)]
-        lost = {row_id: reason(why) for row_id, why in zip(ids, found, strict=True) if not isinstance(why, tuple)}
-        unshown = pa.concat_tables([rejects(self.name, lost), *(tables[1] for tables in done)])
-        write_rejects(self.folder, unshown, target(self.name))
-        return pa.concat_tables([PROMPTS.empty_table(), *(tables[0] for tables in done)])
+        made, rejected, lost = row_by_row(self._prompts, batch, self.tally)
+        write_rejects(self.folder, pa.concat_tables([rejects(self.name, lost), *rejected]), target(self.name))
+        return pa.concat_tables([PROMPTS.empty_table(), *made])
 
     def _prompts(self, tables: Sequence[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:
         tokenizer, known = tokenizer_of(self.settings), int(config_of(self.settings).get_text_config().vocab_size)

@@ -33,14 +33,9 @@ class Tokenize:
         self.models = schema.MODELS[: 1 if shared else 2]
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        ids = batch["trajectory_id"].to_pylist()
-        alone = [batch.slice(index, 1) for index in range(len(batch))]
-        found = attempt(self._tokenize, ids, alone, LedgerOf(self.tally, "tokenizer"))
-        done = [tables for tables in found if isinstance(tables, tuple)]
-        lost = {row_id: reason(why) for row_id, why in zip(ids, found, strict=True) if not isinstance(why, tuple)}
-        write_rejects(self.folder, pa.concat_tables([rows.rejects(lost), *(rejects for _, rejects in done)]))
-        empty = rows.tokens_schema(shared=len(self.models) == 1).empty_table()
-        return pa.concat_tables([empty, *(scorable for scorable, _ in done)])
+        made, rejected, lost = row_by_row(self._tokenize, batch, self.tally)
+        write_rejects(self.folder, pa.concat_tables([rows.rejects(lost), *rejected]))
+        return pa.concat_tables([rows.tokens_schema(shared=len(self.models) == 1).empty_table(), *made])
 
     def _tokenize(self, tables: Sequence[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:
         tokenizers = [tokenizer(self.config.pair, model) for model in self.models]
@@ -51,6 +46,24 @@ class Tokenize:
         return [
             rows.tokenize_rows(table, tokenizers, known, settings.actions, max_length, templates) for table in tables
         ]
+
+
+def row_by_row(
+    work: Callable[[Sequence[pa.Table]], Sequence[tuple[pa.Table, pa.Table]]], batch: pa.Table, tally: Any
+) -> tuple[list[pa.Table], list[pa.Table], dict[str, str]]:
+    """Prepare a block's rows for a model, so that one which kills its process is lost alone.
+
+    Args:
+      work: gives each of some tables of one row what it makes of it, and its rejects.
+
+    Returns:
+      What was made, the rejects, and why rows were lost, by trajectory.
+    """
+    ids, alone = batch["trajectory_id"].to_pylist(), [batch.slice(index, 1) for index in range(len(batch))]
+    found = attempt(work, ids, alone, LedgerOf(tally, "tokenizer"))
+    done = [tables for tables in found if isinstance(tables, tuple)]
+    lost = {row_id: reason(why) for row_id, why in zip(ids, found, strict=True) if not isinstance(why, tuple)}
+    return [made for made, _ in done], [rejected for _, rejected in done], lost
 
 
 class Recall:

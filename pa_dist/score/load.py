@@ -49,21 +49,30 @@ def load_model(
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     whole = AutoConfig.from_pretrained(name, **where)
     config = _language_model(whole)
-    loaded: Any
+    return load_checked(
+        AutoModelForCausalLM,
+        name,
+        dtype=dtype,
+        device=device,
+        config=config,
+        key_mapping=None if config is whole else LANGUAGE_MODEL,
+        attn_implementation=attn_implementation,
+        **where,
+    )
+
+
+def load_checked(kind: Any, name: str, *, dtype: str, device: str, **settings: Any) -> PreTrainedModel:
+    """A model of one of transformers' `AutoModel` classes in eval mode on its device. Raises as `load_model`."""
     with quiet():  # of weights left on disk; what matters is checked
-        loaded = AutoModelForCausalLM.from_pretrained(
+        model, report = kind.from_pretrained(
             name,
-            config=config,
-            **where,
-            key_mapping=None if config is whole else LANGUAGE_MODEL,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            attn_implementation=attn_implementation,
             use_safetensors=True,
             device_map="auto" if device == "auto" else None,
             ignore_mismatched_sizes=True,  # else an error that does not say which
             output_loading_info=True,
+            **settings,
         )
-    model, report = loaded
     check_weights(name, model, report)
     model = model.eval() if device == "auto" else model.eval().to(device)
     if dtype == "bfloat16" and device == "cpu" and bfloat16_is_emulated():
