@@ -1,0 +1,183 @@
+"""The sections of a config, a docstring a key; those of reward models are in `reward_models.py`."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+FileFormat = Literal["tau2", "tau_bench", "who_and_when", "agentdojo", "inspect_log", "chat", "parquet"]
+Format = Literal[FileFormat, "auto"]
+Scenario = Literal["auto", "uq", "best_of_n", "fa"]
+MergeMethod = Literal["linear", "ties", "dare_linear", "dare_ties", "emr"]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class Trajectories(Section):
+    """Which files to read, and how."""
+
+    format: Format
+    """auto recognises each file by what it holds."""
+    paths: Annotated[list[str], Field(min_length=1)]
+    """Files, folders, globs or URIs."""
+    messages_column: str | None = None
+    """The column of Parquet files that holds the messages; null looks for the usual names."""
+    limit: Positive | None = None
+    """Keep this many trajectories, the first ones in table order (benchmark, domain, task, trial)."""
+    benchmark: str | None = None
+    domain: str | None = None
+    behavior: str | None = None
+    """These three replace what the format reads from the file."""
+
+
+class Pair(Section):
+    """Policy and reference: folders, or names on the Hugging Face Hub."""
+
+    policy: str
+    reference: str
+    policy_revision: str | None = None
+    reference_revision: str | None = None
+    trust_remote_code: bool = False
+
+
+class Render(Section):
+    """How a trajectory becomes text."""
+
+    style: Literal["plain", "chat"] = "plain"
+    """plain: the paper's; chat: the model's own chat template, an action being what the model would have generated."""
+    actions: Literal["auto", "assistant", "non_blank"] = "auto"
+    """Which messages are actions: the assistant's, or every non-blank one (Who & When); auto goes by the benchmark. A
+    chat template knows the assistant's only."""
+    template_from: Literal["own", "policy"] = "own"
+    """Chat: whether the reference reads its own template or the policy's; base models often have none."""
+    template_options: dict[str, Any] = {}
+    """Chat: variables that templates read, such as `enable_thinking: false`; one that would write today's date wants
+    it here, mostly as `date_string`, or two days give two results."""
+    end_of_turn: bool = False
+    """Chat: whether the token that ends the turn belongs to the action. It is generated, but the aggregation `last`
+    would read nothing else, and a base model may never have been trained to end a turn."""
+
+    @model_validator(mode="after")
+    def _chat_knows_the_assistant(self) -> "Render":
+        if self.style == "chat" and self.actions == "non_blank":
+            raise ValueError(
+                "actions: 'non_blank' needs style: plain; a chat template knows the assistant's actions only"
+            )
+        return self
+
+
+class Replicas(Section):
+    """One model's actor pool. `num_gpus: null` shares out what the cluster has."""
+
+    replicas: Positive = 1
+    num_gpus: Annotated[float, Field(ge=0)] | None = None
+    num_cpus: Annotated[float, Field(gt=0)] = 1
+    labels: dict[str, str] = {}
+    """Labels of the nodes that may hold these actors, such as `ray.io/accelerator-type: H100` or one of your own."""
+
+
+class Vllm(Section):
+    """The engine `vllm`, which the extra of that name installs."""
+
+    tensor_parallel_size: Positive = 1
+    """GPUs of one actor; `num_gpus: null` takes as many."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of a GPU's memory for weights and keys, on a CPU of the machine's; null takes 0.9 of the actor's share of a
+    GPU, and 0.2 of a machine."""
+    max_num_batched_tokens: Positive = 2048
+    """Tokens of one pass. vLLM holds [tokens, vocabulary] float32 for them more than once, beside that share."""
+
+
+class Score(Section):
+    """The forward passes."""
+
+    engine: Literal["hf", "vllm"] = "hf"
+    """hf: transformers, all columns, shared prefixes run once; vllm: log-probs and their top-k mean, other columns
+    null, each sequence by itself; `batch_tokens` and `prefix_sharing` are not read."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    device: str | None = None
+    """A torch device; null takes the actor's GPU where it has one, else the CPU."""
+    attn_implementation: str | None = None
+    """One of transformers' own instead of attention over the prefix tree; prefixes are then not shared."""
+    max_length: Annotated[int, Field(ge=2)] = 16384
+    top_k: Positive = 20
+    batch_tokens: Positive = 16384
+    """Tokens in a device's memory at once, of a pass and of keys and values that wait; halved when memory runs out."""
+    prefix_sharing: Literal["auto", "off"] = "auto"
+    """auto runs a prefix that trajectories of one block share once, where that saves enough and the model allows it."""
+    rows_per_block: Positive = 16
+    """Trajectories of one block: what an actor is given at a time, and what is written at a time."""
+    vllm: Vllm = Vllm()
+    policy: Replicas = Replicas()
+    reference: Replicas = Replicas()
+
+    @model_validator(mode="after")
+    def _what_vllm_takes(self) -> "Score":
+        if self.engine != "vllm":
+            return self
+        for key in ("device", "attn_implementation"):
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key} is not for engine vllm, which chooses its own")
+        for key in ("policy", "reference"):
+            gpus, size = getattr(self, key).num_gpus, self.vllm.tensor_parallel_size
+            if gpus and size > 1 and gpus != size:
+                raise ValueError(f"{key}.num_gpus of {gpus:g} are not vllm.tensor_parallel_size of {size}")
+        return self
+
+
+class Merge(Section):
+    """Merged references, reference + alpha * (policy - reference), scored for each alpha; the policy is scored once."""
+
+    method: MergeMethod
+    """As mergekit defines them. Of one policy dare_ties equals dare_linear, and emr equals linear."""
+    alphas: Annotated[list[float], Field(min_length=1)]
+    """0 is the reference, which is scored without being asked for; 1, where nothing is left out, the policy."""
+    density: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """The share of each tensor's difference that ties and dare keep."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of what dare drops."""
+    vocabulary: Literal["same", "common"] = "same"
+    """same refuses models of vocabularies of different size; common merges the tokens that both have, by their ids, and
+    leaves the reference's others as they are."""
+
+    @field_validator("alphas")
+    @classmethod
+    def _each_once(cls, alphas: list[float]) -> list[float]:
+        if len(set(alphas)) < len(alphas):
+            raise ValueError("an alpha is there twice")
+        return alphas
+
+
+class Evaluate(Section):
+    """The readings of the log-prob columns."""
+
+    preset: Literal["published", "paper"] = "published"
+    """published: the methods as their papers define them; paper: as this paper's released code computes them."""
+    beta: Annotated[float, Field(gt=0)] = 1.0
+    scenarios: Annotated[list[Scenario], BeforeValidator(_as_list), Field(min_length=1)] = ["auto"]
+    """auto takes what the labels allow; a scenario named is evaluated, if only to say why it cannot be."""
+    success_threshold: float = 1.0
+    """A trajectory succeeded when its reward is at least this."""
+    resamples: Annotated[int, Field(ge=0)] = 1000
+    """Bootstrap resamples of each interval; 0 leaves intervals out."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    within: list[Annotated[int, Field(ge=0, lt=2**31)]] = [1, 3, 5]
+    """Distances of `step_accuracy_within`."""
+    reward_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """A step that a reward model finds correct with less probability is wrong: what `earliest_below` blames, and the
+    zero of the other predictors of such models."""
+
+
+class Ray(Section):
+    """How to reach Ray."""
+
+    address: str | None = None
+    """null: the cluster of RAY_ADDRESS if that is set, else an embedded one for this command."""
+    check_resources: bool = True
+    """Refuse actors that the nodes of now could not hold; switch off where an autoscaler will add nodes."""

@@ -1,0 +1,155 @@
+"""The whole tree, and how it is read."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from pa_dist.config.reward_models import KINDS, RewardModel, RewardName
+from pa_dist.config.sections import Evaluate, Merge, Pair, Ray, Render, Score, Section, Trajectories
+from pa_dist.errors import ConfigError
+from pa_dist.pairs import DEMO, PAIRS
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: str | None = None
+    trajectories: Trajectories
+    pair: Pair
+    render: Render = Render()
+    score: Score = Score()
+    merge: Merge | None = None
+    """null: the reference alone."""
+    reward_models: dict[RewardName, RewardModel] = Field(default_factory=dict)
+    """Reward models by the name that their scores go by, such as `wildreward: {kind: wildreward}`."""
+    evaluate: Evaluate = Evaluate()
+    ray: Ray = Ray()
+    output: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_of_a_pair(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("pair"), str):
+            return data
+        name, known = data["pair"], {**PAIRS, "demo": DEMO}
+        if name not in known:
+            raise ValueError(f"pair: unknown pair {name!r}{_nearest(name, known)}; `pa-dist pairs` lists them")
+        return {**data, "pair": {"policy": known[name].policy, "reference": known[name].reference}}
+
+    @model_validator(mode="after")
+    def _merged_in_place(self) -> "Config":
+        if self.merge is not None and self.score.engine != "hf":
+            raise ValueError("merge: needs score.engine hf, whose weights are rewritten in place")
+        return self
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read a config file and apply `key.path=value` overrides.
+
+    Args:
+      path: a YAML file.
+      overrides: `key.path=value` strings; values are read as YAML (`limit=40` is a number, `paths=[a, b]` a list).
+
+    Raises:
+      ConfigError: unreadable file, unknown key, or a value out of bounds.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    tree = _yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a config is a mapping of keys to values")
+    for override in overrides or []:
+        _apply(tree, override)
+    return parse(tree)
+
+
+def parse(tree: dict[str, Any]) -> Config:
+    """Validate a config given as a plain dict. Raises `ConfigError`."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from None
+
+
+def evaluate_section(before: dict[str, Any], overrides: list[str] | None = None) -> Evaluate:
+    """The `evaluate` section a run folder was made with, with `key=value` overrides. Raises `ConfigError`."""
+    tree: dict[str, Any] = dict(before)
+    for override in overrides or []:
+        _apply(tree, override)
+    try:
+        return Evaluate.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, Evaluate)) from None
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply") from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r}: an override is key.path=value")
+    *parents, leaf = key.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"{key}: {parent} has no keys below it")
+        node = child
+    node[leaf] = _yaml(value, key)
+
+
+def _one_line(error: ValidationError, model: type[BaseModel] = Config) -> str:
+    """The first problem, as `key.path: what is wrong`."""
+    first = error.errors()[0]
+    fields, path = _fields_at(model, list(first["loc"][:-1])), list(first["loc"])
+    if path[0:1] == ["reward_models"]:
+        del path[2:3]  # the kind, which pydantic puts between a name and its keys
+    key = ".".join(str(part) for part in path)
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_nearest(str(path[-1]), fields)}{more}"
+    if first["type"] == "missing":
+        return f"{key}: missing{more}"
+    if first["type"].startswith("union_tag"):
+        return f"{key}.kind: one of {', '.join(KINDS)}{more}"
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if not key:
+        return message + more
+    given = first["input"]
+    shown = f", got {given!r}" if isinstance(given, str | int | float | bool) else ""
+    nearest = ""
+    if first["type"] == "literal_error" and isinstance(given, str):
+        nearest = _nearest(given, re.findall(r"'([^']*)'", first["ctx"]["expected"]))
+    return f"{key}: {message}{shown}{nearest}{more}"
+
+
+def _fields_at(model: type[BaseModel], path: list[Any]) -> list[str]:
+    """Names of the keys a section takes."""
+    if path[0:1] == ["reward_models"] and len(path) == 3:
+        return list(KINDS[path[2]].model_fields)
+    for part in path:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _nearest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
