@@ -99,6 +99,15 @@ def evaluate(
 
 
 @app.command()
+def report(out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.")]) -> None:
+    """Write the page that shows a run: OUT/report/index.html."""
+    from pa_dist.report import command
+    from pa_dist.run import RunFolder
+
+    command.report(RunFolder(out), say)
+
+
+@app.command()
 def status(out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.")]) -> None:
     """What is done of a run, what is left, and at which rate."""
     from pa_dist.run import RunFolder
