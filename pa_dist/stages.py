@@ -104,7 +104,7 @@ def _checked(config: Config, folder: RunFolder) -> Config:
     """The config, with both models checked, and pinned to the commits that the run began with."""
     # Slow to import, and not needed where nothing is left to score.
     from pa_dist.score.actors import tokenizer
-    from pa_dist.score.pipeline import check, check_templates, pinned
+    from pa_dist.score.check import check, check_templates, pinned
 
     check(config.pair, config.score)
     check_templates(config)

@@ -15,7 +15,8 @@ from pa_dist.benchmark.vllm_loop import differences
 from pa_dist.config import Score, Vllm
 from pa_dist.errors import ConfigError
 from pa_dist.run import RunFolder
-from pa_dist.score import attempts, pipeline, rows, tally, vllm
+from pa_dist.score import attempts, rows, tally, vllm
+from pa_dist.score.check import check as check_pair
 from pa_dist.score.engine import NULL_COLUMNS, EngineGone, TokenColumns, TokenSequence, Work, score_rows
 from pa_dist.score.hf import HFEngine
 from pa_dist.score.load import load_model
@@ -93,21 +94,21 @@ def settings(pair, out, paths=("x.jsonl",), **score):
 
 
 def test_without_vllm_or_with_too_many_tokens_nothing_starts(pair, tmp_path, monkeypatch):
-    def check(**score):
+    def checked(**score):
         loaded = settings(pair, tmp_path, **score)
-        pipeline.check(loaded.pair, loaded.score)
+        check_pair(loaded.pair, loaded.score)
         return loaded
 
     monkeypatch.setattr(vllm, "installed", lambda: None)
-    check(max_length=9999)
+    checked(max_length=9999)
     with pytest.raises(ConfigError, match=r"^score\.engine: vllm is not installed; `pip install 'pa-dist\[vllm\]'`.*$"):
-        check(engine="vllm", max_length=511)
+        checked(engine="vllm", max_length=511)
     monkeypatch.setattr(vllm, "installed", lambda: "0.32.0")
     with pytest.raises(
         ConfigError, match=r"^score\.max_length: vLLM takes at most 511 tokens of pair\.policy, got 512$"
     ):
-        check(engine="vllm", max_length=512)
-    loaded = check(engine="vllm", max_length=511)
+        checked(engine="vllm", max_length=512)
+    loaded = checked(engine="vllm", max_length=511)
     assert stages.score_settings(loaded)["versions"]["vllm"] == "0.32.0"
 
 
