@@ -2,11 +2,13 @@
 
 import os
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from tiny_models import save_model, save_tokenizer
 from transformers import LlamaConfig
 
@@ -188,10 +190,13 @@ def test_vllm_gives_what_hf_gives(tiny):
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("real", [False, True])
-def test_a_run_by_vllm_ends_in_the_same_tables(real, tiny, chat_file, tmp_path):
+def test_a_run_by_vllm_ends_in_the_same_tables(real, tiny, chat_file, tmp_path, monkeypatch):
     if real and "PA_DIST_MODEL" not in os.environ:
         pytest.skip("PA_DIST_MODEL names no folder of a small model, such as SmolLM2")
     pair = dict.fromkeys(schema.MODELS, os.environ["PA_DIST_MODEL"]) if real else tiny
+    # As a process leaves it that has used vLLM on a CPU, and as its documentation asks for: torch and vLLM then share
+    # one OpenMP.
+    monkeypatch.setenv("LD_PRELOAD", ":".join(map(str, (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))))
     small = {"max_num_batched_tokens": 512, "gpu_memory_utilization": 0.12}
     score = {"dtype": "float32", "max_length": 200, "rows_per_block": 8, "vllm": small}
     loaded = settings(pair, tmp_path, [str(chat_file)], **score)
