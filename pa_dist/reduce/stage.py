@@ -4,7 +4,7 @@ The driver plans tasks and gathers figures; rows of the tables live only in task
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,8 @@ from pa_dist.reduce.groups import Group
 from pa_dist.reduce.measure import GroupFacts, Measured
 from pa_dist.reduce.methods import RewardMethod, all_methods, cells, missing
 from pa_dist.reduce.rewards import Judged, read_judged
-from pa_dist.run import RunFolder
+from pa_dist.run import REWARDS, RunFolder
+from pa_dist.whereabouts import locate
 
 if TYPE_CHECKING:
     from pa_dist.ingest.stage import Mapper
@@ -60,6 +61,8 @@ class _Part:
 
     name: str
     files: tuple[tuple[str, tuple[int, ...] | None], ...]
+    judged: tuple[tuple[str, ...], ...] = ()
+    """Of each reward model the files that hold what it says of these trajectories."""
 
 
 Rewards = Sequence[RewardMethod]
@@ -80,7 +83,11 @@ def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: "Mapper", rewards
     for table_name in OUTPUTS:
         folder.clear(table_name)
     lacking = missing(settings.preset, folder.manifest["stages"].get("score", {}).get("null_columns", {}))
-    counts = list(map_tasks(partial(_reduce_part, folder, settings, lacking, rewards), _plan(folder)))
+    parts = _plan(folder)
+    if rewards:
+        # Once for all parts: to look for each part's rows in whole tables would take the square of the corpus.
+        (parts,) = map_tasks(partial(_find_judged, folder, rewards), [parts])
+    counts = list(map_tasks(partial(_reduce_part, folder, settings, lacking, rewards), parts))
     _write_if_absent(folder, settings, rewards)
     (facts,) = map_tasks(measure.survey, [folder])
     planned = _planned(settings, facts)
@@ -140,9 +147,22 @@ def _judged(folder: RunFolder, rewards: Rewards, part: _Part) -> list[Judged]:
     """What reward models say of a part's trajectories."""
     if not rewards:
         return []
-    files = list(dict.fromkeys(path for path, _ in part.files))
-    ids = pads.dataset(files, filesystem=folder.filesystem, format="parquet").to_table(columns=["trajectory_id"])
-    return [read_judged(folder, method, ids["trajectory_id"]) for method in rewards]
+    ids = _ids(folder, part)
+    return [read_judged(folder, method, files, ids) for method, files in zip(rewards, part.judged, strict=True)]
+
+
+def _find_judged(folder: RunFolder, rewards: Rewards, parts: Sequence[_Part]) -> list[_Part]:
+    """The parts, each with the files of its reward models' rows."""
+    tables = [locate(folder, f"{REWARDS}/{method.name}") for method in rewards]
+    ids = ((part, _ids(folder, part).to_pylist()) for part in parts)
+    return [replace(part, judged=tuple(tuple(table.holding(its)) for table in tables)) for part, its in ids]
+
+
+def _ids(folder: RunFolder, part: _Part) -> pa.ChunkedArray:
+    """A part's trajectories."""
+    parquet, column = pads.ParquetFileFormat(), pa.schema([pa.field("trajectory_id", pa.string())])
+    pieces = [parquet.make_fragment(path, folder.filesystem, row_groups=groups) for path, groups in part.files]
+    return pads.FileSystemDataset(pieces, column, parquet, folder.filesystem).to_table()["trajectory_id"]
 
 
 def _blocks(folder: RunFolder, part: _Part) -> Iterator[pa.Table]:
