@@ -50,6 +50,35 @@ def run(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -
 
 
 @app.command()
+def plan(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    sample: Annotated[int, typer.Option(min=1, help="Trajectories to tokenise, about.")] = 200,
+    device: Annotated[
+        str | None, typer.Option(help="A GPU by name, such as H100, or `here` to measure this machine; else all named.")
+    ] = None,
+    share: Annotated[
+        float | None, typer.Option(min=0.001, max=1, help="Of the device's peak, what is reached; else as printed.")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="OUT", help="A run folder whose actors were as fast as these will be.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+) -> None:
+    """What a run would take, from a sample and without weights: tokens, rejects, FLOPs, memory, disk, hours."""
+    loaded = configs.load(config, overrides)
+
+    from pa_dist.plan import show
+    from pa_dist.plan.plan import plan as planned
+
+    found = planned(loaded, sample=sample, device=device, like=like, share=share)
+    if json:
+        typer.echo(show.as_json(found))
+    else:
+        show.show_plan(found)
+
+
+@app.command()
 def ingest(
     format: Annotated[
         str, typer.Argument(help="auto, tau2, tau_bench, who_and_when, agentdojo, inspect_log, chat or parquet.")

@@ -34,11 +34,12 @@ class Tokenize:
         self.models = schema.MODELS[: 1 if shared else 2]
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        made, rejected, lost = row_by_row(self._tokenize, batch, self.tally)
+        made, rejected, lost = row_by_row(self.tokenize, batch, self.tally)
         write_rejects(self.folder, pa.concat_tables([rows.rejects(lost), *rejected]))
         return pa.concat_tables([rows.tokens_schema(shared=len(self.models) == 1).empty_table(), *made])
 
-    def _tokenize(self, tables: Sequence[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:
+    def tokenize(self, tables: Sequence[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:
+        """Of each table the token rows, and what cannot be rendered."""
         tokenizers = [tokenizer(self.config.pair, model) for model in self.models]
         sizes = [vocabulary(self.config.pair, model) for model in schema.MODELS]
         known = sizes if len(tokenizers) == len(sizes) else [min(sizes)]

@@ -10,6 +10,7 @@ from pa_dist.config import Config, Pair, Score
 from pa_dist.errors import ConfigError, first_line
 from pa_dist.score import vllm
 from pa_dist.score.actors import chat_templates, text_config, tokenizer, vocabulary
+from pa_dist.score.tokenize import fingerprint
 
 
 def pinned(pair: Pair, before: Mapping[str, str | None]) -> Pair:
@@ -78,3 +79,10 @@ def check_templates(config: Config) -> None:
             chat_templates(config.render, [own])
         except Exception as error:  # a template raises what it likes
             raise ConfigError(f"pair.{model}: its chat template cannot be used: {first_line(error)}") from None
+
+
+def shares_tokens(config: Config) -> bool:
+    """Whether both models read the same token ids."""
+    own = config.render.style == "chat" and config.render.template_from == "own"
+    policy, reference = (fingerprint(tokenizer(config.pair, model), template=own) for model in schema.MODELS)
+    return policy == reference

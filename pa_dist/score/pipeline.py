@@ -17,12 +17,12 @@ from pa_dist import cluster, schema
 from pa_dist.config import Config
 from pa_dist.run import RunFolder
 from pa_dist.score import rows
-from pa_dist.score.actors import Recall, Scorer, Tokenize, tokenizer
+from pa_dist.score.actors import Recall, Scorer, Tokenize
+from pa_dist.score.check import shares_tokens
 from pa_dist.score.engine import NULL_COLUMNS
 from pa_dist.score.settle import LOGPROBS
 from pa_dist.score.stream import Stream, complete, start_tally
 from pa_dist.score.tally import facts
-from pa_dist.score.tokenize import fingerprint
 
 _READ = [field.name for field in (*schema.KEYS, *schema.LABELS)] + ["messages"]
 
@@ -40,9 +40,7 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
     Raises:
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
     """
-    own = config.render.style == "chat" and config.render.template_from == "own"
-    policy, reference = (fingerprint(tokenizer(config.pair, model), template=own) for model in schema.MODELS)
-    shared = policy == reference
+    shared = shares_tokens(config)
     models = schema.MODELS if folder.alpha is None else ("reference",)
     tally = start_tally(models)
     settled, before = complete(
