@@ -9,7 +9,8 @@ import ray
 from pa_dist import schema
 from pa_dist.benchmark.memory import peak_above
 from pa_dist.config import Config
-from pa_dist.plan.plan import Plan, plan
+from pa_dist.plan.plan import plan
+from pa_dist.plan.records import Plan
 from pa_dist.run import RunFolder
 from pa_dist.score import rows
 from pa_dist.score.actors import Tokenize

@@ -4,111 +4,22 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from pa_dist import schema
 from pa_dist.config import Config, Replicas, ThinkPRM
 from pa_dist.errors import ConfigError, first_line
+from pa_dist.plan.assumptions import assumptions
 from pa_dist.plan.devices import Speed, speeds
 from pa_dist.plan.estimate import Estimate, Figures, total
 from pa_dist.plan.flops import BYTES
 from pa_dist.plan.measure import Judging, Scoring
+from pa_dist.plan.records import DevicePlan, Expected, ModelPlan, Plan, RewardPlan
 from pa_dist.plan.sample import READ_BYTES, SIZE, Block, Corpus, blocks, read_corpus
 from pa_dist.run import RunFolder
 from pa_dist.score import vllm
 
 SAMPLE = 200
 HOUR = 3600.0
-
-
-@dataclass(frozen=True)
-class ModelPlan:
-    """One model of the pair."""
-
-    model: str
-    parameters: int
-    active: int
-    """Weights of the matrices that a token passes, the head's among them."""
-    passes: int
-    """How often the corpus is scored with it: the reference once more for each merged one."""
-    tokens: Estimate
-    """These three of one pass."""
-    distinct_tokens: Estimate
-    flops: Estimate
-    memory: dict[str, int]
-    """Bytes of a replica, by what for."""
-    apart: str | None
-    """Why prefixes are not shared."""
-
-
-@dataclass(frozen=True)
-class RewardPlan:
-    """One reward model."""
-
-    model: str
-    parameters: int
-    tokens: Estimate
-    generated: Estimate
-    """Tokens of critiques, at most."""
-    truncated: Estimate
-    rejects: Estimate
-    flops: Estimate
-    weights_bytes: int
-
-
-@dataclass(frozen=True)
-class DevicePlan:
-    """One device."""
-
-    device: str
-    per_second: dict[str, float]
-    """What a replica of each model is taken to do, in `unit`."""
-    unit: str
-    hours: float
-    """Of the scoring stage, with the config's replicas."""
-    device_hours: float
-    reward_hours: float | None
-    """Of the reward models after it; null where one generates."""
-    memory: float | None
-    fits: dict[str, bool | None]
-    """Whether a replica's memory is there, of each model."""
-
-
-@dataclass(frozen=True)
-class Expected:
-    """Rejects of one kind."""
-
-    stage: str
-    reason: str
-    count: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All of it. Totals are of the whole corpus; their errors are 0 where nothing was extrapolated."""
-
-    name: str | None
-    files: int
-    read_files: int
-    bytes: int
-    read_bytes: int
-    sampled: int
-    """Trajectories that were tokenised and counted."""
-    exact: bool
-    records: float
-    trajectories: float
-    scored: Estimate
-    steps: Estimate
-    truncated: Estimate
-    """Trajectories that lose some of an action."""
-    truncated_steps: Estimate
-    action_tokens: Estimate
-    logprobs_bytes: Estimate
-    rejects: list[Expected]
-    models: dict[str, ModelPlan]
-    reward_models: dict[str, RewardPlan]
-    devices: list[DevicePlan]
-    assumptions: list[str]
 
 
 def plan(
@@ -168,7 +79,7 @@ def plan(
         models=models,
         reward_models=rewards,
         devices=[_device(config, speed, models, rewards) for speed in found],
-        assumptions=_assumptions(config, corpus, counted, exact, models, found),
+        assumptions=assumptions(config, corpus, counted, exact, models, found),
     )
 
 
@@ -289,67 +200,3 @@ def _reward_hours(config: Config, speed: Speed, rewards: Mapping[str, RewardPlan
 
 def _fits(needed: int, pool: Replicas, speed: Speed) -> bool | None:
     return None if speed.memory is None else needed <= speed.memory * _gpus(pool, speed)
-
-
-def _assumptions(
-    config: Config,
-    corpus: Corpus,
-    counted: int,
-    exact: bool,
-    models: Mapping[str, ModelPlan],
-    found: Sequence[Speed],
-) -> list[str]:
-    """What a reader must know to trust the figures, or not to."""
-    score = config.score
-    if exact:
-        lines = [f"sample: all {counted:,} trajectories were read and tokenised"]
-    else:
-        lines = [
-            f"sample: {counted:,} of {len(corpus.table):,} trajectories that were read, in blocks spread evenly over "
-            "the sorted table, times the size of all texts that were read; ± is one standard error, of differences "
-            "between the blocks"
-        ]
-    if not corpus.whole:
-        lines.append(
-            f"files: {corpus.read_files:,} of {corpus.files:,} were read, {corpus.read_bytes / corpus.bytes:.1%} of "
-            "the bytes; the others are taken to be like them, and ± does not know of them"
-        )
-    for name, model in models.items():
-        if model.apart:
-            lines.append(f"sharing: the {name} runs each sequence by itself: {model.apart}")
-    if not all(model.apart for model in models.values()):
-        lines.append(
-            f"sharing: within blocks of {score.rows_per_block} trajectories and of what a block leaves to the next; a "
-            "model that fails its trial when it is loaded shares nothing"
-        )
-    lines.append("rejects: those that reading and tokenising find; not what a model or a device may refuse")
-    lines.append(
-        "logprobs: written with numbers drawn at random, the same where prefixes are shared; true ones compress a "
-        "little differently"
-    )
-    if score.engine == "vllm":
-        lines.append(
-            "memory: vLLM's weights, the keys of one longest sequence, and its logits of one pass; it takes more of a "
-            "GPU for itself, score.vllm.gpu_memory_utilization"
-        )
-    else:
-        lines.append(
-            "memory: weights, keys and values of the tokens that wait at most, a pass on its way through a layer, a "
-            "chunk of logits; without the process itself and what allocators lose. Too little halves batch_tokens"
-        )
-    lines += dict.fromkeys(speed.assumed for speed in found)
-    lines.append(
-        "hours: forward passes alone, policy and reference at the same time on devices of their own; without starting, "
-        "loading, tokenising, writing and evaluating"
-    )
-    if config.merge is not None:
-        lines.append(
-            f"merge: the reference is scored {models['reference'].passes - 1} times more, after the pair; rewriting "
-            "its weights is not counted"
-        )
-    if any(isinstance(model, ThinkPRM) for model in config.reward_models.values()):
-        lines.append(
-            "reward models: of those that generate, every critique is taken to be as long as it may be; what decoding "
-            "takes is bound by memory, not by operations, and no hours are given"
-        )
-    return lines

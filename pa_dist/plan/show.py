@@ -10,7 +10,7 @@ from rich.text import Text
 
 from pa_dist.plan.devices import GIB
 from pa_dist.plan.estimate import Estimate
-from pa_dist.plan.plan import DevicePlan, Plan
+from pa_dist.plan.records import DevicePlan, Plan
 from pa_dist.report.tables import LOG_WIDTH
 
 MOST_REASONS = 8
