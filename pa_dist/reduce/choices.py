@@ -105,7 +105,7 @@ class Rated:
     @cached_property
     def known(self) -> Bools:
         """[rows] those with a score in every cell."""
-        known: Bools = ~np.isnan(self.scores).any(axis=0)
+        known: Bools = np.logical_and.reduce(~np.isnan(self.scores), axis=0)
         return known
 
     @cached_property

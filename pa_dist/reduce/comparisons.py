@@ -1,8 +1,9 @@
 """Progress advantage minus each other method on the same trajectories, with paired intervals and p-values.
 
-Two figures of the same clusters and seed have the same resamples, so their differences resample by resample are those of
-a paired bootstrap. The p-value is two-sided and inverts the percentile interval: twice the smaller share of resamples in
-which the difference is at most, or at least, zero, the observed one counted among them: (1 + k) / (1 + resamples).
+Two figures of the same clusters and seed have the same resamples, so their differences, resample by resample, are those
+of a paired bootstrap. The p-value is two-sided and inverts the percentile interval: twice the smaller share of
+resamples in which the difference is at most, or at least, zero, the observed one counted among them:
+2 (1 + k) / (1 + resamples).
 It is below 0.05 about where the 95% interval leaves out zero, and never below 2 / (1 + resamples).
 Holm's adjustment holds the chance of one false finding in a family to its level. A family is all differences of one
 scenario, group, metric and way to choose cells; more `evaluate.resamples` let a large family reach smaller values.

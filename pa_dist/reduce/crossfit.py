@@ -1,16 +1,16 @@
 """What the choice among a method's cells is worth on data that took no part in it.
 
-The best of thirty cells in hindsight flatters, the more the smaller the data. Here clusters (tasks, questions) are dealt
-into folds, and what is read with a cell never helped to choose it:
+The best of thirty cells in hindsight flatters, the more the smaller the data. Here clusters (tasks, questions) are
+dealt into folds, and what is read with a cell never helped to choose it:
 
 - a mean over tasks or trajectories (best-of-N, FA) reads each fold with the cell that is best on the other folds;
 - AUROC is a share of pairs of a success and a failure, and a pair can only be compared within one cell: scores of
   different cells have different scales. So each pair is read with the cell that is best on the folds of neither
   trajectory. All pairs count, and where every choice falls on one cell the result is that cell's AUROC.
 
-Of equally good cells the first is chosen, in the order of `methods.cells`: the one chosen beforehand leads it. Folds and
-choices stay as they are in the resamples of an interval, which is one of the figure given what was chosen, as is usual
-for cross-validated AUROC (LeDell, Petersen, van der Laan 2015, Electronic Journal of Statistics 9).
+Of equally good cells the first is chosen, in the order of `methods.cells`: the one chosen beforehand leads it. The
+choice is not repeated in resamples: an interval is one of the figure given what was chosen, as is usual for
+cross-validated AUROC (LeDell, Petersen, van der Laan 2015, Electronic Journal of Statistics 9).
 """
 
 from collections.abc import Iterator

@@ -26,7 +26,7 @@ from pa_dist.reduce.comparisons import CellName, Reading
 from pa_dist.reduce.groups import LABELLED, Group, by_group, clusters, floats, trials
 from pa_dist.reduce.intervals import Figure, Resampling, unlabelled
 from pa_dist.reduce.methods import Cell, Method, RewardMethod, cells, methods
-from pa_dist.reduce.ragged import Floats, column, is_valid
+from pa_dist.reduce.ragged import Floats, column
 from pa_dist.reduce.uncertainty import METRICS, uncertainty
 from pa_dist.run import RunFolder
 
@@ -90,7 +90,7 @@ def unmeasured(
             rows += lacking_choices("uq", uq, method.name, names, reason)
             rows += lacking_choices("best_of_n", bon, method.name, names, reason)
         if method.attributes and reason:
-            rows += lacking_choices("fa", fa, method.name, _blaming(method)[: len(method.predictors)], reason)
+            rows += lacking_choices("fa", fa, method.name, blaming(method)[: len(method.predictors)], reason)
             figures = unlabelled(metric_names(settings.within), reason)
             rows += [
                 Measured("fa", group, method.name, token_agg, None, predictor, figure)
@@ -186,37 +186,41 @@ def best_of_n_baselines(folder: RunFolder, settings: Evaluate, groups: Collectio
 def blamed_steps(
     folder: RunFolder,
     settings: Evaluate,
-    method: Method | RewardMethod,
+    method: str,
+    names: Sequence[CellName],
     groups: Collection[Group],
 ) -> list[Measured | Reading]:
-    """FA of one method's predictions; a token aggregation is read at a time."""
+    """FA of one method's predictions, of which a token aggregation is read at a time.
+
+    Args:
+      names: of the method's cells, from `blaming`.
+    """
     unread = ("trial", "behavior", "agent", "correct", "method", "token_agg")
     rows: list[Measured | Reading] = []
+    predictors = list(dict.fromkeys(name[2] for name in names))
     correct: dict[Group, list[Floats]] = {}
     resampling: dict[Group, Resampling] = {}
-    for token_agg in method.token_aggs:
+    for token_agg in dict.fromkeys(name[0] for name in names):
         table = folder.dataset("attributions").to_table(
             columns=[name for name in schema.ATTRIBUTIONS.names if name not in unread],
-            filter=(pc.field("method") == method.name) & (pc.field("token_agg") == token_agg),
+            filter=(pc.field("method") == method) & (pc.field("token_agg") == token_agg),
         )
         for group, members in by_group(table):
-            for predictor in method.predictors if group in groups else ():
+            for predictor in predictors if group in groups else ():
                 cell = _labelled(members.filter(pc.equal(members["predictor"], predictor)))
                 outcomes = blamed_outcomes(cell, settings.within)
                 resampling[group] = Resampling(clusters(cell), settings.resamples, settings.seed)
                 figures = fa_figures(outcomes, resampling[group], settings.within)
-                rows += [Measured("fa", group, method.name, token_agg, None, predictor, figure) for figure in figures]
+                rows += [Measured("fa", group, method, token_agg, None, predictor, figure) for figure in figures]
                 correct.setdefault(group, []).append(outcomes[:, 0])
     # Rows of a group come by trajectory_id, so they are the same ones in every cell.
     for group, columns in correct.items():
-        place, names = ("fa", group, method.name), _blaming(method)
-        of_cells = np.stack(columns, axis=1)
-        n_headlines = len(method.predictors)
-        rows += mean_choices(place, names, of_cells, resampling[group], headlines=n_headlines, undefined=NO_LABEL)
+        place, of_cells = ("fa", group, method), np.stack(columns, axis=1)
+        rows += mean_choices(place, names, of_cells, resampling[group], headlines=len(predictors), undefined=NO_LABEL)
     return rows
 
 
-def _blaming(method: Method | RewardMethod) -> list[CellName]:
+def blaming(method: Method | RewardMethod) -> list[CellName]:
     """The cells of FA; those of the token mean come first."""
     return [(token_agg, None, predictor) for token_agg in method.token_aggs for predictor in method.predictors]
 

@@ -231,7 +231,7 @@ def _jobs(
         jobs.append(partial(measure.best_of_n_baselines, folder, settings, bon))
     if fa:
         jobs += [
-            partial(measure.blamed_steps, folder, settings, method, fa)
+            partial(measure.blamed_steps, folder, settings, method.name, measure.blaming(method), fa)
             for method in all_methods(settings.preset, rewards)
             if method.attributes and method.name not in lacking
         ]
