@@ -82,8 +82,8 @@ def _uncertainty(
     chosen = _chosen(names, rated.choice[np.triu_indices(FOLDS)])
     for (choice, metric), own in found[rated.known.tobytes()].items():
         beside = {name: found[mask.tobytes()][choice, metric] for name, mask in shared.items()}
-        noted = own.noting(*_how(choice, chosen, len(cells)))
-        yield Reading("uq", group, cells[0].method, choice, at[choice], metric, None, noted, beside)
+        said = _how(choice, chosen, len(cells))
+        yield Reading("uq", group, cells[0].method, choice, at[choice], metric, None, own, said, beside)
 
 
 @dataclass(frozen=True)
@@ -171,10 +171,10 @@ def _chosen(names: Sequence[CellName], choice: Ints) -> str:
     return ", ".join(f"{name} ({n} of {len(choice)})" for name, n in counts.most_common())
 
 
-def _how(choice: str, chosen: str, n_cells: int) -> list[str]:
+def _how(choice: str, chosen: str, n_cells: int) -> tuple[str, ...]:
     if n_cells > 1 and choice == HINDSIGHT:
-        return [f"the best of {n_cells} cells on these rows themselves: too high for others"]
-    return [f"chosen on other tasks: {chosen}"] if n_cells > 1 and choice == CROSS_FITTED and chosen else []
+        return (f"the best of {n_cells} cells on these rows themselves: too high for others",)
+    return (f"chosen on other tasks: {chosen}",) if n_cells > 1 and choice == CROSS_FITTED and chosen else ()
 
 
 def mean_choices(
@@ -210,8 +210,8 @@ def mean_choices(
     if not np.isnan(outcomes).all():
         why[headlines] = _why_no_choice(resampling)
     for how, cell, estimate in zip(choices, at_cells, mean_estimates(read, resampling, notes, why), strict=True):
-        noted = estimate.noting(*_how(how, _chosen(names, choice), len(names)))
-        yield Reading(place[0], place[1], place[2], how, cell, CHOSEN_BY[place[0]], at, noted)
+        said = _how(how, _chosen(names, choice), len(names))
+        yield Reading(*place, how, cell, CHOSEN_BY[place[0]], at, estimate, said)
 
 
 def mean_estimates(

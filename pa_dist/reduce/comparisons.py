@@ -6,7 +6,8 @@ resamples in which the difference is at most, or at least, zero, the observed on
 2 (1 + k) / (1 + resamples).
 It is below 0.05 about where the 95% interval leaves out zero, and never below 2 / (1 + resamples).
 Holm's adjustment holds the chance of one false finding in a family to its level. A family is all differences of one
-scenario, group, metric and way to choose cells; more `evaluate.resamples` let a large family reach smaller values.
+scenario, group, metric, way to choose cells, and predictor; more `evaluate.resamples` let a large one reach smaller
+values.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,17 +53,14 @@ class Estimate:
             self.undefined or other.undefined,
         )
 
-    def noting(self, *notes: str) -> "Estimate":
-        return replace(self, notes=(*self.notes, *notes))
-
-    def figure(self, metric: str, at: float | None, resamples: int) -> Figure:
+    def figure(self, metric: str, at: float | None, resamples: int, *said: str) -> Figure:
         (figure,) = figures(
             [(metric, at)],
             np.array([self.value]),
             self.resampled[:, None],
             [self.n],
             resamples,
-            self.notes,
+            (*self.notes, *said),
             self.undefined or "undefined on these rows",
         )
         return figure
@@ -80,6 +78,7 @@ class Reading:
     Attributes:
       choice: one of `CHOICES`; null of baselines, which have no cells.
       cell: `NO_CELL` where it is not a single one. Of a baseline the last entry is its name.
+      said: of how the cell was chosen.
       beside: the same on those rows that another method has as well, by its name; where rows differ at all.
     """
 
@@ -91,6 +90,7 @@ class Reading:
     metric: str
     at: float | None
     estimate: Estimate
+    said: tuple[str, ...] = ()
     beside: Mapping[str, Estimate] = field(default_factory=dict)
 
 
@@ -108,11 +108,11 @@ class Compared:
 
 def compare(readings: Sequence[Reading], resamples: int) -> list[Compared]:
     """Every method's own figures, and the differences between `METHOD` and the others."""
-    own = [Compared(r, None, r.estimate.figure(r.metric, r.at, resamples)) for r in readings if r.choice]
+    own = [Compared(r, None, r.estimate.figure(r.metric, r.at, resamples, *r.said)) for r in readings if r.choice]
     families: dict[tuple[object, ...], list[Compared]] = {}
     for mine in readings:
         if mine.method == METHOD and mine.choice != HINDSIGHT:
-            family = families.setdefault((mine.scenario, mine.group, mine.metric, mine.choice), [])
+            family = families.setdefault((mine.scenario, mine.group, mine.metric, mine.choice, mine.cell[2]), [])
             family += [_difference(mine, other, resamples) for other in _others(mine, readings)]
     return [*own, *(row for family in families.values() for row in _adjusted(family))]
 

@@ -23,7 +23,7 @@ DROP = ("mean", None, "sharpest_drop")
 
 
 def _reading(method, estimate, choice=HEADLINE, cell=DROP, **beside):
-    return Reading(*PLACE, method, choice, cell, "step_accuracy", None, estimate, beside)
+    return Reading(*PLACE, method, choice, cell, "step_accuracy", None, estimate, (), beside)
 
 
 def _estimate(value, *resampled):
