@@ -4,7 +4,7 @@ A task reads the keys, the labels and one method's columns of both runs. Labels 
 reward or mistake_step differ between the runs take no part in figures of that label.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -188,7 +188,7 @@ def _uncertainty(group: Group, rated: pa.Table, cell: Cell, notes: list[str], se
     for metric in _UQ:
         k, why = METRICS.index((metric, None)), why_undefined(success)
         both = [Estimate(float(v[k]), r[:, k], len(rated), tuple(notes), why) for v, r in read]
-        yield _side("uq", group, cell.method, None, metric, None, *both, settings)
+        yield _side("uq", group, cell.method, None, metric, None, both, settings)
 
 
 def _best_of_n(group: Group, rated: pa.Table, cell: Cell, notes: list[str], settings: Evaluate) -> Iterator[Side]:
@@ -204,7 +204,7 @@ def _best_of_n(group: Group, rated: pa.Table, cell: Cell, notes: list[str], sett
     ]
     resampling = Resampling(np.arange(len(tried.sizes)), settings.resamples, settings.seed)
     both = mean_estimates(np.stack(picks, axis=1), resampling, [*notes, *left_out], ["", ""])
-    yield _side("best_of_n", group, cell.method, None, "success", float(tried.largest), *both, settings)
+    yield _side("best_of_n", group, cell.method, None, "success", float(tried.largest), both, settings)
 
 
 def _of_blame(first: RunFolder, second: RunFolder, settings: Evaluate, cell: Cell) -> list[Side]:
@@ -240,7 +240,7 @@ def _blame(group: Group, members: pa.Table, cell: Cell, predictor: str, settings
     correct: list[Floats] = [blamed_outcomes(table, [])[:, 0] for table in (labelled, theirs)]
     resampling = Resampling(clusters(labelled), settings.resamples, settings.seed)
     both = mean_estimates(np.stack(correct, axis=1), resampling, notes, ["", ""])
-    yield _side("fa", group, cell.method, predictor, "step_accuracy", None, *both, settings)
+    yield _side("fa", group, cell.method, predictor, "step_accuracy", None, both, settings)
 
 
 def _side(
@@ -250,16 +250,15 @@ def _side(
     predictor: str | None,
     metric: str,
     at: float | None,
-    first: Estimate,
-    second: Estimate,
+    both: Sequence[Estimate],
     settings: Evaluate,
 ) -> Side:
-    apart = first.minus(second)
+    apart = both[0].minus(both[1])
     figure = apart.figure(metric, at, settings.resamples)
     p = None if figure.value is None else p_value(apart.resampled)
-    values = [None if np.isnan(of.value) else of.value for of in (first, second)]
+    first, second = (None if np.isnan(of.value) else of.value for of in both)
     interval = figure.value, figure.ci_low, figure.ci_high
-    return Side(scenario, *group, method, predictor, metric, at, *values, *interval, p, figure.n, figure.note)
+    return Side(scenario, *group, method, predictor, metric, at, first, second, *interval, p, figure.n, figure.note)
 
 
 def _agreement(
