@@ -1,4 +1,5 @@
-"""The driver of a reduction: `logprobs` in; `steps`, `scores`, `selections`, `attributions` and `metrics` out.
+"""The driver of a reduction: `logprobs` in; `steps`, `scores`, `selections`, `attributions`, `metrics` and
+`comparisons` out.
 
 The driver plans tasks and gathers figures; rows of the tables live only in tasks, a bounded number at a time.
 """
@@ -93,11 +94,10 @@ def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: "Mapper", rewards
     for table_name in ("selections", "attributions"):
         _write_if_absent(folder, settings, rewards, table_name)
     names = _names(settings, rewards)
-    _write_records(
-        folder, "metrics", schema.METRICS, [_record(row) for row in sorted(rows, key=partial(_order, names))]
-    )
-    ordered = sorted(compared, key=partial(_order_compared, names))
-    _write_records(folder, "comparisons", schema.COMPARISONS, [_compared(row) for row in ordered])
+    rows.sort(key=partial(_order, names))
+    compared.sort(key=partial(_order_compared, names))
+    _write_records(folder, "metrics", schema.METRICS, [_record(row) for row in rows])
+    _write_records(folder, "comparisons", schema.COMPARISONS, [_compared(row) for row in compared])
     trajectories, steps, scored = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
     taken = tuple(scenario for scenario in SCENARIOS if planned[scenario])
     return Summary(trajectories, steps, scored, taken, len(rows), None if rows else _why_none(facts))
