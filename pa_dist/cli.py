@@ -147,6 +147,27 @@ def status(out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.
 
 
 @app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="OUT1", help="A run folder, or an alpha's: OUT/alphas/0.5.")],
+    second: Annotated[str, typer.Argument(metavar="OUT2", help="Another, over the same trajectories.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything here as JSON too.")] = None,
+) -> None:
+    """Two evaluated runs side by side, paired by trajectory: what differs, and by how much."""
+    import json
+
+    from pa_dist import cluster
+    from pa_dist.compare import compare as compared
+    from pa_dist.report.side_by_side import show_comparison
+    from pa_dist.run import RunFolder
+
+    cluster.connect(configs.Ray())
+    found = compared(RunFolder(first), RunFolder(second), cluster.map_tasks)
+    if json_file is not None:
+        json_file.write_text(json.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    show_comparison(found)
+
+
+@app.command()
 def pairs() -> None:
     """List the policy/reference pairs known by name."""
     width = max(map(len, PAIRS))
