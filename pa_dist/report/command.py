@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from pa_dist.errors import RunFolderError
 from pa_dist.lease import held
+from pa_dist.report import sections
 from pa_dist.report.page import write_page
 from pa_dist.run import RunFolder
 
@@ -17,5 +18,9 @@ def report(folder: RunFolder, say: Callable[[str], None]) -> None:
     if not folder.manifest["stages"].get("evaluate", {}).get("done"):
         raise RunFolderError(f"{folder}: nothing evaluated here yet; `pa-dist run CONFIG` comes first")
     with held(folder):
-        page = write_page(folder, title=folder.manifest.get("config", {}).get("name") or "pa-dist run")
+        page = write_page(
+            folder,
+            title=folder.manifest.get("config", {}).get("name") or "pa-dist run",
+            report=sections.build(folder, map),
+        )
         folder.logged(say)(f"report: {page}")

@@ -16,8 +16,8 @@ from pa_dist.run import RunFolder
 
 REPORT = "report"
 _ASSETS = files("pa_dist.report") / "assets"
-_STYLES = ("page.css",)
-_SCRIPTS = ("page.js",)
+_STYLES = ("page.css", "report.css")
+_SCRIPTS = ("page.js", "report.js")
 
 
 def write_page(folder: RunFolder, **values: Any) -> str:
