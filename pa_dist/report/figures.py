@@ -82,10 +82,10 @@ def _risk_coverage(measured: Measured, drawn: Sequence[Row], curves: Mapping[str
     ]
     first = drawn[0]["method"]
     risks = {row["at"]: row["value"] for row in measured.headline if (row["metric"], row["method"]) == ("risk", first)}
-    said = (
+    half = (
         f" Of the half with the best {plain(first)} {risks[0.5]:.0%} failed, of all {risks[1.0]:.0%}." if risks else ""
     )
-    caption = f"Risk and coverage.{said}{_thinned(drawn, curves)}"
+    caption = f"Risk and coverage.{half}{_thinned(drawn, curves)}"
     return Drawing("risk-coverage", caption, rows, plots.risk_coverage)
 
 
@@ -129,8 +129,8 @@ def of_best_of_n(measured: Measured) -> Figures:
     ]
     if methods and max(row["n"] for row in rows) > 1:
         caption = (
-            "Success of the best-scored of n trials, between a random trial (mean@n) and a choice that knows the outcomes "
-            f"(oracle pass@n). The band is the 95% interval of {plain(methods[0])}."
+            "Success of the best-scored of n trials, between a random trial (mean@n) and a choice that knows the "
+            f"outcomes (oracle pass@n). The band is the 95% interval of {plain(methods[0])}."
         )
         found.drawings.append(Drawing("best-of-n", caption, rows, plots.best_of_n))
     else:
@@ -146,19 +146,15 @@ def of_fa(measured: Measured, errors: Errors) -> Figures:
       errors: of progress advantage, by predictor.
     """
     found = Figures()
-    predicted = {
-        predictor: {error: n for error, n in counts.items() if error is not None}
-        for predictor, counts in errors.items()
-    }
+    predicted = {name: {e: n for e, n in counts.items() if e is not None} for name, counts in errors.items()}
     rows = [
         {"predictor": predictor, "error": error, "count": count}
         for predictor, counts in predicted.items()
         for error, count in sorted(counts.items())
     ]
     if rows:
-        exact = ", ".join(
-            f"{name} {counts.get(0, 0)} of {sum(errors[name].values())}" for name, counts in predicted.items()
-        )
+        right = {name: f"{counts.get(0, 0)} of {sum(errors[name].values())}" for name, counts in predicted.items()}
+        exact = ", ".join(f"{name} {of}" for name, of in right.items())
         caption = f"Predicted minus labelled message, {MINE} with token mean. Exactly right: {exact}."
         found.drawings.append(Drawing("errors", caption, rows, plots.fa_errors))
     else:
@@ -171,9 +167,7 @@ def of_fa(measured: Measured, errors: Errors) -> Figures:
         if row["metric"] == MAIN["fa"] and (row["method"] in methods or row["method"] == "baseline")
     ]
     if methods:
-        caption = (
-            "Share of failures whose labelled step is found, with 95% intervals; lines are choices without a score."
-        )
+        caption = "Share of failures whose labelled step is found, 95% intervals; lines are choices without a score."
         found.drawings.append(Drawing("accuracy", caption, rows, plots.fa_accuracy))
     else:
         found.left_out.append(f"Accuracies are left out: {measured.why_not()}.")
@@ -189,9 +183,9 @@ def _add_heat_map(found: Figures, measured: Measured, value: str, columns: str) 
         found.left_out.append(f"The map of aggregations is left out: {measured.why_not()}.")
         return found
     best = max(known, key=lambda row: float(row["value"]))
-    beforehand = "The mean of means was chosen beforehand; " if columns == "step_agg" else ""
+    beforehand = "The mean of means was chosen beforehand; in" if columns == "step_agg" else "In"
     caption = (
-        f"{value[:1].upper()}{value[1:]} of {MINE} by aggregation. {beforehand}in hindsight "
+        f"{value[:1].upper()}{value[1:]} of {MINE} by aggregation. {beforehand} hindsight "
         f"{best['token_agg']} / {best[columns]} is highest, {best['value']:.3f}, which new data need not repeat."
     )
     draw = partial(plots.heat_map, columns=columns, value=value)

@@ -44,9 +44,8 @@ class Measured:
     def drawn(self) -> list[Row]:
         """The headline's main figures of the methods that figures show, where they are known."""
         rows = [row for row in self.headline if row["metric"] == MAIN[self.scenario] and row["value"] is not None]
-        methods = list(
-            dict.fromkeys(row["method"] for row in rows if row["method"] in DRAWN or row["token_agg"] == NONE)
-        )
+        shown = [row["method"] for row in rows if row["method"] in DRAWN or row["token_agg"] == NONE]
+        methods = list(dict.fromkeys(shown))
         return [row for row in rows if row["method"] in methods[:MOST_SERIES]]
 
     def why_not(self) -> str:
@@ -83,7 +82,7 @@ def _at_the_largest(of: Measured) -> Measured:
 
 
 def swept(folder: RunFolder) -> dict[str, list[Row]]:
-    """By scenario the main metric of progress advantage at each alpha of a sweep, in every group; nothing of no sweep."""
+    """By scenario progress advantage's main metric at each alpha of a sweep; nothing where there was none."""
     path = folder.path(f"{ALPHAS}.parquet")
     if not folder.filesystem.get_file_info(path).is_file:
         return {}

@@ -12,9 +12,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from pa_dist.run import RunFolder
+from pa_dist.run import REPORT, RunFolder
 
-REPORT = "report"
 _ASSETS = files("pa_dist.report") / "assets"
 _STYLES = ("page.css", "report.css")
 _SCRIPTS = ("page.js", "report.js")

@@ -121,13 +121,14 @@ def distribution(rows: Sequence[Row], score: str) -> "Figure":
 
 
 def best_of_n(rows: Sequence[Row]) -> "Figure":
-    """Rows: method, n, success, ci_low, ci_high; of the first method the interval is drawn, oracle and mean are lines."""
+    """Rows: method, n, success, ci_low, ci_high; the first method with its interval, oracle and mean without marks."""
     from matplotlib.ticker import MaxNLocator
 
     series = _series(rows)
     figure, axes = _axes(2.5, len(series))
     looks = _looks(markers=True)
-    plain = {"oracle pass@n": {"color": INK, "linestyle": (0, (1, 1))}, "mean@n": {"color": MUTED, "linewidth": 0.8}}
+    oracle, mean = {"color": INK, "linestyle": (0, (1, 1))}, {"color": MUTED, "linewidth": 0.8}
+    plain: dict[str, dict[str, Any]] = {"oracle pass@n": oracle, "mean@n": mean}
     for place, (method, points) in enumerate(series.items()):
         n, success = ([row[name] for row in points] for name in ("n", "success"))
         look = plain.get(method) or next(looks)
@@ -142,6 +143,8 @@ def best_of_n(rows: Sequence[Row]) -> "Figure":
 
 def fa_errors(rows: Sequence[Row], most: int = 15) -> "Figure":
     """Rows: predictor, error, count. Errors beyond `most` are drawn at it."""
+    from matplotlib.ticker import MaxNLocator
+
     series = _series(rows, "predictor")
     width = min(most, max(abs(row["error"]) for row in rows))
     places = np.arange(-width, width + 1)
@@ -153,6 +156,7 @@ def fa_errors(rows: Sequence[Row], most: int = 15) -> "Figure":
         axes.set_title(predictor, loc="left", fontsize=8, pad=3)
         axes.axvline(0, color=MUTED, linewidth=0.8)
         axes.grid(False, axis="x")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[len(panels) // 2].set_ylabel("failures")
     beyond = f" (±{width}: or more)" if width == most else ""
     panels[-1].set_xlabel(f"predicted minus labelled message{beyond}")
@@ -170,8 +174,7 @@ def fa_accuracy(rows: Sequence[Row]) -> "Figure":
         found = [(y, row) for y, row in found if row["step_accuracy"] is not None]
         offset = (place - (len(predictors) - 1) / 2) * 0.22
         x = [row["step_accuracy"] for _, row in found]
-        bars = [[row["step_accuracy"] - (row["ci_low"] or row["step_accuracy"]) for _, row in found]]
-        bars += [[(row["ci_high"] or row["step_accuracy"]) - row["step_accuracy"] for _, row in found]]
+        bars = [[abs(row["step_accuracy"] - _known(row, end)) for _, row in found] for end in ("ci_low", "ci_high")]
         y = [y + offset for y, _ in found]
         axes.errorbar(x, y, xerr=bars, fmt=_MARKERS[place], color=colour, elinewidth=1, label=predictor)
     for row, dash in zip(baselines, ("-", "--", ":"), strict=False):
@@ -198,7 +201,7 @@ def heat_map(rows: Sequence[Row], columns: str, value: str) -> "Figure":
         colour = INK if np.isnan(figure_value) else "#fefefe" if dark and low < high else "#000001"
         text = "–" if np.isnan(figure_value) else f"{figure_value:.3f}"
         axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", color=colour)
-    axes.set_xticks(np.arange(len(across)) + 0.5, across)
+    axes.set_xticks(np.arange(len(across)) + 0.5, [name.replace("_", "\n", 1) for name in across])
     axes.set_yticks(np.arange(len(down)) + 0.5, down)
     axes.set(xlabel=columns.replace("step_agg", "step aggregation"), ylabel="token aggregation")
     axes.invert_yaxis()
@@ -231,6 +234,11 @@ def _series(rows: Sequence[Row], name: str = "method") -> dict[str, list[Row]]:
     return series
 
 
+def _known(row: Row, end: str) -> float:
+    """An end of a row's interval; its value where it has none."""
+    return float(row["step_accuracy"] if row[end] is None else row[end])
+
+
 def _looks(markers: bool = False) -> Iterator[dict[str, Any]]:
     for colour, dash, marker in zip(SERIES, _DASHES, _MARKERS, strict=True):
         yield {"color": colour, "linestyle": dash} | ({"marker": marker} if markers else {})
@@ -241,7 +249,7 @@ def _axes(height: float, lines: int, panels: int = 1, left: float = 0.55) -> tup
     from matplotlib.figure import Figure
 
     legend = 0.15 * lines + (0.1 if lines else 0)
-    above, labels = (0.2 if panels > 1 else 0.1), 0.45
+    above, labels = (0.2 if panels > 1 else 0.1), 0.5
     total = above + height + labels + legend
     figure = Figure(figsize=(_WIDTH, total))
     place = {"left": left / _WIDTH, "right": 0.98, "top": 1 - above / total, "bottom": (labels + legend) / total}

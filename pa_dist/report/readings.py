@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pa_dist import schema
 from pa_dist.reduce.groups import Group, by_group, floats
 from pa_dist.reduce.methods import Cell
-from pa_dist.reduce.ragged import Floats, Ints
+from pa_dist.reduce.ragged import Bools, Floats, Ints
 from pa_dist.report.curves import histogram, risk_coverage, roc, thinned
 from pa_dist.run import RunFolder
 
@@ -31,14 +31,12 @@ class Curves:
       risk: coverages and risks.
       bins: edges, and failures and successes between them.
       n: trajectories with a score and a reward.
-      points: of the longer curve, before it was thinned.
     """
 
     roc: tuple[Floats, Floats] | None
     risk: tuple[Floats, Floats]
     bins: tuple[Floats, Ints, Ints]
     n: int
-    points: int
 
 
 def score_curves(folder: RunFolder, success_threshold: float, cell: Cell) -> dict[Group, Curves]:
@@ -51,7 +49,7 @@ def score_curves(folder: RunFolder, success_threshold: float, cell: Cell) -> dic
     }
 
 
-def _curves(score: Floats, success: Floats, orientation: int) -> Curves:
+def _curves(score: Floats, success: Bools, orientation: int) -> Curves:
     ranked = orientation * score
     both = success.any() and not success.all()
     rates = roc(ranked, success) if both else None
@@ -61,7 +59,6 @@ def _curves(score: Floats, success: Floats, orientation: int) -> Curves:
         risk=_drawn(risks),
         bins=histogram(score, success),
         n=len(score),
-        points=len(risks[0]),
     )
 
 

@@ -1,7 +1,7 @@
 """The report's sections: what of a run's tables is shown, drawn and written beside the page."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -11,16 +11,19 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 from markupsafe import Markup
 
+from pa_dist.pairs import DEMO, PAIRS
 from pa_dist.reduce.groups import Group
 from pa_dist.reduce.methods import Cell, RewardMethod, cells
 from pa_dist.report import facts, plots, readings
+from pa_dist.report.comparisons import CROSS_FITTED, Comparisons
+from pa_dist.report.facts import Fact
 from pa_dist.report.figures import Drawing, Figures, of_best_of_n, of_fa, of_sweep, of_uq
 from pa_dist.report.measured import Measured, measured, swept
 from pa_dist.report.svg import inlined
 from pa_dist.report.tables import BUILDERS, figure
 from pa_dist.report.words import MINE, SCENARIOS, Slugs, finding, listed, plain, titled
 from pa_dist.reward_models.target import asked, target
-from pa_dist.run import RunFolder
+from pa_dist.run import REPORT, RunFolder
 
 if TYPE_CHECKING:
     from pa_dist.ingest.stage import Mapper
@@ -64,6 +67,8 @@ class GroupSection:
     lines: list[tuple[str, list[str]]]
     below: list[str]
     figures: list[Shown]
+    differences: list[tuple[str, list[str]]]
+    """Progress advantage less each other method, under `DIFFERENCES`."""
     open: bool
 
 
@@ -84,8 +89,8 @@ class Report:
 
     summary: list[str]
     scenarios: list[Scenario]
-    facts: list[facts.Fact]
-    seconds: list[facts.Fact]
+    facts: list[Fact]
+    seconds: list[Fact]
     rejects: list[tuple[str, str, int]]
     other_rejects: str
 
@@ -99,7 +104,7 @@ def build(folder: RunFolder, map_tasks: "Mapper") -> Report:
     """
     found = measured(folder)
     read = _read(folder, found, map_tasks)
-    path = folder.path("report", FIGURES)
+    path = folder.path(REPORT, FIGURES)
     folder.filesystem.create_dir(path, recursive=True)
     folder.filesystem.delete_dir_contents(path)
     writer = _Writer(folder, read)
@@ -147,6 +152,7 @@ class _Writer:
     def __init__(self, folder: RunFolder, read: _Read) -> None:
         self._folder, self._read, self._slugs = folder, read, Slugs()
         self._sweep = swept(folder)
+        self._compared = Comparisons.of(folder)
 
     def scenario(self, name: str, found: Sequence[Measured]) -> Scenario:
         """A scenario with its groups, those of most rows drawn."""
@@ -160,13 +166,18 @@ class _Writer:
         table = BUILDERS[of.scenario](of.headline)
         figures = self._figures(of) if drawn else Figures(left_out=[_TOO_MANY])
         slug = self._slugs.of(of.scenario, *of.group)
-        best = _in_hindsight(of)
+        best, other_data = _in_hindsight(of), self._compared.cross_fitted(of)
+        more = ["best cell in hindsight", *(["cross-fitted"] if other_data else [])]
         return GroupSection(
             title=titled(of.group),
             finding=finding(of.scenario, of.headline),
-            heads=[*table.heads, "best cell in hindsight"],
-            lines=[(plain(method), [*cells, best.get(method, "")]) for method, cells in table.lines.items()],
-            below=[plain(table.below) + ".", _HINDSIGHT, *figures.left_out],
+            heads=[*table.heads, *more],
+            lines=[
+                (plain(method), [*cells, *(of_method.get(method, "") for of_method in (best, other_data)[: len(more)])])
+                for method, cells in table.lines.items()
+            ],
+            below=[plain(table.below) + ".", _HINDSIGHT, *([CROSS_FITTED] if other_data else []), *figures.left_out],
+            differences=self._compared.differences(of),
             figures=[self._shown(drawing, f"{slug}-{drawing.kind}") for drawing in figures.drawings],
             open=open,
         )
@@ -174,10 +185,8 @@ class _Writer:
     def _figures(self, of: Measured) -> Figures:
         match of.scenario:
             case "uq":
-                curves = {
-                    method: by_group[of.group] for method, by_group in self._read.curves.items() if of.group in by_group
-                }
-                return of_uq(of, curves)
+                curves = {method: of_each.get(of.group) for method, of_each in self._read.curves.items()}
+                return of_uq(of, {method: found for method, found in curves.items() if found})
             case "best_of_n":
                 return of_best_of_n(of)
             case _:
@@ -187,9 +196,8 @@ class _Writer:
         drawn = drawing.draw(drawing.rows)
         svg = plots.saved(drawn, "svg")
         for format, content in (("svg", svg), ("png", plots.saved(drawn, "png")), ("csv", _csv(drawing.rows))):
-            with self._folder.filesystem.open_output_stream(
-                self._folder.path("report", FIGURES, f"{name}.{format}")
-            ) as out:
+            path = self._folder.path(REPORT, FIGURES, f"{name}.{format}")
+            with self._folder.filesystem.open_output_stream(path) as out:
                 out.write(content)
         files = [(format.upper(), f"{FIGURES}/{name}.{format}") for format in _FORMATS]
         return Shown(Markup(inlined(svg.decode(), f"{name}-", drawing.caption, plots.COLOURS)), drawing.caption, files)
@@ -223,14 +231,22 @@ def _why_left_out(folder: RunFolder, scenario: str) -> str:
 def _summary(folder: RunFolder, found: Sequence[Measured]) -> list[str]:
     """Sentences: what was scored, and what progress advantage reached in each scenario."""
     stages = folder.manifest["stages"]
-    evaluated, pair = stages["evaluate"], stages["score"].get("settings", {}).get("pair", {})
+    evaluated = stages["evaluate"]
     groups = list(dict.fromkeys(of.group for of in found))
-    by = f", by {plain(pair['policy'])} over {plain(pair['reference'])}" if pair else ""
+    by = _pair(stages["score"].get("settings", {}).get("pair", {}))
     of = f" of {listed([titled(group) for group in groups])}" if groups else ""
-    said = [f"{evaluated['trajectories']:,} trajectories{of} with {evaluated['steps']:,} steps were scored{by}."]
+    said = [f"{evaluated['trajectories']:,} trajectories{of} with {evaluated['steps']:,} steps were scored by {by}."]
     for scenario, title in SCENARIOS.items():
         here = [m for m in found if m.scenario == scenario]
         lines = [f"{titled(m.group)}: {finding(scenario, m.headline)}" for m in here[:_OPEN_GROUPS]]
         more = f" {len(here) - _OPEN_GROUPS} groups more below." if len(here) > _OPEN_GROUPS else ""
-        said += [f"{title}. {'. '.join(lines)}.{more}"] if lines else []
+        said += [f"{title}, by {MINE}. {'. '.join(lines)}.{more}"] if lines else []
     return said
+
+
+def _pair(pair: Mapping[str, str]) -> str:
+    """Its name where it is a known one."""
+    for name, known in {**PAIRS, "demo": DEMO}.items():
+        if (known.policy, known.reference) == (pair.get("policy"), pair.get("reference")):
+            return f"the pair {name}"
+    return f"{plain(pair.get('policy', 'a policy'))} over {plain(pair.get('reference', 'a reference'))}"

@@ -1,7 +1,7 @@
 """Matplotlib's SVG as a part of the page: colours that follow the page's, its font, and no style attributes.
 
-The page's content security policy knows styles by their hashes, and attributes have none; the same words as presentation
-attributes are allowed.
+The page's content security policy knows styles by their hashes, and attributes have none; the same words as
+presentation attributes are allowed.
 """
 
 import re
@@ -51,5 +51,6 @@ def _rename(element: ElementTree.Element, prefix: str) -> None:
         element.set("id", prefix + name)
     if (target := element.attrib.pop(_HREF, None)) is not None:
         element.set("href", f"#{prefix}{target.removeprefix('#')}")
-    if (clip := element.get("clip-path")) is not None:
-        element.set("clip-path", _REFERENCE.sub(rf"url(#{prefix}\1)", clip))
+    for attribute in ("clip-path", "fill"):  # a hatch fills with a pattern
+        if (value := element.get(attribute)) is not None:
+            element.set(attribute, _REFERENCE.sub(rf"url(#{prefix}\1)", value))

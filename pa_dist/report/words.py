@@ -66,16 +66,12 @@ def finding(scenario: str, rows: Sequence[Row]) -> str:
             return f"AUROC {figure(row)} over {_count(row, 'trajectory', 'trajectories')}"
         case "best_of_n":
             row = max((row for row in mine if row["metric"] == "success"), key=_at, default=None)
-            beside = [
-                f"{said} {other['value']:.3f}"
-                for metric, said in (("mean", "a random one"), ("oracle", "the best possible choice"))
-                for other in rows
-                if row is not None
-                and other["metric"] == metric
-                and _at(other) == _at(row)
-                and other["value"] is not None
-            ]
-            of = f"best of {_at(row):g}" if row is not None and _at(row) else "the best trial"
+            if row is None:
+                return "undefined"
+            same = {other["metric"]: other["value"] for other in rows if _at(other) == _at(row)}
+            ends = (("mean", "a random one"), ("oracle", "the best possible choice"))
+            beside = [f"{said} {same[end]:.3f}" for end, said in ends if same.get(end) is not None]
+            of = f"best of {_at(row):g}" if _at(row) else "the best trial"
             return "; ".join([f"{of} succeeds in {figure(row)} of {_count(row, 'task', 'tasks')}", *beside])
         case _:
             exact = [row for row in rows if row["metric"] == "step_accuracy"]

@@ -1,0 +1,56 @@
+"""What the run's table `comparisons` says beside the plain figures; a run evaluated without one shows none of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pa_dist.report.measured import Measured
+from pa_dist.report.words import MAIN, MINE, figure, plain
+from pa_dist.run import RunFolder
+
+Row = dict[str, Any]
+
+CROSS_FITTED = (
+    "Cross-fitted: what the choice among a method's aggregations is worth where it was made on other tasks' data; "
+    "closer to what new data would give."
+)
+CHOICES = ("headline", "cross_fitted")
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Rows of `comparisons` of each scenario's main metric."""
+
+    rows: list[Row]
+
+    @staticmethod
+    def of(folder: RunFolder) -> "Comparisons":
+        """Those of a run."""
+        path = folder.path("comparisons.parquet")
+        if not folder.filesystem.get_file_info(path).is_file:
+            return Comparisons([])
+        rows = pq.read_table(path, filesystem=folder.filesystem).to_pylist()
+        return Comparisons([row for row in rows if row["metric"] == MAIN[row["scenario"]]])
+
+    def cross_fitted(self, of: Measured) -> dict[str, str]:
+        """Each method's own figure with its aggregation chosen on other data."""
+        rows = [row for row in self._of(of) if row["against"] is None and row["choice"] == "cross_fitted"]
+        return {row["method"]: figure(row) for row in rows}
+
+    def differences(self, of: Measured) -> list[tuple[str, list[str]]]:
+        """Progress advantage less each other method: the difference with its interval and Holm's p-value, by choice."""
+        rows = [row for row in self._of(of) if row["against"] is not None and row["method"] == MINE]
+        found: dict[str, dict[str, str]] = {}
+        for row in rows:
+            # Of a baseline the predictor is its name; of FA's headline it is what both are read by.
+            beside = [row["against"], *([row["predictor"]] if row["predictor"] else [])]
+            p = "" if row["p_holm"] is None else f", p {row['p_holm']:.3f}"
+            found.setdefault(plain(" ".join(beside)), {})[row["choice"]] = f"{figure(row)}{p}"
+        return [(against, [said.get(choice, "") for choice in CHOICES]) for against, said in found.items()]
+
+    def _of(self, of: Measured) -> list[Row]:
+        """A group's rows; of best-of-N at the largest n."""
+        rows = [r for r in self.rows if r["scenario"] == of.scenario and (r["benchmark"], r["domain"]) == of.group]
+        most = max((row["at"] for row in rows if row["at"] is not None), default=None)
+        return [row for row in rows if row["at"] in (None, most)]
