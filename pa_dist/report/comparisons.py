@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pa_dist.report.measured import Measured
-from pa_dist.report.words import MAIN, MINE, figure, plain
+from pa_dist.report.words import MAIN, figure, plain
 from pa_dist.run import RunFolder
 
 Row = dict[str, Any]
@@ -15,7 +15,15 @@ CROSS_FITTED = (
     "Cross-fitted: what the choice among a method's aggregations is worth where it was made on other tasks' data; "
     "closer to what new data would give."
 )
-CHOICES = ("headline", "cross_fitted")
+_CHOICES = {"headline": "aggregation chosen beforehand", "cross_fitted": "cross-fitted"}
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Progress advantage less each other method, with intervals and Holm's p-values: a line each, a cell a head."""
+
+    heads: list[str]
+    lines: list[tuple[str, list[str]]]
 
 
 @dataclass(frozen=True)
@@ -38,16 +46,18 @@ class Comparisons:
         rows = [row for row in self._of(of) if row["against"] is None and row["choice"] == "cross_fitted"]
         return {row["method"]: figure(row) for row in rows}
 
-    def differences(self, of: Measured) -> list[tuple[str, list[str]]]:
-        """Progress advantage less each other method: the difference with its interval and Holm's p-value, by choice."""
-        rows = [row for row in self._of(of) if row["against"] is not None and row["method"] == MINE]
+    def differences(self, of: Measured) -> Differences | None:
+        """Of each other method and baseline; None where the run has none."""
+        rows = [row for row in self._of(of) if row["against"] is not None and row["choice"] in _CHOICES]
         found: dict[str, dict[str, str]] = {}
         for row in rows:
-            # Of a baseline the predictor is its name; of FA's headline it is what both are read by.
-            beside = [row["against"], *([row["predictor"]] if row["predictor"] else [])]
+            # Of FA the predictor that both are read by, chosen beforehand as well.
+            head = row["predictor"] or _CHOICES[row["choice"]]
             p = "" if row["p_holm"] is None else f", p {row['p_holm']:.3f}"
-            found.setdefault(plain(" ".join(beside)), {})[row["choice"]] = f"{figure(row)}{p}"
-        return [(against, [said.get(choice, "") for choice in CHOICES]) for against, said in found.items()]
+            found.setdefault(plain(row["against"]), {})[head] = f"{figure(row)}{p}"
+        heads = list(dict.fromkeys(head for said in found.values() for head in said))
+        lines = [(against, [said.get(head, "") for head in heads]) for against, said in found.items()]
+        return Differences(heads, lines) if lines else None
 
     def _of(self, of: Measured) -> list[Row]:
         """A group's rows; of best-of-N at the largest n."""

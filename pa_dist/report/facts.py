@@ -30,7 +30,7 @@ def facts(folder: RunFolder) -> list[Fact]:
 def _dates(folder: RunFolder) -> list[Fact]:
     """The log's first and last entry begin with the time."""
     times = [line.split(" ", 1)[0] for line in (folder.read(LOG) or b"").decode(errors="replace").splitlines()]
-    return [("Run", f"{times[0]} to {times[-1]}")] if times else []
+    return [("Logged", f"{times[0]} to {times[-1]}")] if times else []
 
 
 def _ingest(record: dict[str, Any] | None) -> list[Fact]:

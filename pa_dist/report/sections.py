@@ -15,7 +15,7 @@ from pa_dist.pairs import DEMO, PAIRS
 from pa_dist.reduce.groups import Group
 from pa_dist.reduce.methods import Cell, RewardMethod, cells
 from pa_dist.report import facts, plots, readings
-from pa_dist.report.comparisons import CROSS_FITTED, Comparisons
+from pa_dist.report.comparisons import CROSS_FITTED, Comparisons, Differences
 from pa_dist.report.facts import Fact
 from pa_dist.report.figures import Drawing, Figures, of_best_of_n, of_fa, of_sweep, of_uq
 from pa_dist.report.measured import Measured, measured, swept
@@ -67,8 +67,7 @@ class GroupSection:
     lines: list[tuple[str, list[str]]]
     below: list[str]
     figures: list[Shown]
-    differences: list[tuple[str, list[str]]]
-    """Progress advantage less each other method, under `DIFFERENCES`."""
+    differences: Differences | None
     open: bool
 
 

@@ -1,7 +1,9 @@
 """The report of a small run whose names are hostile: what it shows, what lies beside it, that nothing of it runs."""
 
+import pickle
 import random
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,7 +18,12 @@ from axe_playwright_python.sync_playwright import Axe
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.reduce.stage import evaluate
+from pa_dist.report import sections
 from pa_dist.report.command import report, report_at_end
+from pa_dist.report.comparisons import Comparisons, Differences
+from pa_dist.report.figures import of_sweep
+from pa_dist.report.measured import Measured, swept
+from pa_dist.report.plots import saved, style
 from pa_dist.report.svg import inlined
 from pa_dist.report.words import Slugs, plain
 from pa_dist.run import RunFolder
@@ -152,6 +159,61 @@ def test_a_report_is_the_same_again(folder):
     before = files()
     report(folder, lambda line: None)
     assert files() == before
+
+
+def test_many_groups_are_tables_and_tasks_may_run_elsewhere(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sections, "_DRAWN_GROUPS", 1)
+    copied = RunFolder(str(shutil.copytree(folder.path(), tmp_path / "run")))
+
+    def elsewhere(function, items):
+        return [pickle.loads(pickle.dumps(function))(item) for item in pickle.loads(pickle.dumps(items))]
+
+    uq = sections.build(copied, elsewhere).scenarios[0]
+    assert [(group.title, bool(group.figures), bool(group.lines)) for group in uq.groups] == [
+        (f"$\\frac$ {HOSTILE}", True, True),
+        ("$\\frac$ failed", False, True),
+    ]
+    assert sections._TOO_MANY in uq.groups[1].below
+
+
+def test_comparisons_stand_beside_the_plain_figures(tmp_path):
+    assert Comparisons.of(RunFolder(str(tmp_path))) == Comparisons([])
+    group = {"scenario": "uq", "benchmark": "b", "domain": None, "metric": "auroc", "at": None, "predictor": None}
+    own = {"method": "entropy", "against": None, "value": 0.6, "ci_low": 0.5, "ci_high": 0.7, "p_holm": None}
+    less = {**own, "method": "progress_advantage", "against": "entropy", "value": 0.1, "ci_low": -0.1, "ci_high": 0.3}
+    rows = [
+        {**group, **own, "choice": "cross_fitted"},
+        {**group, **own, "choice": "hindsight"},
+        {**group, **less, "choice": "headline", "p_holm": 0.25},
+        {**group, **less, "choice": "cross_fitted", "value": None},
+        {**group, **own, "domain": "other", "choice": "cross_fitted"},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "comparisons.parquet")
+    found, of = Comparisons.of(RunFolder(str(tmp_path))), Measured("uq", ("b", None), [], [])
+    assert found.cross_fitted(of) == {"entropy": "0.600 [0.50, 0.70]"}
+    assert found.differences(of) == Differences(
+        ["aggregation chosen beforehand", "cross-fitted"],
+        [("entropy", ["0.100 [-0.10, 0.30], p 0.250", "undefined"])],
+    )
+
+
+def test_a_sweep_is_a_line_a_group_against_alpha(tmp_path):
+    cell = {"scenario": "uq", "method": "progress_advantage", "token_agg": "mean", "step_agg": "mean", "n": 9}
+    rows = [
+        {**cell, "merge_method": "ties", "alpha": alpha, "domain": domain, "metric": metric, "value": alpha / 2}
+        for alpha in (0.5, 0.0, 1.0)
+        for domain in ("a", "b")
+        for metric in ("auroc", "spearman")
+    ] + [{**cell, "alpha": 0.5, "domain": "a", "metric": "auroc", "step_agg": "max", "value": 0.9}]
+    pq.write_table(pa.Table.from_pylist(rows, schema.ALPHAS), tmp_path / "alphas.parquet")
+    found = swept(RunFolder(str(tmp_path)))
+    drawing = of_sweep("uq", found["uq"])
+    assert [(row["group"], row["alpha"], row["auroc"]) for row in drawing.rows] == [
+        (domain, alpha, alpha / 2) for domain in ("a", "b") for alpha in (0.0, 0.5, 1.0)
+    ]
+    with style():
+        assert saved(drawing.draw(drawing.rows), "png").startswith(PNG)
+    assert of_sweep("uq", [row for row in found["uq"] if row["alpha"] == 1.0]) is None
 
 
 def test_a_report_that_fails_says_so(tmp_path):
