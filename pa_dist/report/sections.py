@@ -139,8 +139,8 @@ def _columns(folder: RunFolder, found: Sequence[Measured]) -> list[Cell]:
     stages = folder.manifest["stages"]
     judges = [name for name in asked(stages) if stages[target(name).stage]["done"]]
     rewards = [RewardMethod(name, stages[target(name).stage]["judges_steps"]) for name in judges]
-    drawn = [row for of in found for row in [*of.drawn(), *of.headline] if row in of.drawn() or row["method"] == MINE]
-    wanted = {(row["method"], row["token_agg"], row["step_agg"]) for row in drawn}
+    shown = [row for of in found for row in [*of.drawn(), *(row for row in of.headline if row["method"] == MINE)]]
+    wanted = {(row["method"], row["token_agg"], row["step_agg"]) for row in shown}
     preset = stages["evaluate"]["settings"]["evaluate"]["preset"]
     return [cell for cell in cells(preset, rewards) if (cell.method, cell.token_agg, cell.step_agg) in wanted]
 
