@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Errors = Mapping[str, Counter[int | None]]
 
+_SAID = {"auroc": "AUROC", "success": "Success", "step_accuracy": "Step accuracy"}
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -185,7 +187,7 @@ def _add_heat_map(found: Figures, measured: Measured, value: str, columns: str) 
     best = max(known, key=lambda row: float(row["value"]))
     beforehand = "The mean of means was chosen beforehand; in" if columns == "step_agg" else "In"
     caption = (
-        f"{value[:1].upper()}{value[1:]} of {MINE} by aggregation. {beforehand} hindsight "
+        f"{_SAID[MAIN[measured.scenario]]} of {MINE} by aggregation. {beforehand} hindsight "
         f"{best['token_agg']} / {best[columns]} is highest, {best['value']:.3f}, which new data need not repeat."
     )
     draw = partial(plots.heat_map, columns=columns, value=value)
@@ -214,7 +216,7 @@ def of_sweep(scenario: str, rows: Sequence[Row]) -> Drawing | None:
     more = f" {len(groups) - MOST_SERIES} groups more are in alphas.parquet." if len(groups) > MOST_SERIES else ""
     named = {"uq": "", "best_of_n": " at the largest n", "fa": f" of {rows[0]['predictor']}"}[scenario]
     caption = (
-        f"{metric.replace('_', ' ')}{named} of {MINE} against references merged with the policy "
+        f"{_SAID[metric]}{named} of {MINE} against references merged with the policy "
         f"({rows[0]['merge_method']}), reference + alpha (policy - reference).{more}"
     )
     return Drawing(f"{scenario.replace('_', '-')}-alphas", caption, table, partial(plots.alphas, value=metric))

@@ -107,15 +107,14 @@ def risk_coverage(rows: Sequence[Row]) -> "Figure":
 def distribution(rows: Sequence[Row], score: str) -> "Figure":
     """Rows: outcome, score_from, score_to, count, share."""
     figure, axes = _axes(2.2, 2)
-    hatches = {"success": "", "failure": "////"}
-    for (outcome, bins), colour in zip(_series(rows, "outcome").items(), SERIES, strict=False):
+    looks = {"success": (SERIES[0], "", "-"), "failure": (SERIES[1], "////", "--")}
+    for outcome, bins in _series(rows, "outcome").items():
+        colour, hatch, dash = looks[outcome]
         edges = [bins[0]["score_from"], *(row["score_to"] for row in bins)]
         label = f"{outcome}, {sum(row['count'] for row in bins):,} trajectories"
         shares = [row["share"] for row in bins]
-        axes.stairs(shares, edges, fill=True, facecolor=colour, edgecolor=colour, alpha=0.25, hatch=hatches[outcome])
-        axes.stairs(
-            shares, edges, color=colour, linewidth=1.5, label=label, linestyle="--" if hatches[outcome] else "-"
-        )
+        axes.stairs(shares, edges, fill=True, facecolor=colour, edgecolor=colour, alpha=0.25, hatch=hatch)
+        axes.stairs(shares, edges, color=colour, linewidth=1.5, label=label, linestyle=dash)
     axes.set(xlabel=score, ylabel="share of the outcome")
     return _with_legend(figure, axes)
 
@@ -196,9 +195,9 @@ def heat_map(rows: Sequence[Row], columns: str, value: str) -> "Figure":
     low, high = np.nanmin(grid), np.nanmax(grid)
     axes.pcolormesh(grid, cmap="cividis", vmin=low, vmax=high, edgecolors=PAPER, linewidth=1)
     for (y, x), figure_value in np.ndenumerate(grid):
-        dark = np.isnan(figure_value) or figure_value < (low + high) / 2
+        dark = figure_value < (low + high) / 2 or low == high
         # Not the theme's ink and paper: the cell below is as dark in either.
-        colour = INK if np.isnan(figure_value) else "#fefefe" if dark and low < high else "#000001"
+        colour = INK if np.isnan(figure_value) else "#fefefe" if dark else "#000001"
         text = "–" if np.isnan(figure_value) else f"{figure_value:.3f}"
         axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", color=colour)
     axes.set_xticks(np.arange(len(across)) + 0.5, [name.replace("_", "\n", 1) for name in across])
