@@ -1,11 +1,19 @@
 """`pa-dist report`: figures, tables and the viewer's data, and the page that shows them."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from pa_dist.errors import RunFolderError
+from pa_dist.errors import RunFolderError, first_line
 from pa_dist.lease import held
+from pa_dist.report import sections
 from pa_dist.report.page import write_page
 from pa_dist.run import RunFolder
+
+if TYPE_CHECKING:
+    from pa_dist.ingest.stage import Mapper
+
+# Up to so many trajectories, this process reads a column sooner than Ray starts.
+_IN_PROCESS = 50_000
 
 
 def report(folder: RunFolder, say: Callable[[str], None]) -> None:
@@ -14,8 +22,30 @@ def report(folder: RunFolder, say: Callable[[str], None]) -> None:
     Raises:
       RunFolderError: nothing was evaluated here.
     """
-    if not folder.manifest["stages"].get("evaluate", {}).get("done"):
+    evaluated = folder.manifest["stages"].get("evaluate", {})
+    if not evaluated.get("done"):
         raise RunFolderError(f"{folder}: nothing evaluated here yet; `pa-dist run CONFIG` comes first")
     with held(folder):
-        page = write_page(folder, title=folder.manifest.get("config", {}).get("name") or "pa-dist run")
+        built = sections.build(folder, _mapper(folder, evaluated["trajectories"]))
+        title = folder.manifest.get("config", {}).get("name") or "pa-dist run"
+        page = write_page(folder, title=title, report=built)
         folder.logged(say)(f"report: {page}")
+
+
+def report_at_end(folder: RunFolder, say: Callable[[str], None]) -> None:
+    """The same at the end of a run, whose tables are worth more than their page: what goes wrong is only said."""
+    try:
+        report(folder, say)
+    except Exception as error:
+        why = f"{type(error).__name__}: {first_line(error)}"
+        folder.logged(say)(f"report: not written ({why}); the run is whole, and `pa-dist report` tries again")
+
+
+def _mapper(folder: RunFolder, trajectories: int) -> "Mapper":
+    """What runs the tasks that read rows."""
+    if trajectories <= _IN_PROCESS:
+        return map
+    from pa_dist import cluster, config
+
+    cluster.connect(config.Ray(**folder.manifest.get("config", {}).get("ray", {})))
+    return cluster.map_tasks

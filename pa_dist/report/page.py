@@ -12,12 +12,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from pa_dist.run import RunFolder
+from pa_dist.run import REPORT, RunFolder
 
-REPORT = "report"
 _ASSETS = files("pa_dist.report") / "assets"
-_STYLES = ("page.css",)
-_SCRIPTS = ("page.js",)
+_STYLES = ("page.css", "report.css")
+_SCRIPTS = ("page.js", "report.js")
 
 
 def write_page(folder: RunFolder, **values: Any) -> str:
