@@ -16,8 +16,19 @@ from pa_dist.run import RunFolder
 
 REPORT = "report"
 _ASSETS = files("pa_dist.report") / "assets"
-_STYLES = ("page.css",)
-_SCRIPTS = ("page.js",)
+_STYLES = ("page.css", "viewer.css")
+_SCRIPTS = (
+    "page.js",
+    "viewer_text.js",
+    "viewer_data.js",
+    "viewer_link.js",
+    "viewer_list.js",
+    "viewer_strip.js",
+    "viewer_tokens.js",
+    "viewer_conversation.js",
+    "viewer_trials.js",
+    "viewer.js",
+)
 
 
 def write_page(folder: RunFolder, **values: Any) -> str:
