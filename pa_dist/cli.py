@@ -101,7 +101,9 @@ def evaluate(
 @app.command()
 def report(
     out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.")],
-    trajectories: Annotated[int, typer.Option(min=1, help="Those that the viewer holds: of more, whole tasks.")] = 10_000,
+    trajectories: Annotated[
+        int, typer.Option(min=1, help="Those that the viewer holds: of more, whole tasks.")
+    ] = 10_000,
 ) -> None:
     """Write the page that shows a run: OUT/report/index.html."""
     from pa_dist.report import command
