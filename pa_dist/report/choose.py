@@ -74,7 +74,7 @@ def choose(folder: RunFolder, settings: Evaluate, limit: int) -> Choice:
 
 
 def score_columns(available: Sequence[str]) -> list[str]:
-    """Of the columns of `scores`, those that the list can show: token mean and step mean, a method's own, a few more."""
+    """Of the columns of `scores`, those that the list can show: token mean and step mean, or its own, and a few."""
     found = []
     for name in available:
         method, _, aggs = name.partition("__")

@@ -1,4 +1,4 @@
-"""Rows of some trajectories out of tables that may be large: ids are read of all files, the rest of those that count."""
+"""Rows of some trajectories out of tables that may be large: all files' ids are read, and the rest of a few."""
 
 from collections.abc import Sequence
 from typing import Any

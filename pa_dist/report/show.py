@@ -16,7 +16,7 @@ from pa_dist.report.find import holding, rows
 from pa_dist.report.pieces import policy_pieces
 from pa_dist.report.record import LOGPROBS, STEPS, Row, record
 from pa_dist.report.tables import LOG_WIDTH
-from pa_dist.report.terminal import bar, coloured, printable, visible
+from pa_dist.report.terminal import bar, coloured, line, visible
 from pa_dist.report.viewer import evaluate_settings
 from pa_dist.run import RunFolder
 
@@ -76,12 +76,12 @@ def _why_none(folder: RunFolder, wanted: str) -> str:
     dataset = folder.dataset("rejects") if rejects else None
     found = [] if dataset is None else dataset.to_table(filter=pc.field("trajectory_id") == wanted).to_pylist()
     if found:
-        return f"{folder}: trajectory {printable(wanted)} is a reject: {printable(found[0]['reason'])}"
+        return f"{folder}: trajectory {line(wanted)} is a reject: {line(found[0]['reason'], 200)}"
     ids = folder.dataset("scores").to_table(columns=["trajectory_id"])["trajectory_id"]
     near = ids.filter(pc.match_substring(ids, wanted, ignore_case=True)).slice(0, 3).to_pylist() if wanted else []
     near = near or difflib.get_close_matches(wanted, ids.slice(0, _COMPARED).to_pylist(), 3, 0.4)
-    nearest = f"; nearest: {', '.join(map(printable, near))}" if near else ""
-    return f"{folder}: no trajectory {printable(wanted)!r}{nearest}"
+    nearest = f"; nearest: {', '.join(map(line, near))}" if near else ""
+    return f"{folder}: no trajectory {line(wanted)!r}{nearest}"
 
 
 def _lines(row: Row, beta: float, threshold: float, most: int | None) -> Iterator[Text]:

@@ -1,7 +1,6 @@
 """Untrusted text in a terminal: nothing in it is markup or an escape sequence, and what cannot be seen is named."""
 
 import re
-import unicodedata
 
 from rich.style import Style
 from rich.text import Text
@@ -42,9 +41,4 @@ def coloured(text: str, value: float | None, scale: float) -> Text:
 def bar(value: float, largest: float, width: int = 12) -> str:
     """A bar of eighths, as long as a value's share of the largest."""
     eighths = round(8 * width * abs(value) / largest) if largest else 0
-    return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
-
-
-def printable(text: str) -> str:
-    """A text for one line of an error."""
-    return "".join(c if unicodedata.category(c) not in ("Cc", "Cs", "Cf") else _mark(c) for c in text)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()

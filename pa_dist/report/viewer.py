@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from pa_dist.config import Evaluate
 from pa_dist.report.choose import Group, choose, read_choice

@@ -78,13 +78,14 @@
     const root = at("viewer-trajectory");
     const details = detailsLine();
     const columns = rows.map((row, i) => viewerConversation.draw({
-      index, row, place: places[i], details: details.tell, heading: i ? "h3" : "h2",
+      index, row, place: places[i], details: details.tell, heading: rows.length > 1 ? "h3" : "h2",
       scale: () => index.run.scale * zoom,
       onStep: (number) => (i ? columns[i].goTo(number) : goTo(row.steps[number].at)),
       linkTo: (step) => viewerLink.to(index.id[places[i]], { step, other: i ? null : idOf(other) }),
     }));
     open = { place, other, columns };
-    root.replaceChildren(bar(place), viewerTrials.draw(index, place, other), legend(columns),
+    const heading = rows.length > 1 ? make("h2", {}, "Two trials side by side") : columns[0].heading;
+    root.replaceChildren(bar(place), heading, viewerTrials.draw(index, place, other), legend(columns),
       make("div", { className: `columns of-${columns.length}` }, ...columns.map((column) => column.element)), details.element);
   }
 

@@ -69,7 +69,9 @@ const viewerTokens = (() => {
     }
 
     function token(piece, place) {
-      const span = show(make("span", { className: `token ${step.reference === null ? "" : level(piece.value, scale())}` }), piece.text);
+      // The line break that sets an action off from what came before it is a token too, but no line to show.
+      const text = place ? piece.text : piece.text.replace(/^\n/, "⏎");
+      const span = show(make("span", { className: `token ${step.reference === null ? "" : level(piece.value, scale())}` }), text);
       if (piece.text === "") span.append(make("span", { className: "unseen-mark" }, "∅"));
       span.dataset.place = place;
       return span;

@@ -14,11 +14,11 @@ const viewerTrials = (() => {
         make("th", { scope: "row" }, link, index.chosen[one] ? make("span", { className: "chosen" }, " ★ chosen") : ""),
         make("td", {}, viewerList.outcome(one)),
         make("td", { className: "number" }, signed(index.scores[column][one], 4)),
-        make("td", { className: "number" }, String(index.n_steps[one])),
+        make("td", { className: "number only-wide" }, String(index.n_steps[one])),
         make("td", {}, one === place ? "" : compareLink(index, place, one, other)));
     });
     const head = ["Trial", "Outcome", "Score", "Steps", "Compare"].map((name, i) =>
-      make("th", { scope: "col", className: i === 2 || i === 3 ? "number" : "" }, name));
+      make("th", { scope: "col", className: ["", "", "number", "number only-wide", ""][i] }, name));
     const table = make("table", {}, make("caption", { className: "unseen" }, "Trials of this task"),
       make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
     const summary = make("summary", {}, `${places.length} trials of this task`);
