@@ -93,8 +93,8 @@ def _write_part(folder: RunFolder, number: int, given: list[Row], tokenizer: Any
     for row in given:
         rendered = render(row["messages"], "assistant")
         ids = tokenizer([rendered.texts[i] for i in rendered.actions], add_special_tokens=False)["input_ids"]
-        policy = [np.float32(-rng.exponential(0.5, len(step))) for step in ids]
-        reference = [np.float32(of_step + rng.normal(0, 0.3, len(of_step))) for of_step in policy]
+        policy = [-rng.exponential(0.5, len(step)) for step in ids]
+        reference = [of_step + rng.normal(0, 0.3, len(of_step)) for of_step in policy]
         values = {
             f"{m}_{c}": v for m, v in zip(schema.MODELS, (policy, reference), strict=True) for c in schema.TOKEN_COLUMNS
         }
@@ -119,9 +119,8 @@ def measure(model: str, data: Path, place: str, n: int, repeats: int) -> None:
     print(f"page: {page.size / 1e6:.2f} MB")
     if chunks:
         middle = statistics.median(chunks) / 1e3
-        print(
-            f"chunks: {len(chunks)}, median {middle:.0f} kB, largest {chunks[-1] / 1e3:.0f} kB, all {sum(chunks) / 1e6:.0f} MB"
-        )
+        print(f"chunks: {len(chunks)}, median {middle:.0f} kB, largest {chunks[-1] / 1e3:.0f} kB")
+        print(f"all chunks: {sum(chunks) / 1e6:.0f} MB")
     for name, seconds in _browse(page.path, repeats).items():
         least, most = min(seconds), max(seconds)
         print(f"{name}: {statistics.median(seconds):.3f} s ({least:.3f} to {most:.3f}, {len(seconds)} times)")

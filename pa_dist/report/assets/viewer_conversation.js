@@ -1,8 +1,8 @@
 // One trajectory as a conversation: its facts, its strip, its messages; of each action the tokens.
 const viewerConversation = (() => {
   const { make, quote, show, folded, laidOut, signed, attributes } = viewerText;
-  // Characters of a message that are shown at once, of what tools said fewer.
-  const LONG = { tool: 600, other: 2400 };
+  // Characters of a message that are shown at once: of what is no part of the talk fewer.
+  const LONG = { aside: 600, talk: 2400 };
 
   // context: {index, place, row, scale, details, heading, onStep, linkTo}. Returns {element, steps, goTo, recolour}.
   function draw(context) {
@@ -114,12 +114,12 @@ const viewerConversation = (() => {
   // What a message holds, as it was recorded.
   function body(parent, message) {
     if (message.content) {
-      const most = message.role === "tool" ? LONG.tool : LONG.other;
+      const most = message.role === "tool" || message.role === "system" ? LONG.aside : LONG.talk;
       parent.append(folded(make("div", { className: "text", dir: "auto" }), message.content, most));
     }
     for (const call of message.tool_calls ?? []) {
       const name = make("div", { className: "call-name" }, "calls ", quote(call.name ?? "(no name)"));
-      const given = folded(make("pre", { className: "text", dir: "auto" }), laidOut(call.arguments ?? "{}"), LONG.other);
+      const given = folded(make("pre", { className: "text", dir: "auto" }), laidOut(call.arguments ?? "{}"), LONG.talk);
       parent.append(make("div", { className: "call" }, name, given));
     }
   }
