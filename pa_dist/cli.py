@@ -43,10 +43,13 @@ def run(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -
     loaded = configs.load(config, overrides)
 
     from pa_dist import stages
+    from pa_dist.report.command import report_at_end
     from pa_dist.report.tables import show_metrics
+    from pa_dist.run import RunFolder
 
     stages.run(loaded, say, fresh=fresh)
     show_metrics(loaded.output)
+    report_at_end(RunFolder(loaded.output), say)
 
 
 @app.command()
@@ -88,6 +91,7 @@ def evaluate(
 ) -> None:
     """Reduce the log-prob columns of a run folder to steps, scores and metrics."""
     from pa_dist import stages
+    from pa_dist.report.command import report_at_end
     from pa_dist.report.tables import show_metrics
     from pa_dist.run import RunFolder
 
@@ -96,6 +100,7 @@ def evaluate(
     settings = configs.evaluate_section(before.get("evaluate", {}), overrides)
     stages.evaluate_folder(folder, settings, say, configs.Ray(**before.get("ray", {})))
     show_metrics(out)
+    report_at_end(folder, say)
 
 
 @app.command()

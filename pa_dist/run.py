@@ -31,6 +31,8 @@ CHECKPOINT = "checkpoint"
 LOG = "run.log"
 # A folder for each alpha of a sweep of merged references, and their metrics together.
 ALPHAS = "alphas"
+# The page that shows a run, with its figures.
+REPORT = "report"
 # A folder for each reward model: its table, and its checkpoint while it is at work.
 REWARDS = "rewards"
 REWARDS_CHECKPOINT = "checkpoint_rewards"
@@ -240,7 +242,7 @@ class RunFolder:
         self.write_json("manifest.json", _new_manifest())  # first: what it says is there must be there
         for table_name in TABLES:
             self.clear(table_name)
-        for name in (STAGING, CHECKPOINT, ALPHAS, REWARDS, REWARDS_CHECKPOINT):
+        for name in (STAGING, CHECKPOINT, REPORT, ALPHAS, REWARDS, REWARDS_CHECKPOINT):
             self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True)
         for name in ("metrics.json", "metrics.parquet", f"{ALPHAS}.parquet", LOG):
             if self.filesystem.get_file_info(self.path(name)).type is not pafs.FileType.NotFound:

@@ -23,7 +23,7 @@ from pa_dist.reduce.methods import RewardMethod
 from pa_dist.reduce.stage import Summary, evaluate
 from pa_dist.reward_models.target import asked as judges
 from pa_dist.reward_models.target import target
-from pa_dist.run import CHECKPOINT, RunFolder, without_secrets
+from pa_dist.run import CHECKPOINT, REPORT, RunFolder, without_secrets
 from pa_dist.score import vllm
 from pa_dist.score.settle import LOGPROBS, Settled, Target, settle_again
 
@@ -219,6 +219,7 @@ def _evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) 
     for into in (LOGPROBS, *map(target, judged)):
         _settle_late(folder, into)
     rewards = [RewardMethod(name, stages[target(name).stage]["judges_steps"]) for name in judged]
+    folder.filesystem.delete_dir_contents(folder.path(REPORT), missing_dir_ok=True)  # which shows the one before
     folder.start("evaluate", {"evaluate": settings.model_dump(mode="json")})
     summary = evaluate(settings, folder, _tasks("evaluate"), rewards)
     folder.finish("evaluate", **asdict(summary), seconds=_since(began))

@@ -12,6 +12,7 @@ from pa_dist.demo.rollouts import Row
 from pa_dist.demo.train import Recipe
 from pa_dist.pairs import SHIPPED
 from pa_dist.progress import Progress
+from pa_dist.report.command import report_at_end
 from pa_dist.report.tables import show_metrics
 from pa_dist.run import RunFolder
 
@@ -36,6 +37,7 @@ def demo(out: str, say: Say, *, fresh: bool = False) -> None:
         f"Per-step advantage against the exact A*: Pearson {found.pearson:.3f}, slope {found.slope:.3f}, "
         f"n = {found.n} steps of tasks not trained on"
     )
+    report_at_end(RunFolder(out), say)
     print(f"Run folder: {out}")
 
 

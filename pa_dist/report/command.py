@@ -1,18 +1,21 @@
 """`pa-dist report`: figures, tables and the viewer's data, and the page that shows them."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pa_dist.config import Ray
-from pa_dist.errors import RunFolderError
+from pa_dist.errors import RunFolderError, first_line
 from pa_dist.lease import held
+from pa_dist.report import sections
 from pa_dist.report.page import write_page
 from pa_dist.report.viewer import TRAJECTORIES, write_viewer
 from pa_dist.run import RunFolder
 
-# Trajectories whose keys and whose pages this process takes on itself: Ray would take longer to start.
-_FEW = 1000
+if TYPE_CHECKING:
+    from pa_dist.ingest.stage import Mapper
+
+# Up to so many trajectories, this process reads a column, or writes the viewer's data, sooner than Ray starts.
+_READ_HERE = 50_000
+_SHOWN_HERE = 1000
 
 
 def report(folder: RunFolder, say: Callable[[str], None], trajectories: int = TRAJECTORIES) -> None:
@@ -24,18 +27,31 @@ def report(folder: RunFolder, say: Callable[[str], None], trajectories: int = TR
     Raises:
       RunFolderError: nothing was evaluated here.
     """
-    if not folder.manifest["stages"].get("evaluate", {}).get("done"):
+    evaluated = folder.manifest["stages"].get("evaluate", {})
+    if not evaluated.get("done"):
         raise RunFolderError(f"{folder}: nothing evaluated here yet; `pa-dist run CONFIG` comes first")
     with held(folder):
-        viewer = write_viewer(folder, trajectories, _mapper(folder))
-        page = write_page(folder, viewer=viewer, title=folder.manifest.get("config", {}).get("name") or "pa-dist run")
+        built = sections.build(folder, _mapper(folder, evaluated["trajectories"] <= _READ_HERE))
+        viewer = write_viewer(folder, trajectories, _mapper(folder, evaluated["trajectories"] <= _SHOWN_HERE))
+        title = folder.manifest.get("config", {}).get("name") or "pa-dist run"
+        page = write_page(folder, title=title, report=built, viewer=viewer)
         folder.logged(say)(f"report: {page}")
 
 
-def _mapper(folder: RunFolder) -> Any:
-    if folder.count("scores") <= _FEW:
-        return map
-    from pa_dist import cluster
+def report_at_end(folder: RunFolder, say: Callable[[str], None]) -> None:
+    """The same at the end of a run, whose tables are worth more than their page: what goes wrong is only said."""
+    try:
+        report(folder, say)
+    except Exception as error:
+        why = f"{type(error).__name__}: {first_line(error)}"
+        folder.logged(say)(f"report: not written ({why}); the run is whole, and `pa-dist report` tries again")
 
-    cluster.connect(Ray(**folder.manifest.get("config", {}).get("ray", {})))
-    return partial(cluster.map_tasks, label="report")
+
+def _mapper(folder: RunFolder, here: bool) -> "Mapper":
+    """What runs the tasks that read rows."""
+    if here:
+        return map
+    from pa_dist import cluster, config
+
+    cluster.connect(config.Ray(**folder.manifest.get("config", {}).get("ray", {})))
+    return cluster.map_tasks

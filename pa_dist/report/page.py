@@ -12,13 +12,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from pa_dist.run import RunFolder
+from pa_dist.run import REPORT, RunFolder
 
-REPORT = "report"
 _ASSETS = files("pa_dist.report") / "assets"
-_STYLES = ("page.css", "viewer.css")
+_STYLES = ("page.css", "report.css", "viewer.css")
 _SCRIPTS = (
     "page.js",
+    "report.js",
     "viewer_text.js",
     "viewer_data.js",
     "viewer_link.js",

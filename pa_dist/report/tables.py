@@ -5,8 +5,10 @@ would flatter; `metrics.parquet` holds every one.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich import box
@@ -37,13 +39,14 @@ def show_metrics(
         console.width = LOG_WIDTH
     folder = RunFolder(out)
     groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in _headline(folder):
+    metrics = pq.read_table(folder.path("metrics.parquet"), filesystem=folder.filesystem)
+    for row in metrics.filter(headline(metrics)).to_pylist():
         if only is not None and (row["scenario"], row["domain"]) not in only:
             continue
         groups.setdefault((row["scenario"], row["benchmark"] or "", row["domain"] or ""), []).append(row)
     for (scenario, benchmark, domain), rows in sorted(groups.items(), reverse=True):
         title = " ".join(filter(None, (f"{scenario}:", benchmark, domain)))
-        console.print(BUILDERS[scenario](title, rows))
+        console.print(_printed(title, BUILDERS[scenario](rows)))
     if groups:
         console.print(
             f"Shown: token mean and step mean (deepconf: its own steps). All cells: {out}/metrics.parquet",
@@ -51,26 +54,36 @@ def show_metrics(
         )
 
 
-def _headline(folder: RunFolder) -> list[Row]:
-    table = pq.read_table(folder.path("metrics.parquet"), filesystem=folder.filesystem)
-    mean = pc.is_in(pc.fill_null(table["token_agg"], "mean"), pc.cast(["mean", NONE], "string"))
-    rows: list[Row] = table.filter(mean).to_pylist()
-    return [row for row in rows if row["step_agg"] in (None, "mean", NONE) or row["method"].startswith("deepconf")]
+def headline(metrics: pa.Table) -> pa.ChunkedArray:
+    """Which rows of `metrics` are of cells that were chosen beforehand."""
+    token = pc.is_in(pc.fill_null(metrics["token_agg"], "mean"), pc.cast(["mean", NONE], "string"))
+    step = pc.is_in(pc.fill_null(metrics["step_agg"], "mean"), pc.cast(["mean", NONE], "string"))
+    return pc.and_(token, pc.or_(step, pc.starts_with(metrics["method"], "deepconf")))
 
 
-def _uq(title: str, rows: Sequence[Row]) -> Table:
-    return _table(title, rows, lambda row: UQ.get(row["metric"]), ["AUROC", "Spearman"], list(UQ.values()))
+@dataclass(frozen=True)
+class Headline:
+    """A table of text: a line a method, a cell for each of `heads`, and what stands below."""
+
+    what: str
+    heads: list[str]
+    lines: dict[str, list[str]]
+    below: str
 
 
-def _best_of_n(title: str, rows: Sequence[Row]) -> Table:
+def _uq(rows: Sequence[Row]) -> Headline:
+    return _table("", rows, lambda row: UQ.get(row["metric"]), ["AUROC", "Spearman"], list(UQ.values()))
+
+
+def _best_of_n(rows: Sequence[Row]) -> Headline:
+    names = {"mean": "mean@n", "oracle": "oracle pass@n"}
     shown = [row for row in rows if row["metric"] in ("success", "mean", "oracle")]
-    for row in shown:
-        row["method"] = {"mean": "mean@n", "oracle": "oracle pass@n"}.get(row["metric"], row["method"])
+    shown = [{**row, "method": names.get(row["metric"], row["method"])} for row in shown]
     largest = max((row["at"] for row in shown if row["at"] is not None), default=None)
     shown = [row for row in shown if row["at"] is None or row["at"] in BEST_OF or row["at"] == largest]
     heads = [f"best of {int(at)}" for at in sorted({row["at"] for row in shown if row["at"] is not None})]
     return _table(
-        f"{title}, success",
+        "success",
         shown,
         lambda row: f"best of {int(row['at'])}" if row["at"] is not None else None,
         heads[-1:],
@@ -78,18 +91,18 @@ def _best_of_n(title: str, rows: Sequence[Row]) -> Table:
     )
 
 
-def _fa(title: str, rows: Sequence[Row]) -> Table:
+def _fa(rows: Sequence[Row]) -> Headline:
     shown = [row for row in rows if row["metric"] == "step_accuracy"]
     baselines = [row for row in shown if row["method"] == "baseline"]
     predicted = [row for row in shown if row["method"] != "baseline"]
     heads = list(dict.fromkeys(row["predictor"] for row in predicted))
     return _table(
-        f"{title}, step accuracy",
+        "step accuracy",
         predicted,
         lambda row: row["predictor"],
         heads,
         heads,
-        [f"{row['predictor']} {_figure(row, True)}" for row in baselines],
+        [f"{row['predictor']} {figure(row, True)}" for row in baselines],
     )
 
 
@@ -97,32 +110,40 @@ BUILDERS = {"uq": _uq, "best_of_n": _best_of_n, "fa": _fa}
 
 
 def _table(
-    title: str,
+    what: str,
     rows: Sequence[Row],
     head: Callable[[Row], str | None],
     with_interval: list[str],
     heads: list[str],
     facts: Sequence[str] = (),
-) -> Table:
-    """One line a method, one column for each of `heads`; `facts` stand below."""
-    lines: dict[str, dict[str | None, Row]] = {}
+) -> Headline:
+    cells: dict[str, dict[str | None, Row]] = {}
     for row in rows:
-        lines.setdefault(row["method"], {})[head(row)] = row
-    # Text: names and notes come from the files, and square brackets in them are no markup.
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", caption_justify="left", show_edge=False)
-    table.add_column("method", no_wrap=True)
-    for name in heads:
-        table.add_column(name)
-    for method, cells in lines.items():
-        table.add_row(method, *(_figure(cells.get(name), name in with_interval) for name in heads))
+        cells.setdefault(row["method"], {})[head(row)] = row
+    lines = {
+        method: [figure(found.get(name), name in with_interval) for name in heads] for method, found in cells.items()
+    }
     n = max((row["n"] or 0 for row in rows), default=0)
     notes = dict.fromkeys(row["note"] for row in rows if row["note"])
-    table.caption = Text("; ".join([f"n = {n}, [95% bootstrap interval]", *facts, *notes]))
+    return Headline(what, heads, lines, "; ".join([f"n = {n}, [95% bootstrap interval]", *facts, *notes]))
+
+
+def _printed(title: str, headline: Headline) -> Table:
+    # Text: names and notes come from the files, and square brackets in them are no markup.
+    title = ", ".join(filter(None, (title, headline.what)))
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", caption_justify="left", show_edge=False)
+    table.add_column("method", no_wrap=True)
+    for name in headline.heads:
+        table.add_column(name)
+    for method, cells in headline.lines.items():
+        table.add_row(method, *map(Text, cells))
+    table.caption = Text(headline.below)
     return table
 
 
-def _figure(row: Row | None, interval: bool) -> Text:
+def figure(row: Row | None, interval: bool) -> str:
+    """A row's value with its interval where asked for; a dash where it is null, nothing where there is no row."""
     if row is None or row["value"] is None:
-        return Text("" if row is None else "-")
+        return "" if row is None else "-"
     between = f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]" if interval and row["ci_low"] is not None else ""
-    return Text(f"{row['value']:.3f}{between}")
+    return f"{row['value']:.3f}{between}"

@@ -109,5 +109,7 @@ def test_the_command_needs_no_network(tmp_path):
         assert title in done.stdout
     assert "Per-step advantage against the exact A*: Pearson 0.9" in done.stdout
     folder = RunFolder(str(out))
+    assert f"report: {out}/report/index.html" in done.stderr
+    assert (out / "report" / "index.html").is_file()
     assert folder.count("logprobs") == folder.count("trajectories") == len(shipped_rollouts())
     assert folder.count("rejects") == 0

@@ -1,0 +1,106 @@
+"""What a run was made of and what it took, from its manifest and log: labels with text, in the order of the page."""
+
+from typing import Any
+
+from pa_dist.report.readings import Rejects
+from pa_dist.report.words import plain
+from pa_dist.reward_models.target import asked, target
+from pa_dist.run import LOG, RunFolder
+
+Fact = tuple[str, str]
+
+
+def facts(folder: RunFolder) -> list[Fact]:
+    """Models, rendering, tokens, throughput, versions and dates of a run that is evaluated."""
+    manifest = folder.manifest
+    stages = manifest["stages"]
+    found = [
+        *_dates(folder),
+        *_ingest(stages.get("ingest")),
+        *_models(stages["score"]),
+        *_settings(stages["score"].get("settings", {})),
+        *(fact for name, record in stages["score"].get("models", {}).items() for fact in _work(name, record)),
+        *(_reward_model(name, stages[target(name).stage]) for name in asked(stages)),
+        _evaluation(stages["evaluate"]),
+        ("Versions", _listed(manifest.get("versions", {}))),
+    ]
+    return [(label, plain(text)) for label, text in found if text]
+
+
+def _dates(folder: RunFolder) -> list[Fact]:
+    """The log's first and last entry begin with the time."""
+    times = [line.split(" ", 1)[0] for line in (folder.read(LOG) or b"").decode(errors="replace").splitlines()]
+    return [("Logged", f"{times[0]} to {times[-1]}")] if times else []
+
+
+def _ingest(record: dict[str, Any] | None) -> list[Fact]:
+    if record is None or not record.get("done"):
+        return []
+    beyond = f", {record['left_out_by_limit']:,} beyond the limit" if record["left_out_by_limit"] else ""
+    read = f"{record['kept']:,} kept, {record['rejected']:,} rejected{beyond}, of {record['read']:,}"
+    return [("Trajectories", f"{read} in {record['sources']:,} files")]
+
+
+def _models(record: dict[str, Any]) -> list[Fact]:
+    settings = record.get("settings", {})
+    pair, commits = settings.get("pair", {}), record.get("commits", {})
+    found = []
+    for model in ("policy", "reference"):
+        revision = commits.get(model) or pair.get(f"{model}_revision")
+        weights = settings.get("weights", {}).get(model)
+        of = f", revision {revision}" if revision else f", files {weights}" if weights else ""
+        found.append((model.capitalize(), f"{pair[model]}{of}" if model in pair else ""))
+    merged = settings.get("merge")
+    return [*found, ("Merged reference", _listed(merged) if merged else "")]
+
+
+def _settings(settings: dict[str, Any]) -> list[Fact]:
+    return [("Rendering", _listed(settings.get("render", {}))), ("Scoring", _listed(settings.get("score", {})))]
+
+
+def _work(model: str, record: dict[str, Any]) -> list[Fact]:
+    """Nothing where the columns were copied from another run's."""
+    if not record.get("rows"):
+        return []
+    devices = ", ".join(sorted({actor["device"] for actor in record["actors"]}))
+    text = (
+        f"{record['tokens']:,} tokens, {record['distinct_tokens']:,} of them distinct ({record['share_saved']:.0%} "
+        f"shared); {record['tokens_per_second']:,.0f} tokens a second and actor, {len(record['actors'])} on {devices}"
+    )
+    rate = record["share_of_matrix_rate"]
+    return [(f"Work of the {model}", text + ("" if rate is None else f"; {rate:.0%} of the matrix rate"))]
+
+
+def _reward_model(name: str, record: dict[str, Any]) -> Fact:
+    model = record.get("settings", {}).get("model", {}).get("model", "")
+    return f"Reward model {plain(name)}", f"{model}: {record['rows']:,} judged, {record['rejects']:,} rejected"
+
+
+def _evaluation(record: dict[str, Any]) -> Fact:
+    return "Evaluation", _listed(record.get("settings", {}).get("evaluate", {}))
+
+
+def _listed(values: dict[str, Any]) -> str:
+    """What is set, as `name value, name value`."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {_value(value)}" for name, value in values.items() if value not in (None, {})
+    )
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def seconds(folder: RunFolder) -> list[Fact]:
+    """How long each finished stage took."""
+    stages = folder.manifest["stages"]
+    return [(name, f"{record['seconds']:,} s") for name, record in stages.items() if "seconds" in record]
+
+
+def reject_lines(found: Rejects) -> tuple[list[tuple[str, str, int]], str]:
+    """Stage, reason and count, and a line for the reasons that are not listed."""
+    rows = [(stage, plain(reason), count) for stage, reason, count in found.reasons]
+    rest = f"{found.other_rows:,} more for {found.other_reasons:,} other reasons." if found.other_rows else ""
+    return rows, rest

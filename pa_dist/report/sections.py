@@ -1,0 +1,251 @@
+"""The report's sections: what of a run's tables is shown, drawn and written beside the page."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+from markupsafe import Markup
+
+from pa_dist.pairs import DEMO, PAIRS
+from pa_dist.reduce.groups import Group
+from pa_dist.reduce.methods import Cell, RewardMethod, cells
+from pa_dist.report import facts, plots, readings
+from pa_dist.report.comparisons import CROSS_FITTED, Comparisons, Differences
+from pa_dist.report.facts import Fact
+from pa_dist.report.figures import Drawing, Figures, of_best_of_n, of_fa, of_sweep, of_uq
+from pa_dist.report.measured import Measured, measured, swept
+from pa_dist.report.svg import inlined
+from pa_dist.report.tables import BUILDERS, figure
+from pa_dist.report.words import MINE, SCENARIOS, Slugs, finding, listed, plain, titled
+from pa_dist.reward_models.target import asked, target
+from pa_dist.run import REPORT, RunFolder
+
+if TYPE_CHECKING:
+    from pa_dist.ingest.stage import Mapper
+
+Row = dict[str, Any]
+
+FIGURES = "figures"
+# Beyond so many groups a scenario, tables alone: each figure takes a part of a second, and of the page.
+_DRAWN_GROUPS = 12
+_OPEN_GROUPS = 3
+_FORMATS = ("svg", "png", "csv")
+_TOO_MANY = f"Figures are drawn of the {_DRAWN_GROUPS} groups with most rows."
+_HINDSIGHT = (
+    "Best cell in hindsight: the highest of all of a method's aggregations on these very labels. It flatters; new data "
+    "need not repeat it."
+)
+_NO_LABELS = {
+    "uq": "no trajectory has a reward",
+    "best_of_n": "no task has two trials with a reward",
+    "fa": "no trajectory has a mistake_step",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure on the page, with the files that lie beside it."""
+
+    svg: Markup
+    caption: str
+    files: list[tuple[str, str]]
+    """Format and relative address."""
+
+
+@dataclass(frozen=True)
+class GroupSection:
+    """A benchmark and domain within a scenario."""
+
+    title: str
+    finding: str
+    heads: list[str]
+    lines: list[tuple[str, list[str]]]
+    below: list[str]
+    figures: list[Shown]
+    differences: Differences | None
+    open: bool
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A scenario: its groups, or why it has none."""
+
+    name: str
+    title: str
+    groups: list[GroupSection]
+    figures: list[Shown]
+    left_out: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the report's template reads."""
+
+    summary: list[str]
+    scenarios: list[Scenario]
+    facts: list[Fact]
+    seconds: list[Fact]
+    rejects: list[tuple[str, str, int]]
+    other_rejects: str
+
+
+def build(folder: RunFolder, map_tasks: "Mapper") -> Report:
+    """Read an evaluated run, and write the report's figures.
+
+    Args:
+      folder: the run's.
+      map_tasks: runs what reads rows; in this process `map`, on a cluster tasks.
+    """
+    found = measured(folder)
+    read = _read(folder, found, map_tasks)
+    path = folder.path(REPORT, FIGURES)
+    folder.filesystem.create_dir(path, recursive=True)
+    folder.filesystem.delete_dir_contents(path)
+    writer = _Writer(folder, read)
+    with plots.style():
+        scenarios = [writer.scenario(name, [of for of in found if of.scenario == name]) for name in SCENARIOS]
+    reasons, other = facts.reject_lines(read.rejects)
+    return Report(_summary(folder, found), scenarios, facts.facts(folder), facts.seconds(folder), reasons, other)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What was read of rows: curves by method and group, errors by group and predictor."""
+
+    curves: dict[str, dict[Group, readings.Curves]]
+    errors: dict[Group, dict[str, Counter[int | None]]]
+    rejects: readings.Rejects
+
+
+def _read(folder: RunFolder, found: Sequence[Measured], map_tasks: "Mapper") -> _Read:
+    columns = _columns(folder, [of for of in found if of.scenario == "uq"])
+    threshold = folder.manifest["stages"]["evaluate"]["settings"]["evaluate"]["success_threshold"]
+    curves = map_tasks(partial(readings.score_curves, folder, threshold), columns)
+    by_method = dict(zip((cell.method for cell in columns), curves, strict=True))
+    errors: dict[Group, Any] = {}
+    if any(of.scenario == "fa" for of in found):
+        (errors,) = map_tasks(partial(readings.blame_errors, folder, "mean"), [MINE])
+    (rejects,) = map_tasks(readings.rejects, [folder])
+    return _Read(by_method, errors, rejects)
+
+
+def _columns(folder: RunFolder, found: Sequence[Measured]) -> list[Cell]:
+    """The columns of `scores` of the methods drawn anywhere; progress advantage's in any case."""
+    stages = folder.manifest["stages"]
+    judges = [name for name in asked(stages) if stages[target(name).stage]["done"]]
+    rewards = [RewardMethod(name, stages[target(name).stage]["judges_steps"]) for name in judges]
+    shown = [row for of in found for row in [*of.drawn(), *(row for row in of.headline if row["method"] == MINE)]]
+    wanted = {(row["method"], row["token_agg"], row["step_agg"]) for row in shown}
+    preset = stages["evaluate"]["settings"]["evaluate"]["preset"]
+    return [cell for cell in cells(preset, rewards) if (cell.method, cell.token_agg, cell.step_agg) in wanted]
+
+
+class _Writer:
+    """Draws figures, and writes them beside the page."""
+
+    def __init__(self, folder: RunFolder, read: _Read) -> None:
+        self._folder, self._read, self._slugs = folder, read, Slugs()
+        self._sweep = swept(folder)
+        self._compared = Comparisons.of(folder)
+
+    def scenario(self, name: str, found: Sequence[Measured]) -> Scenario:
+        """A scenario with its groups, those of most rows drawn."""
+        drawn = {id(of) for of in sorted(found, key=lambda of: -of.n)[:_DRAWN_GROUPS]}
+        groups = [self._group(of, id(of) in drawn, place < _OPEN_GROUPS) for place, of in enumerate(found)]
+        sweep = of_sweep(name, self._sweep[name]) if self._sweep.get(name) else None
+        figures = [self._shown(sweep, self._slugs.of(sweep.kind))] if sweep else []
+        return Scenario(name, SCENARIOS[name], groups, figures, "" if found else _why_left_out(self._folder, name))
+
+    def _group(self, of: Measured, drawn: bool, open: bool) -> GroupSection:
+        table = BUILDERS[of.scenario](of.headline)
+        figures = self._figures(of) if drawn else Figures(left_out=[_TOO_MANY])
+        slug = self._slugs.of(of.scenario, *of.group)
+        best, other_data = _in_hindsight(of), self._compared.cross_fitted(of)
+        more = ["best cell in hindsight", *(["cross-fitted"] if other_data else [])]
+        return GroupSection(
+            title=titled(of.group),
+            finding=finding(of.scenario, of.headline),
+            heads=[*table.heads, *more],
+            lines=[
+                (plain(method), [*cells, *(of_method.get(method, "") for of_method in (best, other_data)[: len(more)])])
+                for method, cells in table.lines.items()
+            ],
+            below=[plain(table.below) + ".", _HINDSIGHT, *([CROSS_FITTED] if other_data else []), *figures.left_out],
+            differences=self._compared.differences(of),
+            figures=[self._shown(drawing, f"{slug}-{drawing.kind}") for drawing in figures.drawings],
+            open=open,
+        )
+
+    def _figures(self, of: Measured) -> Figures:
+        match of.scenario:
+            case "uq":
+                curves = {method: of_each.get(of.group) for method, of_each in self._read.curves.items()}
+                return of_uq(of, {method: found for method, found in curves.items() if found})
+            case "best_of_n":
+                return of_best_of_n(of)
+            case _:
+                return of_fa(of, self._read.errors.get(of.group, {}))
+
+    def _shown(self, drawing: Drawing, name: str) -> Shown:
+        drawn = drawing.draw(drawing.rows)
+        svg = plots.saved(drawn, "svg")
+        for format, content in (("svg", svg), ("png", plots.saved(drawn, "png")), ("csv", _csv(drawing.rows))):
+            path = self._folder.path(REPORT, FIGURES, f"{name}.{format}")
+            with self._folder.filesystem.open_output_stream(path) as out:
+                out.write(content)
+        files = [(format.upper(), f"{FIGURES}/{name}.{format}") for format in _FORMATS]
+        return Shown(Markup(inlined(svg.decode(), f"{name}-", drawing.caption, plots.COLOURS)), drawing.caption, files)
+
+
+def _csv(rows: Sequence[Row]) -> bytes:
+    out = BytesIO()
+    pacsv.write_csv(pa.Table.from_pylist(list(rows)), out)
+    return out.getvalue()
+
+
+def _in_hindsight(of: Measured) -> dict[str, str]:
+    """Each method's best cell by the main metric, and which it is."""
+    best: dict[str, Row] = {}
+    for row in of.cells:
+        if row["value"] is not None and row["value"] > best.get(row["method"], {"value": -1.0})["value"]:
+            best[row["method"]] = row
+    names = ("token_agg", "step_agg", "predictor")
+    return {
+        method: f"{figure(row, False)} ({' / '.join(row[name] for name in names if row[name] is not None)})"
+        for method, row in best.items()
+        if method != "baseline"
+    }
+
+
+def _why_left_out(folder: RunFolder, scenario: str) -> str:
+    wanted = folder.manifest["stages"]["evaluate"]["settings"]["evaluate"]["scenarios"]
+    return _NO_LABELS[scenario] if "auto" in wanted or scenario in wanted else "evaluate.scenarios does not name it"
+
+
+def _summary(folder: RunFolder, found: Sequence[Measured]) -> list[str]:
+    """Sentences: what was scored, and what progress advantage reached in each scenario."""
+    stages = folder.manifest["stages"]
+    evaluated = stages["evaluate"]
+    groups = list(dict.fromkeys(of.group for of in found))
+    by = _pair(stages["score"].get("settings", {}).get("pair", {}))
+    of = f" of {listed([titled(group) for group in groups])}" if groups else ""
+    said = [f"{evaluated['trajectories']:,} trajectories{of} with {evaluated['steps']:,} steps were scored by {by}."]
+    for scenario, title in SCENARIOS.items():
+        here = [m for m in found if m.scenario == scenario]
+        lines = [f"{titled(m.group)}: {finding(scenario, m.headline)}" for m in here[:_OPEN_GROUPS]]
+        more = f" {len(here) - _OPEN_GROUPS} groups more below." if len(here) > _OPEN_GROUPS else ""
+        said += [f"{title}, by {MINE}. {'. '.join(lines)}.{more}"] if lines else []
+    return said
+
+
+def _pair(pair: Mapping[str, str]) -> str:
+    """Its name where it is a known one."""
+    for name, known in {**PAIRS, "demo": DEMO}.items():
+        if (known.policy, known.reference) == (pair.get("policy"), pair.get("reference")):
+            return f"the pair {name}"
+    return f"{plain(pair.get('policy', 'a policy'))} over {plain(pair.get('reference', 'a reference'))}"

@@ -1,0 +1,98 @@
+"""Names and figures as the report writes them."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from pa_dist.reduce.groups import Group
+
+Row = dict[str, Any]
+
+SCENARIOS = {
+    "uq": "Which trajectories succeed",
+    "best_of_n": "Choosing the best of n trials",
+    "fa": "Where failures begin",
+}
+# What each is judged by.
+MAIN = {"uq": "auroc", "best_of_n": "success", "fa": "step_accuracy"}
+MINE = "progress_advantage"
+# The predictor of whose baseline the random choice is the fair one.
+CHANCE = "random"
+_MOST_NAMED = 3
+
+
+def plain(name: str) -> str:
+    """A name from a file as harmless text: what would move the cursor or turn the line round is shown as a mark."""
+    return "".join("\ufffd" if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Cn") else letter for letter in name)
+
+
+def titled(group: Group) -> str:
+    """A benchmark and domain in words."""
+    return " ".join(plain(name) for name in group if name) or "all trajectories"
+
+
+class Slugs:
+    """Names for files and ids: safe letters, and no two alike."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def of(self, *names: str | None) -> str:
+        """A new one for these names."""
+        words = re.sub(r"[^a-z0-9]+", "-", " ".join(filter(None, names)).lower()).strip("-")[:60]
+        slug, count = words or "figure", 1
+        while slug in self._taken:
+            count += 1
+            slug = f"{words or 'figure'}-{count}"
+        self._taken.add(slug)
+        return slug
+
+
+def figure(row: Row | None) -> str:
+    """A value with its interval: 0.865 [0.75, 0.98]."""
+    if row is None or row["value"] is None:
+        return "undefined"
+    between = "" if row["ci_low"] is None else f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+    return f"{row['value']:.3f}{between}"
+
+
+def finding(scenario: str, rows: Sequence[Row]) -> str:
+    """What progress advantage reached in one group, in words; rows of its headline cells and the baselines."""
+    mine = [row for row in rows if row["method"] == MINE]
+    match scenario:
+        case "uq":
+            row = next((row for row in mine if row["metric"] == "auroc"), None)
+            return f"AUROC {figure(row)} over {_count(row, 'trajectory', 'trajectories')}"
+        case "best_of_n":
+            row = max((row for row in mine if row["metric"] == "success"), key=_at, default=None)
+            if row is None:
+                return "undefined"
+            same = {other["metric"]: other["value"] for other in rows if _at(other) == _at(row)}
+            ends = (("mean", "a random one"), ("oracle", "the best possible choice"))
+            beside = [f"{said} {same[end]:.3f}" for end, said in ends if same.get(end) is not None]
+            of = f"best of {_at(row):g}" if _at(row) else "the best trial"
+            return "; ".join([f"{of} succeeds in {figure(row)} of {_count(row, 'task', 'tasks')}", *beside])
+        case _:
+            exact = [row for row in rows if row["metric"] == "step_accuracy"]
+            found = [f"{row['predictor']} {figure(row)}" for row in exact if row["method"] == MINE]
+            chance = [row for row in exact if row["predictor"] == CHANCE]
+            found += [f"a step at random {figure(row)}" for row in chance]
+            n = _count(exact[0] if exact else None, "labelled failure", "labelled failures")
+            return f"the labelled step is found in a share of {n}: {', '.join(found)}"
+
+
+def _at(row: Row) -> float:
+    return float(row["at"] or 0)
+
+
+def _count(row: Row | None, one: str, many: str) -> str:
+    n = 0 if row is None else row["n"] or 0
+    return f"{n:,} {one if n == 1 else many}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """A few names, or some of many: a, b, c and 4 more."""
+    shown = list(names[:_MOST_NAMED])
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
