@@ -4,6 +4,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,10 @@ def write_run(folder: RunFolder, rows: Iterator[Row], model: str) -> None:
     pair = {"policy": model, "reference": model, "policy_revision": None, "reference_revision": None}
     settings = Evaluate(resamples=0, scenarios=["best_of_n"])
     folder.start("score", {"pair": pair, "score": {"max_length": 16384}}, commits={"policy": None, "reference": None})
-    folder.finish("score", rows=n, rejects=0)
+    folder.finish("score", rows=n, rejects=0, seconds=1.0)
     folder.start("evaluate", {"evaluate": settings.model_dump(mode="json")})
-    evaluate(settings, folder, cluster.map_tasks)
-    folder.finish("evaluate")
+    summary = evaluate(settings, folder, cluster.map_tasks)
+    folder.finish("evaluate", **asdict(summary), seconds=1.0)
 
 
 def _write_part(folder: RunFolder, number: int, given: list[Row], tokenizer: Any, rng: np.random.Generator) -> None:

@@ -66,7 +66,7 @@ def policy_pieces(manifest: dict[str, Any]) -> Pieces | str:
     """
     scored = manifest["stages"]["score"]
     pair = scored["settings"]["pair"]
-    return _pieces(pair["policy"], scored["commits"]["policy"] or pair["policy_revision"])
+    return _pieces(pair["policy"], scored.get("commits", {}).get("policy") or pair.get("policy_revision"))
 
 
 @cache
@@ -74,7 +74,8 @@ def _pieces(name: str, revision: str | None) -> Pieces | str:
     from pa_dist.score.tokenize import load_tokenizer
 
     try:
-        # A folder may come from anybody: whatever its config says, looking at it runs no code that came with a model.
-        return Pieces(load_tokenizer(name, revision=revision))
+        # A folder may come from anybody: whatever its config says, looking at it runs no code that came with a model,
+        # and asks nobody for one.
+        return Pieces(load_tokenizer(name, revision=revision, local_files_only=True))
     except Exception as error:  # whatever is wrong with it, the run can be looked at without
         return f"the policy's tokenizer could not be loaded: {first_line(error)}"

@@ -186,8 +186,8 @@ def _facts(folder: RunFolder, settings: Evaluate, written: Sequence[_Written]) -
         "threshold": settings.success_threshold,
         "scale": _round_scale(settings.beta * float(np.median(largest))) if largest else 1.0,
         "without_pieces": pieces if isinstance(pieces, str) else None,
-        "max_length": score["settings"]["score"]["max_length"],
-        "rejected": score["rejects"],
+        "max_length": score["settings"].get("score", {}).get("max_length"),
+        "rejected": score.get("rejects", 0),
     }
 
 

@@ -1,5 +1,6 @@
 """A run folder written directly, of trajectories whose log-probs are known: no model, no Ray."""
 
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -63,11 +64,11 @@ def write_run(path: str, given: list[Row], tokenizer: Any, policy: str) -> RunFo
     pair = {"policy": policy, "reference": policy, "policy_revision": None, "reference_revision": None}
     folder.remember(config={"name": "small"})
     folder.start("score", {"pair": pair, "score": {"max_length": 512}}, commits={"policy": None, "reference": None})
-    folder.finish("score", rows=len(given), rejects=0)
+    folder.finish("score", rows=len(given), rejects=0, seconds=1.0)
     settings = Evaluate(resamples=0)
     folder.start("evaluate", {"evaluate": settings.model_dump(mode="json")})
-    evaluate(settings, folder, map)
-    folder.finish("evaluate")
+    summary = evaluate(settings, folder, map)
+    folder.finish("evaluate", **asdict(summary), seconds=1.0)
     return folder
 
 

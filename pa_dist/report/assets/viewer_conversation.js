@@ -143,7 +143,8 @@ const viewerConversation = (() => {
 
   function reason({ index }, step) {
     if (!step.cut) return `No advantage: ${step.why}.`;
-    const limit = `the trajectory has more than ${index.run.max_length.toLocaleString("en")} tokens, and the first ones were cut`;
+    const most = index.run.max_length === null ? "may be" : `${index.run.max_length.toLocaleString("en")} tokens`;
+    const limit = `the trajectory is longer than ${most}, and its first tokens were cut`;
     return step.policy?.length ? `Some of this step's tokens were not scored: ${limit}.` : `Not scored: ${limit}.`;
   }
 
