@@ -101,6 +101,30 @@ def engines(
     print(f"{'largest':30} {max(d for d in found.values() if d is not None):.1e}")
 
 
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file; its output is not touched")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...")] = None,
+    sample: Annotated[int, typer.Option(help="as of `pa-dist plan`")] = 200,
+    device: Annotated[str, typer.Option(help="as of `pa-dist plan`")] = "here",
+    like: Annotated[str | None, typer.Option(help="as of `pa-dist plan`")] = None,
+    memory: Annotated[bool, typer.Option(help="measure the peak of the first block too")] = False,
+) -> None:
+    """A config planned and then scored: what was planned, what was used, and their ratio."""
+    from pa_dist.benchmark import planning
+    from pa_dist.config import load
+    from pa_dist.plan.plan import plan as planned
+
+    loaded = load(config, overrides)
+    with tempfile.TemporaryDirectory() as place:
+        loaded = loaded.model_copy(update={"output": place})
+        planning.report(*planning.compare(loaded, sample, device, like))
+        if memory:
+            first = loaded.trajectories.model_copy(update={"limit": loaded.score.rows_per_block})
+            block = planned(loaded.model_copy(update={"trajectories": first}), device=device, like=like)
+            planning.report(planning.planned_memory(block), planning.memory(loaded))
+
+
 @app.command("reduce")
 def reduce_(
     trajectories: Annotated[list[int], typer.Option(help="sizes")] = [10_000, 100_000, 1_000_000],  # noqa: B006

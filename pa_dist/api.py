@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from pa_dist import config
 from pa_dist.errors import ConfigError, RunFolderError
-from pa_dist.run import ALPHAS, TABLES, RunFolder
+from pa_dist.run import ALPHAS, FILES, TABLES, RunFolder
 
 if TYPE_CHECKING:
     import pandas
@@ -47,12 +47,13 @@ class Run:
         """A whole table.
 
         Args:
-          name: trajectories, rejects, logprobs, steps, scores, selections, attributions, metrics, or a sweep's alphas.
+          name: trajectories, rejects, logprobs, steps, scores, selections, attributions, metrics, comparisons, or a
+            sweep's alphas.
 
         Raises:
           RunFolderError: the run has no such table.
         """
-        files = ("metrics", ALPHAS)
+        files = (*FILES, ALPHAS)
         names = (*TABLES, *files)
         if name not in names:
             raise RunFolderError(f"{name!r} is no table; one of {', '.join(names)}")

@@ -53,6 +53,35 @@ def run(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -
 
 
 @app.command()
+def plan(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    sample: Annotated[int, typer.Option(min=1, help="Trajectories to tokenise, about.")] = 200,
+    device: Annotated[
+        str | None, typer.Option(help="A GPU by name, such as H100, or `here` to measure this machine; else all named.")
+    ] = None,
+    share: Annotated[
+        float | None, typer.Option(min=0.001, max=1, help="Of the device's peak, what is reached; else as printed.")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="OUT", help="A run folder whose actors were as fast as these will be.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+) -> None:
+    """What a run would take, from a sample and without weights: tokens, rejects, FLOPs, memory, disk, hours."""
+    loaded = configs.load(config, overrides)
+
+    from pa_dist.plan import show
+    from pa_dist.plan.plan import plan as planned
+
+    found = planned(loaded, sample=sample, device=device, like=like, share=share)
+    if json:
+        typer.echo(show.as_json(found))
+    else:
+        show.show_plan(found)
+
+
+@app.command()
 def ingest(
     format: Annotated[
         str, typer.Argument(help="auto, tau2, tau_bench, who_and_when, agentdojo, inspect_log, chat or parquet.")
@@ -151,6 +180,27 @@ def status(out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.
 
     for line in lines(RunFolder(out)):
         typer.echo(line)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="OUT1", help="A run folder, or an alpha's: OUT/alphas/0.5.")],
+    second: Annotated[str, typer.Argument(metavar="OUT2", help="Another, over the same trajectories.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything here as JSON too.")] = None,
+) -> None:
+    """Two evaluated runs side by side, paired by trajectory: what differs, and by how much."""
+    import json
+
+    from pa_dist import cluster
+    from pa_dist.compare import compare as compared
+    from pa_dist.report.side_by_side import show_comparison
+    from pa_dist.run import RunFolder
+
+    cluster.connect(configs.Ray())
+    found = compared(RunFolder(first), RunFolder(second), cluster.map_tasks)
+    if json_file is not None:
+        json_file.write_text(json.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    show_comparison(found)
 
 
 @app.command()

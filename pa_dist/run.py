@@ -26,6 +26,8 @@ from pa_dist.schema import SCHEMA_VERSION
 # What a run folder holds while ingest is at work.
 STAGING = "staging"
 TABLES = ("trajectories", "rejects", "logprobs", "steps", "scores", "selections", "attributions")
+# Tables of one file, with the same records beside it as JSON.
+FILES = ("metrics", "comparisons")
 # And while scoring is: ids of the rows that are done, a file for each file of `logprobs` or `rejects`.
 CHECKPOINT = "checkpoint"
 LOG = "run.log"
@@ -244,7 +246,7 @@ class RunFolder:
             self.clear(table_name)
         for name in (STAGING, CHECKPOINT, REPORT, ALPHAS, REWARDS, REWARDS_CHECKPOINT):
             self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True)
-        for name in ("metrics.json", "metrics.parquet", f"{ALPHAS}.parquet", LOG):
+        for name in (*(f"{file}.{kind}" for file in FILES for kind in ("parquet", "json")), f"{ALPHAS}.parquet", LOG):
             if self.filesystem.get_file_info(self.path(name)).type is not pafs.FileType.NotFound:
                 self.filesystem.delete_file(self.path(name))
 

@@ -180,5 +180,31 @@ METRICS = pa.schema(
     ]
 )
 
+# What the choice of a cell is worth on other data, and progress advantage less each other method on the same
+# trajectories; `reduce/crossfit.py` and `reduce/comparisons.py` say how.
+COMPARISONS = pa.schema(
+    [
+        pa.field("scenario", pa.string()),
+        pa.field("benchmark", pa.string()),
+        pa.field("domain", pa.string()),
+        # headline: chosen beforehand; cross_fitted: on other tasks' data; hindsight: on the rows themselves.
+        pa.field("choice", pa.string()),
+        *_CELL[:1],
+        pa.field("against", pa.string()),  # null: the method's own figure; else it less that method's, or baseline's
+        *_CELL[1:],
+        pa.field("predictor", pa.string()),
+        pa.field("metric", pa.string()),
+        pa.field("at", pa.float64()),
+        pa.field("value", pa.float64()),
+        pa.field("ci_low", pa.float64()),
+        pa.field("ci_high", pa.float64()),
+        pa.field("p_value", pa.float64()),  # two-sided, of a difference
+        pa.field("p_holm", pa.float64()),  # the same, adjusted for all differences of its family
+        pa.field("comparisons", pa.int64()),  # how many those are
+        pa.field("n", pa.int64()),
+        pa.field("note", pa.string()),
+    ]
+)
+
 # `metrics` of every alpha of a sweep, one below the other.
 ALPHAS = pa.schema([pa.field("merge_method", pa.string()), pa.field("alpha", pa.float64()), *METRICS])

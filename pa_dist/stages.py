@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from pa_dist import cluster, schema
-from pa_dist.config import Config, Evaluate, Ray, Replicas, Trajectories
+from pa_dist.config import Config, Evaluate, Ray, Replicas, ThinkPRM, Trajectories
 from pa_dist.errors import PaDistError, RunFolderError
 from pa_dist.ingest.sources import expand
 from pa_dist.ingest.stage import ingest
@@ -104,7 +104,7 @@ def _checked(config: Config, folder: RunFolder) -> Config:
     """The config, with both models checked, and pinned to the commits that the run began with."""
     # Slow to import, and not needed where nothing is left to score.
     from pa_dist.score.actors import tokenizer
-    from pa_dist.score.pipeline import check, check_templates, pinned
+    from pa_dist.score.check import check, check_templates, pinned
 
     check(config.pair, config.score)
     check_templates(config)
@@ -259,7 +259,7 @@ def score_settings(config: Config, alpha: float | None = None) -> dict[str, Any]
         "weights": {model: _weights(getattr(config.pair, model)) for model in ("policy", "reference")},
         "render": config.render.model_dump(mode="json"),
         "score": config.score.model_dump(mode="json", include=deciding),
-        "versions": _versions(SCORING_VERSIONS) | ({"vllm": vllm.installed()} if config.score.engine == "vllm" else {}),
+        "versions": _scoring_versions(config.score.engine),
     }
     if config.merge is not None and alpha is not None:
         settings["merge"] = {**config.merge.model_dump(mode="json", exclude={"alphas"}), "alpha": alpha}
@@ -274,12 +274,16 @@ def reward_settings(config: Config, name: str) -> dict[str, Any]:
         "model": model.model_dump(mode="json", exclude=not_deciding),
         "weights": _weights(model.model),
         "actions": config.render.actions,
-        "versions": _versions(SCORING_VERSIONS),
+        "versions": _scoring_versions(model.engine if isinstance(model, ThinkPRM) else "hf"),
     }
 
 
 def _versions(names: Sequence[str]) -> dict[str, str]:
     return {name: version(name) for name in names}
+
+
+def _scoring_versions(engine: str) -> dict[str, str | None]:
+    return _versions(SCORING_VERSIONS) | ({"vllm": vllm.installed()} if engine == "vllm" else {})
 
 
 def _weights(name: str) -> str | None:

@@ -41,6 +41,7 @@ def test_tables_come_as_arrow_pandas_and_polars(out):
     frame = run.polars("scores").sort("trajectory_id")  # a table's files have no order of their own
     assert frame["reward"].to_list() == [0, 1, 0, 1]
     assert run.metrics == json.loads(RunFolder(out).read("metrics.json"))
+    assert run.arrow("comparisons").to_pylist() == json.loads(RunFolder(out).read("comparisons.json"))
     assert run.manifest["stages"]["score"]["rows"] == 4
 
 

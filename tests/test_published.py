@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from tiny_models import save_classifier, save_critic, save_tokenizer
 
 from pa_dist import config, stages
 from pa_dist.run import RunFolder
@@ -38,11 +39,12 @@ def published(tmp_path, monkeypatch):
             ]
         }
 
-    for name in ("airline", "retail"):
-        put(f"tau2/greedy/qwen3-14b/{name}.json", simulations(name, 0))
-    for trial in range(3):
-        for benchmark in ("webshop", "bfcl"):
-            put(f"{benchmark}/bon8/qwen3-14b/trial_{trial}/{benchmark}.json", simulations(benchmark, trial))
+    for policy in ("qwen3-14b", "gemma4-4b"):
+        for name in ("airline", "retail"):
+            put(f"tau2/greedy/{policy}/{name}.json", simulations(name, 0))
+        for trial in range(3):
+            for benchmark in ("webshop", "bfcl"):
+                put(f"{benchmark}/bon8/{policy}/trial_{trial}/{benchmark}.json", simulations(benchmark, trial))
     for split in ("Hand-Crafted", "Algorithm-Generated"):
         agents = [{**message, "name": agent} for message, agent in zip(history, "ABAB", strict=True)]
         labels = {"mistake_step": "1", "mistake_agent": "B", "question_ID": split}
@@ -69,11 +71,7 @@ BFCL = ["trajectories={format: tau2, benchmark: bfcl, paths: ['data/bfcl/bon8/qw
     ],
 )
 def test_a_published_command_gives_its_figures(name, overrides, scenario, groups, published, pair):
-    small = [f"pair={{policy: {pair['policy']}, reference: {pair['reference']}}}", "score.dtype=float32"]
-    small += ["score.device=cpu", "evaluate.resamples=5", "output=out"]
-    loaded = config.load(CONFIGS / f"{name}.yaml", [*overrides, *small])
-    stages.run(loaded, lambda line: None)
-    found = json.loads(RunFolder("out").read("metrics.json"))
+    loaded, found = ran(name, overrides, pair)
     of = [row for row in found if row["scenario"] == scenario and row["method"] == "progress_advantage"]
     assert {(row["benchmark"], row["domain"]) for row in of} == groups
     assert any(row["value"] is not None for row in of)
@@ -81,3 +79,68 @@ def test_a_published_command_gives_its_figures(name, overrides, scenario, groups
     stages.evaluate_folder(
         RunFolder("out"), config.Evaluate(preset="paper", resamples=0), lambda line: None, loaded.ray
     )
+
+
+def ran(name, overrides, pair):
+    """A shipped config's run by a small pair: the config and its metrics."""
+    small = [f"pair={{policy: {pair['policy']}, reference: {pair['reference']}}}", "score.dtype=float32"]
+    small += ["score.device=cpu", "evaluate.resamples=5", "output=out"]
+    loaded = config.load(CONFIGS / f"{name}.yaml", [*overrides, *small])
+    stages.run(loaded, lambda line: None)
+    return loaded, json.loads(RunFolder("out").read("metrics.json"))
+
+
+@pytest.fixture(scope="module")
+def reward_models(tmp_path_factory):
+    """Overrides of a reward model's keys, by its kind: small ones in place of the published."""
+    root = tmp_path_factory.mktemp("reward_models")
+    save_classifier(root / "wildreward", 0, labels=4)
+    save_tokenizer(root / "wildreward", bos=True)
+    save_critic(root / "thinkprm")
+    small = {"dtype": "float32", "device": "cpu", "num_gpus": 0, "max_length": 2000}
+    return {
+        "wildreward": {**small, "model": root / "wildreward"},
+        "thinkprm": {**small, "model": root / "thinkprm", "engine": "hf", "max_new_tokens": 20},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "judges", "where", "value"),
+    [
+        # All trajectories read alike, so a failure ties with every success.
+        (
+            "uq_tau2_reward_models_gemma4-4b",
+            ["wildreward", "thinkprm-7b", "thinkprm-14b"],
+            {"scenario": "uq", "metric": "auroc"},
+            0.5,
+        ),
+        # And the lowest trial is chosen, which succeeds in every other task.
+        (
+            "bon_webshop_reward_models_gemma4-4b",
+            ["wildreward", "thinkprm-14b"],
+            {"scenario": "best_of_n", "metric": "success", "at": 3.0},
+            0.5,
+        ),
+        # The critic doubts the second message, which is the mistake.
+        (
+            "fa_who_and_when_thinkprm_gemma4-4b",
+            ["thinkprm-14b"],
+            {"scenario": "fa", "metric": "step_accuracy", "predictor": "earliest_below"},
+            1.0,
+        ),
+    ],
+)
+def test_a_published_command_with_reward_models_gives_theirs(
+    name, judges, where, value, published, pair, reward_models
+):
+    overrides = [
+        f"reward_models.{judge}.{key}={setting}"
+        for judge in judges
+        for key, setting in reward_models[judge.partition("-")[0]].items()
+    ]
+    loaded, found = ran(name, overrides, pair)
+    assert set(loaded.reward_models) == set(judges)
+    for judge in judges:
+        of = [row for row in found if row["method"] == judge and where.items() <= row.items()]
+        assert of
+        assert {row["value"] for row in of} == {value}

@@ -207,7 +207,7 @@ def test_a_task_that_dies_is_one_line():
 PINNED = """
 import sys
 from pa_dist.config import Pair
-from pa_dist.score.pipeline import pinned
+from pa_dist.score.check import pinned
 from pa_dist.score.actors import vocabulary
 hub = Pair(policy=sys.argv[1], reference="org/model")
 vocabulary(hub, "reference")

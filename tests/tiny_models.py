@@ -53,7 +53,7 @@ SHAPE = {
 }
 
 
-def save_model(folder: Path, seed: int, **other: int) -> None:
+def save_model(folder: Path, seed: int, **other: float) -> None:
     torch.manual_seed(seed)
     config = LlamaConfig(**{**SHAPE, "max_position_embeddings": 512, **other})
     LlamaForCausalLM(config).save_pretrained(folder)

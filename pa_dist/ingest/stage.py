@@ -55,18 +55,21 @@ class Group:
     sources: list[Source]
 
 
-def ingest(config: Trajectories, folder: RunFolder, map_tasks: Mapper) -> Counts:
+def ingest(
+    config: Trajectories, folder: RunFolder, map_tasks: Mapper, sources: Sequence[Source] | None = None
+) -> Counts:
     """Write the tables, replacing what an earlier ingest left.
 
     Args:
       config: which files, and in which format.
       folder: the run folder.
       map_tasks: runs the tasks; the builtin `map` does.
+      sources: the files, where not all are wanted that the config names.
 
     Raises:
       ConfigError: a path matches nothing. Nothing that a file holds raises: it becomes a row of `rejects`.
     """
-    sources = expand(config.paths)
+    sources = expand(config.paths) if sources is None else sources
     clear(folder)
     folder.filesystem.create_dir(folder.path(STAGING), recursive=True)
     for table in ("trajectories", "rejects"):

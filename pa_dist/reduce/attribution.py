@@ -11,7 +11,7 @@ from pa_dist.reduce.ragged import Bools, Floats, Ints, column, is_valid, lengths
 
 METRICS = ("step_accuracy", "step_accuracy_within", "mae", "agent_accuracy")
 BASELINES = ("random", "first_step", "last_step")
-_NO_LABEL = "no trajectory has a mistake_step"
+NO_LABEL = "no trajectory has a mistake_step"
 _NO_AGENT = "no trajectory has a mistake_agent"
 
 
@@ -47,10 +47,10 @@ def fa_figures(values: Floats, resampling: Resampling, within: Sequence[int]) ->
     else:
         means, resampled = np.full(len(names), np.nan), np.empty((0, len(names)))
     made = figures(
-        names, means, resampled, counts, resampling, notes, _NO_LABEL if not n_labelled else "none predicted"
+        names, means, resampled, counts, resampling.resamples, notes, NO_LABEL if not n_labelled else "none predicted"
     )
     *steps, agent = made
-    no_agent = figures(names[-1:], means[-1:], resampled[:, -1:], counts[-1:], resampling, [], _NO_AGENT)
+    no_agent = figures(names[-1:], means[-1:], resampled[:, -1:], counts[-1:], resampling.resamples, [], _NO_AGENT)
     return [*steps, agent if counts[-1] else no_agent[0]]
 
 

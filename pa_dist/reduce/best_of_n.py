@@ -41,9 +41,14 @@ class Trials:
         return sizes
 
     @property
+    def largest(self) -> int:
+        """The most trials of a task."""
+        return int(self.sizes.max(initial=0))
+
+    @property
     def at_least(self) -> list[int]:
         """Number of tasks with at least n trials, for n from 1 to the largest N."""
-        n = np.arange(1, int(self.sizes.max()) + 1)
+        n = np.arange(1, self.largest + 1)
         return [int(count) for count in (self.sizes[:, None] >= n).sum(axis=0)]
 
     def ranked(self, score: Floats) -> Ints:
@@ -64,7 +69,7 @@ class Trials:
         """Expected outcome of the first-ranked of n trials, [tasks, N]; NaN where a task has fewer than n."""
         sizes, starts = self.sizes, self.starts
         ordered = outcome[ranked]
-        result = np.full((len(sizes), int(sizes.max())), np.nan)
+        result = np.full((len(sizes), self.largest), np.nan)
         for size in np.unique(sizes):
             tasks = np.flatnonzero(sizes == size)
             by_rank = ordered[starts[tasks][:, None] + np.arange(size)]
@@ -116,4 +121,4 @@ def _figures(
     counts = trials.at_least
     names = [(metric, float(n)) for metric in metrics for n in range(1, len(counts) + 1)]
     values, resampled = cluster_means(outcomes, resampling)
-    return figures(names, values, resampled, counts * 2, resampling, notes, undefined)
+    return figures(names, values, resampled, counts * 2, resamples, notes, undefined)

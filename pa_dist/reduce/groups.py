@@ -6,11 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pa_dist import schema
 from pa_dist.reduce.best_of_n import Trials
 from pa_dist.reduce.ragged import Floats, Ints, column, is_valid
 
 Group = tuple[str | None, str | None]
 """Benchmark and domain."""
+LABELLED = [field.name for field in [*schema.KEYS, *schema.LABELS] if field.name != "behavior"]
+"""The columns of `scores` that say where a trajectory belongs, and how it went."""
 
 
 def by_group(table: pa.Table) -> Iterator[tuple[Group, pa.Table]]:

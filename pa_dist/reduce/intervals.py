@@ -76,12 +76,13 @@ def cluster_means(values: Floats, resampling: Resampling) -> tuple[Floats, Float
     counted = ~np.isnan(values[order])
     sums = np.add.reduceat(np.where(counted, values[order], 0.0), starts, axis=0)
     sizes = np.add.reduceat(counted.astype(np.float64), starts, axis=0)
-    chunks = [_ratio(drawn @ sums, drawn @ sizes) for drawn in resampling.counts()]
+    chunks = [ratio(drawn @ sums, drawn @ sizes) for drawn in resampling.counts()]
     resampled = np.concatenate(chunks) if chunks else np.empty((0, values.shape[1]))
-    return _ratio(sums.sum(axis=0), sizes.sum(axis=0)), resampled
+    return ratio(sums.sum(axis=0), sizes.sum(axis=0)), resampled
 
 
-def _ratio(total: Floats, count: Floats) -> Floats:
+def ratio(total: Floats, count: Floats) -> Floats:
+    """`total / count`, NaN where nothing counts."""
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
@@ -113,7 +114,7 @@ def figures(
     values: Floats,
     resampled: Floats,
     counts: Sequence[int],
-    resampling: Resampling,
+    resamples: int,
     notes: Sequence[str] = (),
     undefined: str = "undefined on these rows",
 ) -> list[Figure]:
@@ -122,9 +123,9 @@ def figures(
     Args:
       names: k pairs of metric and `at`.
       values: [k], NaN where undefined.
-      resampled: [resamples, k], or no row.
+      resampled: [resamples, k], or no row where there is one cluster only.
       counts: k times what the figure was computed from.
-      resampling: where `resampled` came from.
+      resamples: how many were asked for.
       notes: said of all k.
       undefined: said of the null ones.
     """
@@ -132,7 +133,7 @@ def figures(
     return [
         Figure(metric, at, _known(values[k]), *_interval(values[k], low[k], high[k]), counts[k], note)
         for k, (metric, at) in enumerate(names)
-        for note in [_note(values[k], int(left_out[k]), resampling, notes, undefined)]
+        for note in [_note(values[k], int(left_out[k]), len(resampled), resamples, notes, undefined)]
     ]
 
 
@@ -144,14 +145,16 @@ def _known(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _note(value: float, left_out: int, resampling: Resampling, notes: Sequence[str], undefined: str) -> str | None:
+def _note(
+    value: float, left_out: int, resampled: int, resamples: int, notes: Sequence[str], undefined: str
+) -> str | None:
     said = list(notes)
     if math.isnan(value):
         said.append(undefined)
-    elif resampling.resamples and not resampling.possible:
+    elif resamples and not resampled:
         said.append("one cluster: no interval")
     elif left_out:
-        said.append(f"{left_out} of {resampling.resamples} resamples left out: undefined on them")
+        said.append(f"{left_out} of {resamples} resamples left out: undefined on them")
     return "; ".join(said) or None
 
 

@@ -12,18 +12,25 @@ import pyarrow.compute as pc
 
 from pa_dist import schema
 from pa_dist.config import Evaluate
-from pa_dist.reduce.attribution import BASELINES, baseline_outcomes, blamed_outcomes, fa_figures, metric_names
+from pa_dist.reduce.attribution import NO_LABEL, baseline_outcomes, blamed_outcomes, fa_figures, metric_names
 from pa_dist.reduce.best_of_n import Trials, baselines, best_of_n
-from pa_dist.reduce.groups import Group, by_group, clusters, floats, trials
+from pa_dist.reduce.choices import (
+    NO_TRIAL,
+    baseline,
+    lacking_choices,
+    mean_choices,
+    mean_estimates,
+    random_trial,
+)
+from pa_dist.reduce.comparisons import CellName, Reading
+from pa_dist.reduce.groups import LABELLED, Group, by_group, clusters, floats, trials
 from pa_dist.reduce.intervals import Figure, Resampling, unlabelled
-from pa_dist.reduce.methods import Cell, cells, methods
-from pa_dist.reduce.ragged import Floats, column, is_valid
+from pa_dist.reduce.methods import Cell, Method, RewardMethod, cells, methods
+from pa_dist.reduce.ragged import Floats, column
 from pa_dist.reduce.uncertainty import METRICS, uncertainty
 from pa_dist.run import RunFolder
 
-_LABELLED = [field.name for field in [*schema.KEYS, *schema.LABELS] if field.name != "behavior"]
 _NO_REWARD = "no trajectory has a reward"
-_NO_TRIAL = "no task has a trial with a reward"
 _OF_TRIALS = [("success", None), ("reward", None)]
 
 
@@ -53,7 +60,7 @@ class GroupFacts:
 
 def survey(folder: RunFolder) -> list[GroupFacts]:
     """Count each group's labels."""
-    table = folder.dataset("scores").to_table(columns=_LABELLED)
+    table = folder.dataset("scores").to_table(columns=LABELLED)
     return [_facts(group, rows) for group, rows in by_group(table)]
 
 
@@ -70,15 +77,20 @@ def unmeasured(
     uq: Collection[Group],
     bon: Collection[Group],
     fa: Collection[Group],
-) -> list[Measured]:
+) -> list[Measured | Reading]:
     """Null figures of the methods that lack their column, with the reason."""
-    rows = []
+    rows: list[Measured | Reading] = []
     for cell in cells(settings.preset):
         if reason := lacking.get(cell.method):
             rows += [m for group in uq for m in _of_cell("uq", group, cell, unlabelled(METRICS, reason))]
             rows += [m for group in bon for m in _of_cell("best_of_n", group, cell, unlabelled(_OF_TRIALS, reason))]
     for method in methods(settings.preset):
-        if method.attributes and (reason := lacking.get(method.name)):
+        if reason := lacking.get(method.name):
+            names: list[CellName] = [(method.token_aggs[0], method.step_aggs[0], None)]
+            rows += lacking_choices("uq", uq, method.name, names, reason)
+            rows += lacking_choices("best_of_n", bon, method.name, names, reason)
+        if method.attributes and reason:
+            rows += lacking_choices("fa", fa, method.name, blaming(method)[: len(method.predictors)], reason)
             figures = unlabelled(metric_names(settings.within), reason)
             rows += [
                 Measured("fa", group, method.name, token_agg, None, predictor, figure)
@@ -99,7 +111,7 @@ def score_columns(
     part: str,
 ) -> list[Measured]:
     """UQ and best-of-N of some columns of `scores`; writes their `selections`."""
-    table = folder.dataset("scores").to_table(columns=[*_LABELLED, *(cell.column for cell in cells)])
+    table = folder.dataset("scores").to_table(columns=[*LABELLED, *(cell.column for cell in cells)])
     rows: list[Measured] = []
     selections = []
     for group, members in by_group(table):
@@ -133,7 +145,7 @@ def _best_of_n(
             score = cell.orientation * floats(members, cell.column)
             figures = best_of_n(score, tried, settings.resamples, settings.seed, notes)
         else:
-            figures = unlabelled(_OF_TRIALS, _NO_TRIAL)
+            figures = unlabelled(_OF_TRIALS, NO_TRIAL)
         yield from _of_cell("best_of_n", group, cell, figures)
 
 
@@ -155,18 +167,19 @@ def _selections(group: Group, members: pa.Table, tried: Trials, cell: Cell) -> p
     return pa.Table.from_arrays(arrays, schema=schema.SELECTIONS)
 
 
-def best_of_n_baselines(folder: RunFolder, settings: Evaluate, groups: Collection[Group]) -> list[Measured]:
+def best_of_n_baselines(folder: RunFolder, settings: Evaluate, groups: Collection[Group]) -> list[Measured | Reading]:
     """mean@n and pass@n of each group."""
-    rows = []
-    for group, members in by_group(folder.dataset("scores").to_table(columns=_LABELLED)):
+    rows: list[Measured | Reading] = []
+    for group, members in by_group(folder.dataset("scores").to_table(columns=LABELLED)):
         if group in groups:
             taking_part, tried, notes = trials(members, settings.success_threshold)
             figures = (
                 baselines(tried, settings.resamples, settings.seed, notes)
                 if len(taking_part)
-                else unlabelled([("mean", None), ("oracle", None)], _NO_TRIAL)
+                else unlabelled([("mean", None), ("oracle", None)], NO_TRIAL)
             )
             rows += [Measured("best_of_n", group, "baseline", None, None, None, figure) for figure in figures]
+            rows.append(random_trial(group, tried, notes, settings))
     return rows
 
 
@@ -174,43 +187,62 @@ def blamed_steps(
     folder: RunFolder,
     settings: Evaluate,
     method: str,
-    token_agg: str,
-    predictors: Sequence[str],
+    names: Sequence[CellName],
     groups: Collection[Group],
-) -> list[Measured]:
-    """FA of the predictions from one method's token aggregation."""
+) -> list[Measured | Reading]:
+    """FA of one method's predictions, of which a token aggregation is read at a time.
+
+    Args:
+      names: of the method's cells, from `blaming`.
+    """
     unread = ("trial", "behavior", "agent", "correct", "method", "token_agg")
-    table = folder.dataset("attributions").to_table(
-        columns=[name for name in schema.ATTRIBUTIONS.names if name not in unread],
-        filter=(pc.field("method") == method) & (pc.field("token_agg") == token_agg),
-    )
-    rows = []
-    for group, members in by_group(table):
-        for predictor in predictors if group in groups else ():
-            cell = members.filter(pc.equal(members["predictor"], predictor))
-            figures = _fa(cell, blamed_outcomes(cell, settings.within), settings)
-            rows += [Measured("fa", group, method, token_agg, None, predictor, figure) for figure in figures]
+    rows: list[Measured | Reading] = []
+    predictors = list(dict.fromkeys(name[2] for name in names))
+    correct: dict[Group, list[Floats]] = {}
+    resampling: dict[Group, Resampling] = {}
+    for token_agg in dict.fromkeys(name[0] for name in names):
+        table = folder.dataset("attributions").to_table(
+            columns=[name for name in schema.ATTRIBUTIONS.names if name not in unread],
+            filter=(pc.field("method") == method) & (pc.field("token_agg") == token_agg),
+        )
+        for group, members in by_group(table):
+            for predictor in predictors if group in groups else ():
+                cell = _labelled(members.filter(pc.equal(members["predictor"], predictor)))
+                outcomes = blamed_outcomes(cell, settings.within)
+                resampling[group] = Resampling(clusters(cell), settings.resamples, settings.seed)
+                figures = fa_figures(outcomes, resampling[group], settings.within)
+                rows += [Measured("fa", group, method, token_agg, None, predictor, figure) for figure in figures]
+                correct.setdefault(group, []).append(outcomes[:, 0])
+    # Rows of a group come by trajectory_id, so they are the same ones in every cell.
+    for group, columns in correct.items():
+        place, of_cells = ("fa", group, method), np.stack(columns, axis=1)
+        rows += mean_choices(place, names, of_cells, resampling[group], headlines=len(predictors), undefined=NO_LABEL)
     return rows
 
 
-def blame_baselines(folder: RunFolder, settings: Evaluate, groups: Collection[Group]) -> list[Measured]:
+def blaming(method: Method | RewardMethod) -> list[CellName]:
+    """The cells of FA; those of the token mean come first."""
+    return [(token_agg, None, predictor) for token_agg in method.token_aggs for predictor in method.predictors]
+
+
+def blame_baselines(folder: RunFolder, settings: Evaluate, groups: Collection[Group]) -> list[Measured | Reading]:
     """FA of the random, first-step and last-step baselines."""
     wanted = ["trajectory_id", "benchmark", "domain", "task_id", "mistake_step", "mistake_agent", "step", "agent"]
     labelled = None if "fa" in settings.scenarios else pc.field("mistake_step").is_valid()
     datasets = folder.datasets(folder.parts("logprobs"), schema.LOGPROBS)
     table = pa.concat_tables([dataset.to_table(columns=wanted, filter=labelled) for dataset in datasets])
-    rows = []
+    rows: list[Measured | Reading] = []
     for group, members in by_group(table):
         if group in groups:
-            outcomes = baseline_outcomes(members, settings.within)
-            for name in BASELINES:
-                figures = _fa(members, outcomes[name], settings)
+            members = _labelled(members)
+            resampling = Resampling(clusters(members), settings.resamples, settings.seed)
+            for name, outcomes in baseline_outcomes(members, settings.within).items():
+                figures = fa_figures(outcomes, resampling, settings.within)
                 rows += [Measured("fa", group, "baseline", None, None, name, figure) for figure in figures]
+                (estimate,) = mean_estimates(outcomes[:, :1], resampling, [], [NO_LABEL])
+                rows.append(baseline(("fa", group), name, None, estimate))
     return rows
 
 
-def _fa(table: pa.Table, values: Floats, settings: Evaluate) -> list[Figure]:
-    """Figures of the labelled rows of an outcome matrix, resampled by question."""
-    labelled = np.flatnonzero(is_valid(column(table, "mistake_step")))
-    resampling = Resampling(clusters(table.take(pa.array(labelled))), settings.resamples, settings.seed)
-    return fa_figures(values[labelled], resampling, settings.within)
+def _labelled(table: pa.Table) -> pa.Table:
+    return table.filter(pc.is_valid(table["mistake_step"]))

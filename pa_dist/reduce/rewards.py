@@ -1,15 +1,17 @@
 """What reward models say of a block of `logprobs`: joined by trajectory, and by the message of each step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 
 from pa_dist import schema
 from pa_dist.reduce.methods import RewardMethod
 from pa_dist.reduce.ragged import Floats, Ints, column, lengths
-from pa_dist.run import REWARDS, RunFolder
+from pa_dist.run import RunFolder
 
 _READ = ["trajectory_id", "score", "step", "step_score"]
 
@@ -22,9 +24,9 @@ class Judged:
     table: pa.Table
 
 
-def read_judged(folder: RunFolder, method: RewardMethod, ids: pa.ChunkedArray) -> Judged:
-    """A reward model's rows of some trajectories."""
-    rows = folder.dataset(f"{REWARDS}/{method.name}", schema.REWARDS)
+def read_judged(folder: RunFolder, method: RewardMethod, files: Sequence[str], ids: pa.ChunkedArray) -> Judged:
+    """A reward model's rows of some trajectories, from the files that hold them."""
+    rows = pads.dataset(list(files), schema=schema.REWARDS, filesystem=folder.filesystem, format="parquet")
     return Judged(method, rows.to_table(columns=_READ, filter=pc.field("trajectory_id").isin(ids.combine_chunks())))
 
 

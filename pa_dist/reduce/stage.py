@@ -1,10 +1,11 @@
-"""The driver of a reduction: `logprobs` in; `steps`, `scores`, `selections`, `attributions` and `metrics` out.
+"""The driver of a reduction: `logprobs` in; `steps`, `scores`, `selections`, `attributions`, `metrics` and
+`comparisons` out.
 
 The driver plans tasks and gathers figures; rows of the tables live only in tasks, a bounded number at a time.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,14 @@ from pa_dist.reduce import measure
 from pa_dist.reduce.attribution import BASELINES
 from pa_dist.reduce.attribution import METRICS as FA_METRICS
 from pa_dist.reduce.block import COLUMNS, reduce_block
+from pa_dist.reduce.choices import score_choices
+from pa_dist.reduce.comparisons import CHOICES, METHOD, Compared, Reading, compare
 from pa_dist.reduce.groups import Group
 from pa_dist.reduce.measure import GroupFacts, Measured
-from pa_dist.reduce.methods import RewardMethod, all_methods, cells, missing
+from pa_dist.reduce.methods import Cell, RewardMethod, all_methods, cells, missing
 from pa_dist.reduce.rewards import Judged, read_judged
-from pa_dist.run import RunFolder
+from pa_dist.run import REWARDS, RunFolder
+from pa_dist.whereabouts import locate
 
 if TYPE_CHECKING:
     from pa_dist.ingest.stage import Mapper
@@ -60,6 +64,8 @@ class _Part:
 
     name: str
     files: tuple[tuple[str, tuple[int, ...] | None], ...]
+    judged: tuple[tuple[str, ...], ...] = ()
+    """Of each reward model the files that hold what it says of these trajectories."""
 
 
 Rewards = Sequence[RewardMethod]
@@ -80,15 +86,25 @@ def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: "Mapper", rewards
     for table_name in OUTPUTS:
         folder.clear(table_name)
     lacking = missing(settings.preset, folder.manifest["stages"].get("score", {}).get("null_columns", {}))
-    counts = list(map_tasks(partial(_reduce_part, folder, settings, lacking, rewards), _plan(folder)))
+    parts = _plan(folder)
+    if rewards:
+        # Once for all parts: to look for each part's rows in whole tables would take the square of the corpus.
+        (parts,) = map_tasks(partial(_find_judged, folder, rewards), [parts])
+    counts = list(map_tasks(partial(_reduce_part, folder, settings, lacking, rewards), parts))
     _write_if_absent(folder, settings, rewards)
     (facts,) = map_tasks(measure.survey, [folder])
     planned = _planned(settings, facts)
     jobs = _jobs(settings, folder, planned, lacking, rewards, sum(fact.n_trajectories for fact in facts))
-    rows = [row for result in map_tasks(_call, jobs) for row in result]
+    found = [row for result in map_tasks(_call, jobs) for row in result]
+    rows = [row for row in found if isinstance(row, Measured)]
+    compared = compare([row for row in found if isinstance(row, Reading)], settings.resamples)
     for table_name in ("selections", "attributions"):
         _write_if_absent(folder, settings, rewards, table_name)
-    _write_metrics(folder, _names(settings, rewards), rows)
+    names = _names(settings, rewards)
+    rows.sort(key=partial(_order, names))
+    compared.sort(key=partial(_order_compared, names))
+    _write_records(folder, "metrics", schema.METRICS, [_record(row) for row in rows])
+    _write_records(folder, "comparisons", schema.COMPARISONS, [_compared(row) for row in compared])
     trajectories, steps, scored = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
     taken = tuple(scenario for scenario in SCENARIOS if planned[scenario])
     return Summary(trajectories, steps, scored, taken, len(rows), None if rows else _why_none(facts))
@@ -140,9 +156,22 @@ def _judged(folder: RunFolder, rewards: Rewards, part: _Part) -> list[Judged]:
     """What reward models say of a part's trajectories."""
     if not rewards:
         return []
-    files = list(dict.fromkeys(path for path, _ in part.files))
-    ids = pads.dataset(files, filesystem=folder.filesystem, format="parquet").to_table(columns=["trajectory_id"])
-    return [read_judged(folder, method, ids["trajectory_id"]) for method in rewards]
+    ids = _ids(folder, part)
+    return [read_judged(folder, method, files, ids) for method, files in zip(rewards, part.judged, strict=True)]
+
+
+def _find_judged(folder: RunFolder, rewards: Rewards, parts: Sequence[_Part]) -> list[_Part]:
+    """The parts, each with the files of its reward models' rows."""
+    tables = [locate(folder, f"{REWARDS}/{method.name}") for method in rewards]
+    ids = ((part, _ids(folder, part).to_pylist()) for part in parts)
+    return [replace(part, judged=tuple(tuple(table.holding(its)) for table in tables)) for part, its in ids]
+
+
+def _ids(folder: RunFolder, part: _Part) -> pa.ChunkedArray:
+    """A part's trajectories."""
+    parquet, column = pads.ParquetFileFormat(), pa.schema([pa.field("trajectory_id", pa.string())])
+    pieces = [parquet.make_fragment(path, folder.filesystem, row_groups=groups) for path, groups in part.files]
+    return pads.FileSystemDataset(pieces, column, parquet, folder.filesystem).to_table()["trajectory_id"]
 
 
 def _blocks(folder: RunFolder, part: _Part) -> Iterator[pa.Table]:
@@ -193,7 +222,7 @@ def _planned(settings: Evaluate, facts: list[GroupFacts]) -> dict[str, frozenset
     }
 
 
-Job = Callable[[], list[Measured]]
+Job = Callable[[], Sequence[Measured | Reading]]
 
 
 def _jobs(
@@ -208,24 +237,29 @@ def _jobs(
     jobs: list[Job] = [partial(measure.unmeasured, settings, lacking, uq, bon, fa)]
     if uq or bon:
         columns = [cell for cell in cells(settings.preset, rewards) if cell.method not in lacking]
+        by_method: dict[str, list[Cell]] = {}
+        for cell in columns:
+            by_method.setdefault(cell.method, []).append(cell)
         width = max(1, min(64, _TASK_SCORES // max(n, 1)))
         for index, start in enumerate(range(0, len(columns), width)):
             chosen = columns[start : start + width]
             jobs.append(partial(measure.score_columns, folder, settings, chosen, uq, bon, f"part-{index:05d}"))
+        for name, of_method in by_method.items():
+            others = [first for other, (first, *_) in by_method.items() if (name == METHOD) != (other == METHOD)]
+            jobs.append(partial(score_choices, folder, settings, of_method, others, uq, bon))
     if bon:
         jobs.append(partial(measure.best_of_n_baselines, folder, settings, bon))
     if fa:
         jobs += [
-            partial(measure.blamed_steps, folder, settings, method.name, agg, method.predictors, fa)
+            partial(measure.blamed_steps, folder, settings, method.name, measure.blaming(method), fa)
             for method in all_methods(settings.preset, rewards)
             if method.attributes and method.name not in lacking
-            for agg in method.token_aggs
         ]
         jobs.append(partial(measure.blame_baselines, folder, settings, fa))
     return jobs
 
 
-def _call(job: Job) -> list[Measured]:
+def _call(job: Job) -> Sequence[Measured | Reading]:
     return job()
 
 
@@ -235,12 +269,11 @@ def _why_none(facts: list[GroupFacts]) -> str:
     return "no metrics: no trajectory has a reward or a mistake_step"
 
 
-def _write_metrics(folder: RunFolder, names: dict[str | None, int], rows: list[Measured]) -> None:
-    records = [_record(row) for row in sorted(rows, key=partial(_order, names))]
-    table = pa.Table.from_pylist(records, schema.METRICS)
-    with folder.replacing("metrics.parquet") as path:
+def _write_records(folder: RunFolder, name: str, of: pa.Schema, records: list[dict[str, Any]]) -> None:
+    with folder.replacing(f"{name}.parquet") as path:
+        table = pa.Table.from_pylist(records, of)
         pq.write_table(table, path, filesystem=folder.filesystem, compression="zstd")
-    folder.write_json("metrics.json", records)
+    folder.write_json(f"{name}.json", records)
 
 
 def _record(row: Measured) -> dict[str, Any]:
@@ -249,10 +282,19 @@ def _record(row: Measured) -> dict[str, Any]:
     return {name: record[name] for name in schema.METRICS.names}
 
 
+def _compared(row: Compared) -> dict[str, Any]:
+    reading = row.reading
+    benchmark, domain = reading.group
+    names = dict(zip(("token_agg", "step_agg", "predictor"), reading.cell, strict=True))
+    record = {**vars(reading), **names, **vars(row.figure), **vars(row), "benchmark": benchmark, "domain": domain}
+    return {name: record[name] for name in schema.COMPARISONS.names}
+
+
 def _names(settings: Evaluate, rewards: Rewards) -> dict[str | None, int]:
     """Places of the names that order the rows of `metrics`."""
     ordered = [*SCENARIOS, "baseline", *(method.name for method in all_methods(settings.preset, rewards))]
     ordered += [schema.NONE, *schema.TOKEN_AGGS, *schema.STEP_AGGS, *schema.REWARD_PREDICTORS, *BASELINES]
+    ordered += ["mean", *CHOICES]
     return {name: place for place, name in enumerate(dict.fromkeys([None, *ordered]))}
 
 
@@ -261,3 +303,12 @@ def _order(names: dict[str | None, int], row: Measured) -> tuple[Any, ...]:
     cell = [names[name] for name in (row.method, row.token_agg, row.step_agg, row.predictor)]
     figure = row.figure
     return names[row.scenario], group, cell, _METRIC_ORDER.index(figure.metric), figure.at or 0
+
+
+def _order_compared(names: dict[str | None, int], row: Compared) -> tuple[Any, ...]:
+    """As `_order`, each group's own figures before the differences."""
+    reading = row.reading
+    group = [(name is not None, name or "") for name in reading.group]
+    cell = [names[name] for name in (row.against, reading.choice, reading.method, *reading.cell)]
+    where = names[reading.scenario], group, row.against is not None
+    return *where, _METRIC_ORDER.index(reading.metric), cell

@@ -33,35 +33,47 @@ def uncertainty(score: Floats, reward: Floats, success: Bools, resampling: Resam
     known = np.flatnonzero(~np.isnan(score))
     notes = [f"{len(score) - len(known)} trajectories without a score left out"] if len(known) < len(score) else []
     names, counts = METRICS, [len(known)] * len(METRICS)
-    nothing = np.full(len(METRICS), np.nan)
-    if not len(known):
-        return figures(names, nothing, nothing[None, :][:0], counts, resampling, notes, "no trajectory has a score")
-    ranking = _Ranking.of(score[known], reward[known], success[known])
-    values = _measure(ranking, np.ones((1, len(known))), np.arange(len(known)))[0]
-    clusters = resampling.clusters[known]
+    values, resampled = measured(score[known], reward[known], success[known], resampling.clusters[known], resampling)
+    return figures(names, values, resampled, counts, resampling.resamples, notes, why_undefined(success[known]))
+
+
+def measured(
+    score: Floats, reward: Floats, success: Bools, clusters: Ints, resampling: Resampling
+) -> tuple[Floats, Floats]:
+    """Every metric of rows that have a score, [len(METRICS)], and of their resamples, [resamples, len(METRICS)].
+
+    Args:
+      clusters: of these rows; `resampling` may draw clusters that none of them is in.
+    """
+    if not len(score):
+        return np.full(len(METRICS), np.nan), np.empty((0, len(METRICS)))
+    ranking = _Ranking.of(score, reward, success)
+    values = _measure(ranking, np.ones((1, len(score))), np.arange(len(score)))[0]
     chunks = [_measure(ranking, drawn, clusters) for drawn in resampling.counts()]
-    resampled = np.concatenate(chunks) if chunks else np.empty((0, len(names)))
-    return figures(names, values, resampled, counts, resampling, notes, _why(success[known]))
+    return values, np.concatenate(chunks) if chunks else np.empty((0, len(METRICS)))
 
 
-def _why(success: Bools) -> str:
+def why_undefined(success: Bools) -> str:
+    """Why a metric of rows with scores has no value."""
+    if not len(success):
+        return "no trajectory has a score"
     if success.all() or not success.any():
         return f"one class only: every trajectory {'succeeded' if success.all() else 'failed'}"
     return "all scores are equal"
 
 
 @dataclass(frozen=True)
-class _Ties:
+class Ties:
     """Rows in descending order of a value, and where each group of equal values ends (the first entry is 0)."""
 
     order: Ints
     ends: Ints
 
     @staticmethod
-    def of(values: Floats) -> "_Ties":
+    def of(values: Floats) -> "Ties":
         order = np.argsort(-values, kind="stable")
         last = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
-        return _Ties(order, np.concatenate([[0], last + 1]))
+        return Ties(order, np.concatenate([[0], last + 1]))
 
     def running(self, ordered: Floats) -> Floats:
         """Running sum of [r, rows] (in `order`) at the ends of the groups: [r, groups + 1], the first column 0."""
@@ -74,14 +86,14 @@ class _Ties:
 class _Ranking:
     """What does not change between resamples."""
 
-    by_score: _Ties
-    by_reward: _Ties
+    by_score: Ties
+    by_reward: Ties
     success: Floats  # in the order of scores
     reward_group: Ints  # of each row in the order of scores
 
     @staticmethod
     def of(score: Floats, reward: Floats, success: Bools) -> "_Ranking":
-        by_score, by_reward = _Ties.of(score), _Ties.of(reward)
+        by_score, by_reward = Ties.of(score), Ties.of(reward)
         group = np.empty(len(score), np.int64)
         group[by_reward.order] = np.repeat(np.arange(len(by_reward.ends) - 1), np.diff(by_reward.ends))
         return _Ranking(by_score, by_reward, success[by_score.order].astype(np.float64), group[by_score.order])
@@ -108,9 +120,14 @@ def _measure(ranking: _Ranking, drawn: Floats, clusters: Ints) -> Floats:
 
 def _auroc(hits: Floats, misses: Floats) -> Floats:
     """Trapezoids under the ROC curve; groups of ties are its slanted pieces."""
-    height = hits[:, 1:] + hits[:, :-1]
-    area: Floats = np.einsum("rg,rg->r", np.diff(misses, axis=1), height)
-    return area / (2 * hits[:, -1] * misses[:, -1])
+    area: Floats = concordant(hits, misses) / (hits[:, -1] * misses[:, -1])
+    return area
+
+
+def concordant(hits: Floats, misses: Floats) -> Floats:
+    """Pairs of a success and a failure in the right order, [r], ties by half; both running sums as of `Ties`."""
+    pairs: Floats = np.einsum("rg,rg->r", np.diff(misses, axis=1), hits[:, 1:] + hits[:, :-1])
+    return pairs / 2
 
 
 def _auprc(hits: Floats, total: Floats) -> Floats:

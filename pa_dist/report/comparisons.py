@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from pa_dist.reduce import comparisons as choices
 from pa_dist.report.measured import Measured
 from pa_dist.report.words import MAIN, figure, plain
 from pa_dist.run import RunFolder
@@ -13,9 +14,9 @@ Row = dict[str, Any]
 
 CROSS_FITTED = (
     "Cross-fitted: what the choice among a method's aggregations is worth where it was made on other tasks' data; "
-    "closer to what new data would give."
+    "closer to what new data would give. Its interval does not repeat the choice, and is too narrow where that wavers."
 )
-_CHOICES = {"headline": "aggregation chosen beforehand", "cross_fitted": "cross-fitted"}
+_CHOICES = {choices.HEADLINE: "aggregation chosen beforehand", choices.CROSS_FITTED: "cross-fitted"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Comparisons:
 
     def cross_fitted(self, of: Measured) -> dict[str, str]:
         """Each method's own figure with its aggregation chosen on other data."""
-        rows = [row for row in self._of(of) if row["against"] is None and row["choice"] == "cross_fitted"]
+        rows = [row for row in self._of(of) if row["against"] is None and row["choice"] == choices.CROSS_FITTED]
         return {row["method"]: figure(row) for row in rows}
 
     def differences(self, of: Measured) -> Differences | None:

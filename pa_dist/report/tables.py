@@ -11,11 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow.fs import FileType
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pa_dist.reduce.comparisons import CROSS_FITTED, HEADLINE, HINDSIGHT, METHOD
 from pa_dist.run import RunFolder
 from pa_dist.schema import NONE
 
@@ -44,12 +46,16 @@ def show_metrics(
         if only is not None and (row["scenario"], row["domain"]) not in only:
             continue
         groups.setdefault((row["scenario"], row["benchmark"] or "", row["domain"] or ""), []).append(row)
+    compared = _compared(folder)
     for (scenario, benchmark, domain), rows in sorted(groups.items(), reverse=True):
         title = " ".join(filter(None, (f"{scenario}:", benchmark, domain)))
         console.print(_printed(title, BUILDERS[scenario](rows)))
+        for line in _honest(compared, (scenario, benchmark, domain)):
+            console.print(line, soft_wrap=True)
     if groups:
         console.print(
-            f"Shown: token mean and step mean (deepconf: its own steps). All cells: {out}/metrics.parquet",
+            f"Shown: token mean and step mean (deepconf: its own steps). All cells: {out}/metrics.parquet; "
+            f"chosen on other tasks, and less each other method: {out}/comparisons.parquet",
             soft_wrap=True,
         )
 
@@ -59,6 +65,32 @@ def headline(metrics: pa.Table) -> pa.ChunkedArray:
     token = pc.is_in(pc.fill_null(metrics["token_agg"], "mean"), pc.cast(["mean", NONE], "string"))
     step = pc.is_in(pc.fill_null(metrics["step_agg"], "mean"), pc.cast(["mean", NONE], "string"))
     return pc.and_(token, pc.or_(step, pc.starts_with(metrics["method"], "deepconf")))
+
+
+def _compared(folder: RunFolder) -> list[Row]:
+    """The cross-fitted rows of `comparisons`, and the best in hindsight; none of a run that was evaluated before."""
+    if folder.filesystem.get_file_info(folder.path("comparisons.parquet")).type is FileType.NotFound:
+        return []
+    table = pq.read_table(folder.path("comparisons.parquet"), filesystem=folder.filesystem)
+    rows: list[Row] = table.filter(pc.not_equal(table["choice"], HEADLINE)).to_pylist()
+    return [row for row in rows if row["method"] == METHOD and row["value"] is not None]
+
+
+def _honest(compared: Sequence[Row], group: tuple[str, str, str]) -> list[Text]:
+    """What progress advantage is worth with a cell chosen on other tasks, and beside the best of the others."""
+    rows = [row for row in compared if (row["scenario"], row["benchmark"] or "", row["domain"] or "") == group]
+    own = {row["choice"]: row for row in rows if row["against"] is None}
+    if CROSS_FITTED not in own:
+        return []
+    chosen, hindsight = own[CROSS_FITTED], own[HINDSIGHT]
+    said = f"{METHOD}, its cell chosen on other tasks: {chosen['metric']} {figure(chosen, True)}"
+    lines = [f"{said}; the best cell in hindsight: {figure(hindsight, False)}"]
+    if differences := [row for row in rows if row["against"] is not None]:
+        least = min(differences, key=lambda row: row["value"])
+        p = "" if least["p_holm"] is None else f", p {least['p_holm']:.3f} (Holm, {least['comparisons']} comparisons)"
+        interval = "" if least["ci_low"] is None else f" [{least['ci_low']:+.2f}, {least['ci_high']:+.2f}]"
+        lines.append(f"less {least['against']}, the best of the others: {least['value']:+.3f}{interval}{p}")
+    return [Text(line) for line in lines]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Engines that generate critiques: greedy, with the log-probs of the most likely tokens at each position."""
 
-import os
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -14,15 +13,10 @@ from pa_dist.score.attempts import reason
 from pa_dist.score.engine import EngineGone, Work
 from pa_dist.score.hf import out_of_memory
 from pa_dist.score.load import load_model
+from pa_dist.score.vllm import use_its_threads, use_this_process
 
 # The most likely tokens of each position that verdicts are read from; vLLM gives no more unless told.
 TOP = 20
-_ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-}
 
 
 class Generator(Protocol):
@@ -79,9 +73,7 @@ class VLLMGenerator:
 
     def __init__(self, settings: ThinkPRM, gpus: float) -> None:
         """`gpus`: that this process may use; a fraction is of one GPU's memory, none is the CPU."""
-        # One process, which goes when the actor goes; on a CPU the threads are those that the actor was given.
-        for variable, value in _ENVIRONMENT.items():
-            os.environ.setdefault(variable, value)
+        use_this_process()
         from vllm import LLM, SamplingParams
 
         self.work = Work()
@@ -105,6 +97,7 @@ class VLLMGenerator:
         )
 
     def score(self, prompts: Sequence[Sequence[int]]) -> list[Critique | None]:
+        use_its_threads()
         began = time.perf_counter()
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         try:

@@ -32,7 +32,8 @@ from pa_dist.score.actors import (
     write_rejects,
 )
 from pa_dist.score.attempts import attempt, blame_engine, named
-from pa_dist.score.pipeline import complete, hub_commit, start_tally
+from pa_dist.score.check import hub_commit
+from pa_dist.score.stream import Stream, complete, start_tally
 
 _READ = [field.name for field in schema.KEYS] + ["messages", "extra"]
 
@@ -51,9 +52,8 @@ def judge(name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder)
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
     """
     into, tally = target(name), start_tally([name])
-    settled, before = complete(
-        folder, into, tally, _READ, settings.rows_per_block, partial(_rewards, name, settings, rule, folder, tally)
-    )
+    transform = partial(_rewards, name, settings, rule, folder, tally)
+    settled, before = complete(folder, Stream(into, tally, _READ, settings.rows_per_block, transform))
     (reads,) = cluster.map_tasks(step_reads, [(folder, into.table)])
     entry = ray.get(tally.snapshot.remote())[name]
     return {

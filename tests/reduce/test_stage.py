@@ -171,6 +171,7 @@ def test_nothing_depends_on_files_order_or_where_tasks_run(done, tmp_path, monke
     assert evaluate(SETTINGS, folder, _pickled) == done[1]
     assert len(folder.parts("scores")) > len(folder.parts("logprobs")) > 1
     assert _metrics(folder) == done[2]
+    assert folder.read("comparisons.json") == done[0].read("comparisons.json")
 
 
 def test_row_groups_of_a_large_file_are_tasks_of_their_own(done, tmp_path, monkeypatch):
@@ -283,3 +284,37 @@ def test_methods_without_their_column_are_missing_with_the_reason(tmp_path):
     if CHECK_RUN.exists():
         checked = subprocess.run([sys.executable, str(CHECK_RUN), folder.uri], capture_output=True, text=True)
         assert checked.returncode == 0, checked.stdout
+
+
+def test_comparisons_beside_the_metrics(done):
+    folder, _, metrics = done
+    rows = json.loads(Path(folder.path("comparisons.json")).read_text(), parse_constant=pytest.fail)
+    table = pq.read_table(folder.path("comparisons.parquet"))
+    assert table.schema.equals(schema.COMPARISONS)
+    assert table.to_pylist() == rows
+    assert all(r["value"] is not None or r["note"] for r in rows)
+    for scenario, metric in (("uq", "auroc"), ("best_of_n", "success"), ("fa", "step_accuracy")):
+        own = _pick(rows, scenario=scenario, metric=metric, against=None)
+        plain_rows = _pick(metrics, scenario=scenario, metric=metric, method="progress_advantage")
+        at = max((r["at"] or 0 for r in plain_rows), default=0) or None
+        values = [r["value"] for r in plain_rows if r["at"] == at]
+        (best,) = _pick(own, choice="hindsight", method="progress_advantage")
+        assert best["value"] == pytest.approx(max(values))
+        for r in _pick(own, choice="headline"):
+            keys = ("scenario", "benchmark", "domain", "method", "token_agg", "step_agg", "predictor", "metric", "at")
+            (same,) = _pick(metrics, **{key: r[key] for key in keys})
+            found = [r[key] for key in ("value", "ci_low", "ci_high", "n")]
+            assert found == pytest.approx([same[key] for key in ("value", "ci_low", "ci_high", "n")])
+    (crossed,) = _pick(rows, scenario="fa", choice="cross_fitted", method="progress_advantage", against=None)
+    assert 0 <= crossed["value"] <= _pick(own, choice="hindsight", method="progress_advantage")[0]["value"]
+    assert "chosen on other tasks: " in crossed["note"]
+    # The difference is that of the plain figures, and all differences of a family were adjusted together.
+    (apart,) = _pick(rows, scenario="best_of_n", choice="headline", against="mean")
+    (success,) = _pick(rows, scenario="best_of_n", choice="headline", against=None, method="progress_advantage")
+    (mean,) = _pick(metrics, metric="mean", at=apart["at"])
+    assert apart["value"] == pytest.approx(success["value"] - mean["value"])
+    family = _pick(rows, scenario="fa", choice="headline", method="progress_advantage", predictor="sharpest_drop")
+    family = [r for r in family if r["against"]]
+    assert {r["against"] for r in family} >= {"random", "first_step", "last_step", "entropy"}
+    assert {r["comparisons"] for r in family} == {len(family)}
+    assert all(r["p_value"] <= r["p_holm"] <= 1 for r in family)

@@ -12,12 +12,15 @@ from pa_dist.report.tables import show_metrics
 from pa_dist.run import RunFolder
 
 
-def shown(tmp_path, *rows: dict[str, Any]) -> list[str]:
+def shown(tmp_path, *rows: dict[str, Any], compared: tuple[dict[str, Any], ...] = ()) -> list[str]:
     folder = RunFolder(str(tmp_path))
     defaults = {"benchmark": "tau2", "domain": "airline", "token_agg": "mean", "step_agg": "mean", "n": 25}
     table = pa.Table.from_pylist([{**defaults, **row} for row in rows], schema.METRICS)
     folder.filesystem.create_dir(folder.path())
     pa.parquet.write_table(table, folder.path("metrics.parquet"))
+    if compared:
+        table = pa.Table.from_pylist([{**defaults, **row} for row in compared], schema.COMPARISONS)
+        pa.parquet.write_table(table, folder.path("comparisons.parquet"))
     out = io.StringIO()
     show_metrics(str(tmp_path), Console(file=out))
     return [" ".join(line.split()) for line in out.getvalue().splitlines()]
@@ -68,3 +71,22 @@ def test_fa_has_a_column_a_predictor_and_its_baselines_below(tmp_path):
 def test_names_from_files_are_no_markup(tmp_path, name):
     lines = shown(tmp_path, {"scenario": "uq", "domain": name, "method": "entropy", "metric": "auroc", "value": 0.5})
     assert lines[0] == f"uq: tau2 {name}"
+
+
+def test_what_would_hold_on_other_tasks_stands_below(tmp_path):
+    row = {"scenario": "uq", "method": "progress_advantage", "metric": "auroc"}
+    crossed = {**row, "choice": "cross_fitted", "ci_low": 0.6, "ci_high": 0.8}
+    less = {**crossed, "p_holm": 0.04, "comparisons": 8, "ci_low": 0.01, "ci_high": 0.09}
+    compared = (
+        {**crossed, "value": 0.7},
+        {**row, "choice": "hindsight", "value": 0.85},
+        {**less, "against": "entropy", "value": 0.05},
+        {**less, "against": "perplexity", "value": 0.25},
+        {**less, "against": "self_certainty", "value": None},
+        {**less, "against": "policy_logprob", "value": -0.5, "choice": "headline"},
+    )
+    lines = shown(tmp_path, {**row, "value": 0.75}, compared=compared)
+    said = "progress_advantage, its cell chosen on other tasks: auroc 0.700 [0.60, 0.80]"
+    assert f"{said}; the best cell in hindsight: 0.850" in lines
+    assert "less entropy, the best of the others: +0.050 [+0.01, +0.09], p 0.040 (Holm, 8 comparisons)" in lines
+    assert not any("perplexity" in line or "policy" in line for line in lines)

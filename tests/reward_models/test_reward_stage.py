@@ -18,6 +18,7 @@ from pa_dist.errors import ConfigError, PaDistError, ResourceError, RunFolderErr
 from pa_dist.render.plain import render
 from pa_dist.reward_models.target import target
 from pa_dist.run import RunFolder
+from pa_dist.score import vllm
 from pa_dist.status import status
 
 
@@ -152,6 +153,33 @@ def test_a_finished_run_is_not_done_again_and_a_half_done_one_goes_on(finished, 
     stages.run(again, lines.append)
     assert rows(folder, into.table) == expected
     assert 0 < folder.manifest["stages"][into.stage]["done_before"] < 13
+
+
+def test_the_version_of_vllm_decides_what_it_generates(finished, monkeypatch):
+    monkeypatch.setattr(vllm, "installed", lambda: "0.32.0")
+    tree = finished[0].model_dump(mode="json")
+    tree["reward_models"]["by_vllm"] = {**tree["reward_models"]["prm"], "engine": "vllm"}
+    of = {name: stages.reward_settings(config.parse(tree), name)["versions"] for name in tree["reward_models"]}
+    assert of["by_vllm"] == {**of["prm"], "vllm": "0.32.0"}
+    assert of["wild"] == of["prm"]
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(600)
+def test_critiques_by_vllm_are_those_by_transformers(finished, tmp_path):
+    pytest.importorskip("vllm")
+    shutil.copytree(finished[0].output, tmp_path / "out")
+    tree = {**finished[0].model_dump(mode="json"), "output": str(tmp_path / "out")}
+    tree["reward_models"]["by_vllm"] = {**tree["reward_models"]["prm"], "engine": "vllm", "gpu_memory": 0.1}
+    stages.run(config.parse(tree), lambda line: None)
+    folder = RunFolder(tree["output"])
+    ours, theirs = (rows(folder, f"rewards/{name}") for name in ("prm", "by_vllm"))
+    assert len(ours) == len(theirs) == 12
+    for one, other in zip(ours, theirs, strict=True):
+        assert other["step_score"] == pytest.approx(one["step_score"], abs=1e-3)
+        assert {**other, "step_score": None} == {**one, "step_score": None}
+    metrics = json.loads(Path(folder.path("metrics.json")).read_text())
+    assert {row["scenario"] for row in metrics if row["method"] == "by_vllm"} == {"uq", "best_of_n", "fa"}
 
 
 def test_other_settings_are_refused_and_other_pools_are_not(finished, models):

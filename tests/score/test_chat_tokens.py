@@ -11,7 +11,7 @@ from pa_dist import config, schema
 from pa_dist.errors import ConfigError
 from pa_dist.score import rows
 from pa_dist.score.actors import chat_templates
-from pa_dist.score.pipeline import check_templates
+from pa_dist.score.check import check_templates
 from pa_dist.score.tokenize import fingerprint, load_tokenizer
 
 CALL = {"id": "c1", "name": "lookup_order", "arguments": '{"order_id": "4711"}'}

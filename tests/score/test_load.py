@@ -16,8 +16,8 @@ from transformers.models.qwen3_5.tokenization_qwen3_5 import Qwen3_5Tokenizer
 from pa_dist.config import Pair, Score
 from pa_dist.errors import ConfigError, PaDistError
 from pa_dist.pairs import PAIRS
-from pa_dist.score import pipeline
 from pa_dist.score.actors import vocabulary
+from pa_dist.score.check import check as check_pair
 from pa_dist.score.engine import TokenSequence
 from pa_dist.score.hf import HFEngine
 from pa_dist.score.load import load_model
@@ -203,8 +203,8 @@ def test_a_processor_folder_is_a_model_and_a_tokenizer(make, kind, processor, tm
     text = "[tool]:shipped,25.5"  # a space would need another alphabet in one of the two
     assert loaded.decode(loaded(text, add_special_tokens=False)["input_ids"]) == text
     pair = Pair(policy=str(tmp_path), reference=str(tmp_path))
-    pipeline.check(pair, Score())
+    check_pair(pair, Score())
     assert vocabulary(pair, "policy") == BASE["vocab_size"]
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"pair\.policy: no weights"):
-        pipeline.check(pair, Score())
+        check_pair(pair, Score())

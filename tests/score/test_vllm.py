@@ -1,12 +1,16 @@
 """Scoring by vLLM. The marked tests run it: `pytest -m vllm tests/score/test_vllm.py`, where it is installed."""
 
 import os
+import shutil
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
+from chat_templates import save_chat_tokenizer
 from tiny_models import save_model, save_tokenizer
 from transformers import LlamaConfig
 
@@ -15,7 +19,8 @@ from pa_dist.benchmark.vllm_loop import differences
 from pa_dist.config import Score, Vllm
 from pa_dist.errors import ConfigError
 from pa_dist.run import RunFolder
-from pa_dist.score import attempts, pipeline, rows, tally, vllm
+from pa_dist.score import attempts, rows, tally, vllm
+from pa_dist.score.check import check as check_pair
 from pa_dist.score.engine import NULL_COLUMNS, EngineGone, TokenColumns, TokenSequence, Work, score_rows
 from pa_dist.score.hf import HFEngine
 from pa_dist.score.load import load_model
@@ -93,21 +98,21 @@ def settings(pair, out, paths=("x.jsonl",), **score):
 
 
 def test_without_vllm_or_with_too_many_tokens_nothing_starts(pair, tmp_path, monkeypatch):
-    def check(**score):
+    def checked(**score):
         loaded = settings(pair, tmp_path, **score)
-        pipeline.check(loaded.pair, loaded.score)
+        check_pair(loaded.pair, loaded.score)
         return loaded
 
     monkeypatch.setattr(vllm, "installed", lambda: None)
-    check(max_length=9999)
+    checked(max_length=9999)
     with pytest.raises(ConfigError, match=r"^score\.engine: vllm is not installed; `pip install 'pa-dist\[vllm\]'`.*$"):
-        check(engine="vllm", max_length=511)
+        checked(engine="vllm", max_length=511)
     monkeypatch.setattr(vllm, "installed", lambda: "0.32.0")
     with pytest.raises(
         ConfigError, match=r"^score\.max_length: vLLM takes at most 511 tokens of pair\.policy, got 512$"
     ):
-        check(engine="vllm", max_length=512)
-    loaded = check(engine="vllm", max_length=511)
+        checked(engine="vllm", max_length=512)
+    loaded = checked(engine="vllm", max_length=511)
     assert stages.score_settings(loaded)["versions"]["vllm"] == "0.32.0"
 
 
@@ -162,6 +167,16 @@ def tiny(tmp_path_factory):
     return {name: str(root / name) for name in schema.MODELS}
 
 
+@pytest.fixture(scope="module")
+def tiny_chat(tiny, tmp_path_factory):
+    """The same with a chat template that rewrites history, so that each action has a sequence of its own."""
+    root = tmp_path_factory.mktemp("chat")
+    for name, folder in tiny.items():
+        shutil.copytree(folder, root / name)
+        save_chat_tokenizer(root / name, "empty_thought")
+    return {name: str(root / name) for name in schema.MODELS}
+
+
 @pytest.mark.vllm
 @pytest.mark.timeout(600)
 def test_vllm_gives_what_hf_gives(tiny):
@@ -187,14 +202,20 @@ def test_vllm_gives_what_hf_gives(tiny):
 
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("style", ["plain", "chat"])
 @pytest.mark.parametrize("real", [False, True])
-def test_a_run_by_vllm_ends_in_the_same_tables(real, tiny, chat_file, tmp_path):
+def test_a_run_by_vllm_ends_in_the_same_tables(real, style, tiny, tiny_chat, chat_file, tmp_path, monkeypatch):
     if real and "PA_DIST_MODEL" not in os.environ:
         pytest.skip("PA_DIST_MODEL names no folder of a small model, such as SmolLM2")
-    pair = dict.fromkeys(schema.MODELS, os.environ["PA_DIST_MODEL"]) if real else tiny
+    small_pair = tiny if style == "plain" else tiny_chat
+    pair = dict.fromkeys(schema.MODELS, os.environ["PA_DIST_MODEL"]) if real else small_pair
+    # As a process leaves it that has used vLLM on a CPU, and as its documentation asks for: torch and vLLM then share
+    # one OpenMP.
+    monkeypatch.setenv("LD_PRELOAD", ":".join(map(str, (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))))
     small = {"max_num_batched_tokens": 512, "gpu_memory_utilization": 0.12}
     score = {"dtype": "float32", "max_length": 200, "rows_per_block": 8, "vllm": small}
     loaded = settings(pair, tmp_path, [str(chat_file)], **score)
+    loaded = loaded.model_copy(update={"render": config.Render(style=style)})
     found = differences(loaded, str(tmp_path))
     assert {name for name, value in found.items() if value is None} == {
         f"{model}_{name}" for model in schema.MODELS for name in NULL_COLUMNS["vllm"]
@@ -204,5 +225,6 @@ def test_a_run_by_vllm_ends_in_the_same_tables(real, tiny, chat_file, tmp_path):
     assert largest < 1e-3
     folder = RunFolder(str(tmp_path / "vllm"))
     stage = folder.manifest["stages"]["score"]
+    assert (stage["rows"], stage["rejects"]) == (12, 1)
     assert stage["null_columns"] == NULL_COLUMNS["vllm"]
     assert stage["models"]["policy"]["flops"] is None

@@ -1,0 +1,202 @@
+"""What a run would take, found out from a sample and from the models' configs: no weights, no Ray, no run folder."""
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from pa_dist import schema
+from pa_dist.config import Config, Replicas, ThinkPRM
+from pa_dist.errors import ConfigError, first_line
+from pa_dist.plan.assumptions import assumptions
+from pa_dist.plan.devices import Speed, speeds
+from pa_dist.plan.estimate import Estimate, Figures, total
+from pa_dist.plan.flops import BYTES
+from pa_dist.plan.measure import Judging, Scoring
+from pa_dist.plan.records import DevicePlan, Expected, ModelPlan, Plan, RewardPlan
+from pa_dist.plan.sample import READ_BYTES, SIZE, Block, Corpus, blocks, read_corpus
+from pa_dist.run import RunFolder
+from pa_dist.score import vllm
+
+SAMPLE = 200
+HOUR = 3600.0
+
+
+def plan(
+    config: Config,
+    *,
+    sample: int = SAMPLE,
+    device: str | None = None,
+    like: str | None = None,
+    share: float | None = None,
+    read_bytes: int = READ_BYTES,
+) -> Plan:
+    """Plan a run.
+
+    Args:
+      sample: trajectories to tokenise, about.
+      device, like, share: as `speeds` takes them.
+      read_bytes: of files to read; of a larger corpus a part is.
+
+    Raises:
+      PaDistError: a config, a device or a folder that cannot be used.
+    """
+    _check(config)
+    found = speeds(config, device, like, share)
+    scoring = _scoring(config, found[0].kind)
+    judging = {name: Judging(name, config) for name in config.reward_models}
+    with tempfile.TemporaryDirectory(prefix="pa-dist-plan-") as place:
+        corpus = read_corpus(config.trajectories, RunFolder(place), config.score.max_length, read_bytes)
+    runs = blocks(corpus.table, config.score.rows_per_block, sample)
+    measured = [scoring.run(run) for run in runs]
+    figures = [run for run, _ in measured]
+
+    def all_of(name: str) -> Estimate:
+        return _total(figures, name, corpus)
+
+    passes = _passes(config)
+    models = {model: _model(config, model, scoring, figures, corpus) for model in schema.MODELS}
+    rewards = {name: _reward(judge, runs, corpus) for name, judge in judging.items()}
+    counted = int(sum(run["rows"] for run in figures))
+    exact = corpus.whole and counted == len(corpus.table)
+    return Plan(
+        name=config.name,
+        files=corpus.files,
+        read_files=corpus.read_files,
+        bytes=corpus.bytes,
+        read_bytes=corpus.read_bytes,
+        sampled=counted,
+        exact=exact,
+        records=corpus.read,
+        trajectories=corpus.rows,
+        scored=all_of("scored"),
+        steps=all_of("steps"),
+        truncated=all_of("truncated"),
+        truncated_steps=all_of("truncated_steps"),
+        action_tokens=all_of("action_tokens"),
+        logprobs_bytes=all_of("logprobs_bytes").times(passes["reference"]),
+        rejects=_rejects(corpus, [reasons for _, reasons in measured], counted),
+        models=models,
+        reward_models=rewards,
+        devices=[_device(config, speed, models, rewards) for speed in found],
+        assumptions=assumptions(config, corpus, counted, exact, models, found),
+    )
+
+
+def _check(config: Config) -> None:
+    """Find out whether what is to be planned is there. vLLM need not be: it is where the run will be."""
+    from pa_dist.reward_models import pipeline as judges
+    from pa_dist.score.check import check, check_templates
+
+    here = vllm.installed() is not None
+    check(config.pair, config.score if here else config.score.model_copy(update={"engine": "hf"}))
+    check_templates(config)
+    for name, model in config.reward_models.items():
+        elsewhere = isinstance(model, ThinkPRM) and not here
+        judges.check(name, model.model_copy(update={"engine": "hf"}) if elsewhere else model)
+
+
+def _scoring(config: Config, kind: str) -> Scoring:
+    try:
+        return Scoring(config, kind)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:  # of a model's own code
+        raise ConfigError(f"pair: a model cannot be laid out without its weights: {first_line(error)}") from None
+
+
+def _passes(config: Config) -> dict[str, int]:
+    merged = 0 if config.merge is None else sum(1 for alpha in config.merge.alphas if alpha)
+    return {"policy": 1, "reference": 1 + merged}
+
+
+def _model(config: Config, model: str, scoring: Scoring, figures: Sequence[Figures], corpus: Corpus) -> ModelPlan:
+    shape, engine = scoring.shapes[model], scoring.engines[model]
+    plain = config.score.engine == "vllm"
+    return ModelPlan(
+        model=getattr(config.pair, model),
+        parameters=shape.parameters,
+        active=shape.matrix_weights + shape.head_weights,
+        passes=_passes(config)[model],
+        tokens=_total(figures, f"{model} tokens", corpus),
+        distinct_tokens=_total(figures, f"{model} distinct_tokens", corpus),
+        flops=_total(figures, f"{model} flops", corpus),
+        memory=scoring.memory(model),
+        apart="vLLM reads no prefix again for prompt log-probs" if plain else engine.apart,
+    )
+
+
+def _reward(judge: Judging, runs: Sequence[Sequence[Block]], corpus: Corpus) -> RewardPlan:
+    figures = [judge.run(run) for run in runs]
+    names = ("tokens", "generated", "truncated", "rejects", "flops")
+    return RewardPlan(
+        model=judge.settings.model,
+        parameters=judge.shape.parameters,
+        weights_bytes=judge.shape.parameters * BYTES[judge.settings.dtype],
+        **{name: _total(figures, name, corpus) for name in names},
+    )
+
+
+def _total(figures: Sequence[Figures], name: str, corpus: Corpus) -> Estimate:
+    """Of what counts trajectories by their number, of what grows with their texts by the size of these."""
+    if name in ("scored", "rejects", "truncated", "truncated_steps", "generated"):
+        return total(figures, name, "rows", corpus.rows)
+    return total(figures, name, SIZE, corpus.size)
+
+
+def _rejects(corpus: Corpus, reasons: Sequence[Counter[str]], counted: int) -> list[Expected]:
+    """The most frequent first."""
+    more = corpus.rows / max(counted, 1)
+    found = [Expected("ingest", why, n) for why, n in corpus.rejects.items()]
+    found += [Expected("score", why, n * more) for why, n in sum(reasons, Counter()).items()]
+    return sorted(found, key=lambda expected: -expected.count)
+
+
+def _device(
+    config: Config, speed: Speed, models: Mapping[str, ModelPlan], rewards: Mapping[str, RewardPlan]
+) -> DevicePlan:
+    pools: dict[str, Replicas] = {model: getattr(config.score, model) for model in models}
+    seconds = {name: getattr(model, speed.unit).value / speed.per_second[name] for name, model in models.items()}
+    alone = {name: seconds[name] / _side_by_side(pool, speed, config) for name, pool in pools.items()}
+    merged = models["reference"].passes - 1
+    taken = sum(seconds[name] * models[name].passes * max(1.0, _gpus(pool, speed)) for name, pool in pools.items())
+    return DevicePlan(
+        device=speed.name,
+        per_second=speed.per_second,
+        unit=speed.unit,
+        hours=(max(alone.values()) + merged * alone["reference"]) * _crowd(config, speed) / HOUR,
+        device_hours=taken / HOUR,
+        reward_hours=_reward_hours(config, speed, rewards),
+        memory=speed.memory,
+        fits={name: _fits(sum(model.memory.values()), pools[name], speed) for name, model in models.items()},
+    )
+
+
+def _gpus(pool: Replicas, speed: Speed) -> float:
+    return (pool.num_gpus or 1.0) if speed.kind != "cpu" else 1.0
+
+
+def _side_by_side(pool: Replicas, speed: Speed, config: Config) -> float:
+    """Whole devices that work on a model at once. Of several that one replica is spread over, only vLLM's do."""
+    wide = config.score.vllm.tensor_parallel_size if config.score.engine == "vllm" else 1
+    return pool.replicas * min(1.0, _gpus(pool, speed)) * wide
+
+
+def _crowd(config: Config, speed: Speed) -> float:
+    """How many times over the actors would take this machine's cores."""
+    if speed.kind != "cpu":
+        return 1.0
+    pools = (config.score.policy, config.score.reference)
+    return max(1.0, sum(pool.replicas * pool.num_cpus for pool in pools) / (os.cpu_count() or 1))
+
+
+def _reward_hours(config: Config, speed: Speed, rewards: Mapping[str, RewardPlan]) -> float | None:
+    if any(isinstance(model, ThinkPRM) for model in config.reward_models.values()):
+        return None
+    hours = 0.0
+    for name, plan in rewards.items():
+        work: Estimate = plan.flops if speed.unit == "flops" else plan.tokens
+        hours += work.value / speed.per_second["policy"] / config.reward_models[name].replicas / HOUR
+    return hours
+
+
+def _fits(needed: int, pool: Replicas, speed: Speed) -> bool | None:
+    return None if speed.memory is None else needed <= speed.memory * _gpus(pool, speed)

@@ -1,0 +1,48 @@
+"""The terminal's tables of `pa-dist compare`."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pa_dist.compare import AGREEMENT, Comparison, Side
+from pa_dist.report.tables import LOG_WIDTH
+
+
+def show_comparison(found: Comparison, console: Console | None = None) -> None:
+    """Print what differs, what is shared, and a table of figures for each scenario and group."""
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    # Text: names come from files, and square brackets in them are no markup.
+    for line in found.differences or ["the settings of both are the same"]:
+        console.print(Text(line), soft_wrap=True)
+    console.print(f"trajectories: {found.shared} in both, {found.only_first} and {found.only_second} in one alone")
+    groups: dict[tuple[str, str, str], list[Side]] = {}
+    for side in found.sides:
+        groups.setdefault((side.scenario, side.benchmark or "", side.domain or ""), []).append(side)
+    for (scenario, benchmark, domain), sides in sorted(groups.items(), reverse=True):
+        console.print(_table(" ".join(filter(None, (f"{scenario}:", benchmark, domain))), sides))
+
+
+def _table(title: str, sides: list[Side]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", caption_justify="left", show_edge=False)
+    agreement = sides[0].scenario == AGREEMENT
+    for name in ("method", "figure", *(("value",) if agreement else ("first", "second", "first less second", "p"))):
+        table.add_column(name, no_wrap=name == "method")
+    for side in sides:
+        metric = side.metric if side.at is None else f"{side.metric} of {side.at:g}"
+        name = " ".join(filter(None, (metric, side.predictor)))
+        between = "" if side.ci_low is None else f" [{side.ci_low:+.3f}, {side.ci_high:+.3f}]"
+        apart = "-" if side.value is None else f"{side.value:+.3f}{between}"
+        both = () if agreement else (_number(side.first), _number(side.second))
+        p = () if agreement else (_number(side.p_value),)
+        table.add_row(Text(side.method), Text(name), *both, Text(apart), *p)
+    notes = dict.fromkeys(side.note for side in sides if side.note)
+    n = max(side.n for side in sides)
+    table.caption = Text("; ".join([f"n = {n}, [95% paired bootstrap interval], p of one comparison", *notes]))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,145 @@
+"""One table filled from `trajectories` by a streaming Ray Data job, block by block, until nothing is left.
+
+A block's rows are done when its file and then their ids are written; a killed run goes on from the ids.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray
+import ray.data
+from ray.data.checkpoint import CheckpointConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pa_dist import cluster
+from pa_dist.errors import PaDistError
+from pa_dist.progress import Progress
+from pa_dist.run import RunFolder
+from pa_dist.score.settle import Settled, Target, mend, n_left, settle
+from pa_dist.score.tally import Tally
+
+# A pass after the first takes rows whose ids are committed and whose file is gone: none in a sound file system.
+_PASSES = 3
+
+
+@dataclass(frozen=True)
+class Stream:
+    """How a table comes from `trajectories`.
+
+    Attributes:
+      target: the table.
+      tally: of the actors in `transform`.
+      columns: of `trajectories`, to read.
+      rows_per_block: trajectories of one block.
+      transform: gives a Ray dataset of the table's rows for one of blocks of trajectories.
+    """
+
+    target: Target
+    tally: Any
+    columns: Sequence[str]
+    rows_per_block: int
+    transform: Callable[[Any], Any]
+
+
+def start_tally(models: Sequence[str]) -> Any:
+    """A `Tally` actor. Its ledger is as safe as the driver: on the driver's node, and begun again should it die."""
+    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
+    return remote(Tally).remote(models)
+
+
+def complete(folder: RunFolder, stream: Stream) -> tuple[Settled, int]:
+    """Fill a table from `trajectories` until each of them is in it or in `rejects`.
+
+    Returns:
+      What `settle` found, and how many trajectories an earlier session had done.
+
+    Raises:
+      PaDistError: Ray gave up, or rows were lost; what is done stays done.
+    """
+    target = stream.target
+    (left,) = cluster.map_tasks(partial(n_left, target=target), [folder])
+    total = folder.count("trajectories")
+    before = total - left
+    for _ in range(_PASSES):
+        if left:
+            mend(folder, target)
+            with _Watch(target.stage, stream.tally, folder, total - left, total):
+                _pass(folder, stream)
+        (settled,) = cluster.map_tasks(partial(settle, target=target), [folder])
+        if not (left := settled.lost):
+            return settled, before
+    raise PaDistError(f"{target.stage}: {left} trajectories are neither scored nor rejected, after {_PASSES} passes")
+
+
+def _pass(folder: RunFolder, stream: Stream) -> None:
+    _quieten()
+    target = stream.target
+    context = ray.data.DataContext.get_current()
+    context.checkpoint_config = CheckpointConfig(
+        id_column="trajectory_id",
+        checkpoint_path=folder.path(target.checkpoint),
+        override_filesystem=folder.filesystem,
+        delete_checkpoint_on_success=False,  # a run that dies before it is marked done would else be scored twice over
+    )
+    dataset: Any = ray.data.read_parquet(
+        folder.parts("trajectories"), filesystem=folder.filesystem, columns=list(stream.columns)
+    )
+    dataset = stream.transform(dataset.repartition(target_num_rows_per_block=stream.rows_per_block))
+    try:
+        dataset.write_parquet(
+            folder.path(target.table), filesystem=folder.filesystem, mode=ray.data.SaveMode.APPEND, **target.encoding
+        )
+    except (ray.exceptions.RayError, OSError) as error:
+        why = ray.get(stream.tally.fault.remote()) or cluster.cause(error)
+        raise PaDistError(
+            f"{target.stage}: {why}; what is scored is kept, and the same command goes on from there"
+        ) from error
+    finally:
+        context.checkpoint_config = None
+
+
+def _quieten() -> None:
+    """Progress is ours: Ray Data's own would be log blocks off a terminal."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.verbose_progress = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised, and told by us
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+
+
+class _Watch:
+    """Shows the tally's progress while the driver waits for the pipeline."""
+
+    def __init__(self, label: str, tally: Any, folder: RunFolder, before: int, total: int) -> None:
+        self._label = label
+        self._tally, self._folder, self._before, self._total = tally, folder, before, total
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with Progress(self._label, self._total, self._before, self._folder.log) as progress:
+            while not self._stop.wait(1.0):
+                try:
+                    models = ray.get(self._tally.snapshot.remote())
+                except ray.exceptions.RayError:  # it is being started again
+                    continue
+                rates = [
+                    f"{model} {entry.work.tokens / entry.work.seconds:,.0f} tokens/s"
+                    for model, entry in models.items()
+                    if entry.work.seconds
+                ]
+                # A row is done when all models did it; of two, each one's pass is half of the way there.
+                done = sum(entry.rows for entry in models.values()) // len(models)
+                progress.update(min(self._before + done, self._total), ", ".join(rates))
