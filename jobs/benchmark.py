@@ -1,4 +1,4 @@
-"""Benchmarks: scoring and reductions against the plain loops and the machine's limit."""
+"""Benchmarks: scoring and reductions against the plain loops and the machine's limit; the viewer at scale."""
 
 import os
 import tempfile
@@ -140,6 +140,21 @@ def reduce_(
     if corpus:
         reducing.memory(corpus, labelled, resamples)
     reducing.compare(trajectories, loop, repeats, labelled)
+
+
+@app.command()
+def viewer(
+    trajectories: Annotated[int, typer.Option()] = 10_000,
+    model: Annotated[str | None, typer.Option(help="whose tokenizer; the demo's, unless told")] = None,
+    data: Data = DATA,
+    repeats: Annotated[int, typer.Option(help="times that the page is opened")] = 5,
+) -> None:
+    """A report's weight, and how long Chromium takes to show its list and to open, filter and sort trajectories."""
+    from pa_dist.benchmark.viewing import measure
+    from pa_dist.pairs import SHIPPED
+
+    with tempfile.TemporaryDirectory() as place:
+        measure(model or str(SHIPPED / "policy"), data.resolve(), place, trajectories, repeats)
 
 
 if __name__ == "__main__":

@@ -133,12 +133,43 @@ def evaluate(
 
 
 @app.command()
-def report(out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.")]) -> None:
+def report(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.")],
+    trajectories: Annotated[
+        int, typer.Option(min=1, help="Those that the viewer holds: of more, whole tasks.")
+    ] = 10_000,
+) -> None:
     """Write the page that shows a run: OUT/report/index.html."""
     from pa_dist.report import command
     from pa_dist.run import RunFolder
 
-    command.report(RunFolder(out), say)
+    command.report(RunFolder(out), say, trajectories)
+
+
+@app.command()
+def show(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.")],
+    trajectory_id: Annotated[str, typer.Argument(metavar="TRAJECTORY_ID")],
+    full: Annotated[bool, typer.Option("--full", help="Long messages whole.")] = False,
+) -> None:
+    """One trajectory in the terminal: its tokens coloured by advantage, its steps, where it may have failed."""
+    from pa_dist.report import show as showing
+    from pa_dist.run import RunFolder
+
+    showing.show(RunFolder(out), trajectory_id, full=full)
+
+
+@app.command()
+def top(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.")],
+    failures: Annotated[bool, typer.Option("--failures", help="Leave out what is known to have succeeded.")] = False,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 20,
+) -> None:
+    """The trajectories and steps most worth a look: lowest scores, with their worst steps, and the largest drops."""
+    from pa_dist.report import top as ranking
+    from pa_dist.run import RunFolder
+
+    ranking.top(RunFolder(out), n, failures=failures)
 
 
 @app.command()

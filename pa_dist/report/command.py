@@ -7,17 +7,22 @@ from pa_dist.errors import RunFolderError, first_line
 from pa_dist.lease import held
 from pa_dist.report import sections
 from pa_dist.report.page import write_page
+from pa_dist.report.viewer import TRAJECTORIES, write_viewer
 from pa_dist.run import RunFolder
 
 if TYPE_CHECKING:
     from pa_dist.ingest.stage import Mapper
 
-# Up to so many trajectories, this process reads a column sooner than Ray starts.
-_IN_PROCESS = 50_000
+# Up to so many trajectories, this process reads a column, or writes the viewer's data, sooner than Ray starts.
+_READ_HERE = 50_000
+_SHOWN_HERE = 1000
 
 
-def report(folder: RunFolder, say: Callable[[str], None]) -> None:
+def report(folder: RunFolder, say: Callable[[str], None], trajectories: int = TRAJECTORIES) -> None:
     """Write `OUT/report` of a run that is evaluated, replacing an earlier one.
+
+    Args:
+      trajectories: how many the viewer holds at most.
 
     Raises:
       RunFolderError: nothing was evaluated here.
@@ -26,9 +31,10 @@ def report(folder: RunFolder, say: Callable[[str], None]) -> None:
     if not evaluated.get("done"):
         raise RunFolderError(f"{folder}: nothing evaluated here yet; `pa-dist run CONFIG` comes first")
     with held(folder):
-        built = sections.build(folder, _mapper(folder, evaluated["trajectories"]))
+        built = sections.build(folder, _mapper(folder, evaluated["trajectories"] <= _READ_HERE))
+        viewer = write_viewer(folder, trajectories, _mapper(folder, evaluated["trajectories"] <= _SHOWN_HERE))
         title = folder.manifest.get("config", {}).get("name") or "pa-dist run"
-        page = write_page(folder, title=title, report=built)
+        page = write_page(folder, title=title, report=built, viewer=viewer)
         folder.logged(say)(f"report: {page}")
 
 
@@ -41,9 +47,9 @@ def report_at_end(folder: RunFolder, say: Callable[[str], None]) -> None:
         folder.logged(say)(f"report: not written ({why}); the run is whole, and `pa-dist report` tries again")
 
 
-def _mapper(folder: RunFolder, trajectories: int) -> "Mapper":
+def _mapper(folder: RunFolder, here: bool) -> "Mapper":
     """What runs the tasks that read rows."""
-    if trajectories <= _IN_PROCESS:
+    if here:
         return map
     from pa_dist import cluster, config
 

@@ -15,8 +15,20 @@ from markupsafe import Markup
 from pa_dist.run import REPORT, RunFolder
 
 _ASSETS = files("pa_dist.report") / "assets"
-_STYLES = ("page.css", "report.css")
-_SCRIPTS = ("page.js", "report.js")
+_STYLES = ("page.css", "report.css", "viewer.css")
+_SCRIPTS = (
+    "page.js",
+    "report.js",
+    "viewer_text.js",
+    "viewer_data.js",
+    "viewer_link.js",
+    "viewer_list.js",
+    "viewer_strip.js",
+    "viewer_tokens.js",
+    "viewer_conversation.js",
+    "viewer_trials.js",
+    "viewer.js",
+)
 
 
 def write_page(folder: RunFolder, **values: Any) -> str:

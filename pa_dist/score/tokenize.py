@@ -26,11 +26,16 @@ class TokenizedTrajectory(NamedTuple):
     """[sequences] tokens of each sequence: one, but where a chat template rewrites history."""
 
 
-def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """A tokenizer from a folder or the Hugging Face Hub. Raises OSError if there is none."""
+def load_tokenizer(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False, local_files_only: bool = False
+) -> Any:
+    """A tokenizer from a folder or the Hugging Face Hub, or of the Hub's only what is here already. Raises OSError if
+    there is none."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(
+        name, revision=revision, trust_remote_code=trust_remote_code, local_files_only=local_files_only
+    )
     # Trajectories are longer than some models' limit; left truncation below is ours, and the warning would be noise.
     tokenizer.model_max_length = int(1e12)
     return tokenizer

@@ -63,6 +63,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder.start("score", {"pair": {"policy": "P", "reference": "R"}})
     folder.finish("score", seconds=1.0)
     folder.write("logprobs", "part-0", pa.Table.from_pylist(rows, schema.LOGPROBS))
+    told = [{"trajectory_id": row["trajectory_id"], "messages": []} for row in rows]
+    folder.write("trajectories", "part-0", pa.Table.from_pylist(told, schema.TRAJECTORIES))
     reject = {"source": "x", "place": "1", "stage": "score", "reason": REASON}
     folder.write("rejects", "part-0", pa.Table.from_pylist([reject] * 3, schema.REJECTS))
     settings = Evaluate(resamples=20)

@@ -1,0 +1,156 @@
+"""What the viewer's data holds, against the tables by hand."""
+
+import base64
+import gzip
+import json
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from small_run import message, rows, trajectory, write_run
+from tiny_models import save_tokenizer
+
+from pa_dist import schema
+from pa_dist.report import viewer
+from pa_dist.report.choose import score_columns, task_numbers
+from pa_dist.report.record import blamed
+from pa_dist.report.viewer import about, packed, write_viewer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("viewer")
+    tokenizer = save_tokenizer(root / "policy", bos=True)
+    return write_run(str(root / "run"), rows(), tokenizer, str(root / "policy"))
+
+
+def unpacked(text):
+    return json.loads(gzip.decompress(base64.b64decode(text)))
+
+
+def test_the_index_is_the_tables(run):
+    index = unpacked(write_viewer(run, 100, map).index)
+    scores = {row["trajectory_id"]: row for row in run.dataset("scores").to_table().to_pylist()}
+    assert index["id"] == [f"run-{task}-{trial}" for task in range(3) for trial in range(4)]
+    assert index["success"] == [trial == 0 for _ in range(3) for trial in range(4)]
+    assert index["mistake_step"] == [3 if trial == 1 else None for _ in range(3) for trial in range(4)]
+    assert index["groups"] == [["desk", "orders"]]
+    assert (index["total"], index["tasks_left_out"]) == (12, 0)
+    assert [index["abouts"][i] for i in index["about"]][::4] == [
+        f"Cancel order {n}, please." for n in (4700, 4701, 4702)
+    ]
+    for name, values in index["scores"].items():
+        assert values == pytest.approx([scores[key][name] for key in index["id"]], rel=1e-5)
+    best = [
+        max(range(4 * t, 4 * t + 4), key=lambda i: scores[index["id"][i]]["progress_advantage__mean__mean"])
+        for t in range(3)
+    ]
+    assert [i for i, chosen in enumerate(index["chosen"]) if chosen] == best
+
+
+def test_a_chunk_holds_the_columns_in_thousandths_and_texts_once(run):
+    made = write_viewer(run, 100, map)
+    (text,) = made.chunks.values()
+    chunk = unpacked(text)
+    tables = {name: run.dataset(name).to_table().to_pylist() for name in ("logprobs", "steps", "trajectories")}
+    row, scored, given = chunk["rows"][5], tables["logprobs"][5], tables["trajectories"][5]
+    assert row["trajectory_id"] == scored["trajectory_id"] == "run-1-1"
+    for i, step in enumerate(row["steps"]):
+        assert step["policy"] == [round(1000 * value) for value in scored["policy_logprob"][i]]
+        assert step["reference"] == [round(1000 * value) for value in scored["reference_logprob"][i]]
+        difference = np.subtract(scored["policy_logprob"][i], scored["reference_logprob"][i]).mean()
+        assert step["value"] == pytest.approx(difference, abs=1e-6)
+        sizes = [len(dict(step["joined"]).get(place, [0])) for place in range(len(step["pieces"]))]
+        assert sum(sizes) == len(scored["token_ids"][i])
+    assert "".join(row["steps"][1]["pieces"]) == "\n[assistant]: It has shipped – çà, 中文 😀 1."
+    assert [chunk["texts"][m["content"]] for m in row["messages"]] == [m["content"] or "" for m in given["messages"]]
+    assert max(Counter(chunk["texts"]).values()) == 1
+
+
+def test_of_more_than_the_limit_whole_tasks_are_drawn(run):
+    index = unpacked(write_viewer(run, 9, map).index)
+    assert sorted(Counter(index["task"]).values()) == [4, 4]
+    assert (index["total"], index["tasks_left_out"]) == (12, 1)
+    assert unpacked(write_viewer(run, 9, map).index)["id"] == index["id"]
+    assert len(unpacked(write_viewer(run, 3, map).index)["id"]) == 3
+
+
+def test_chunks_are_files_where_they_are_large(run, monkeypatch):
+    embedded = write_viewer(run, 100, map)
+    monkeypatch.setattr(viewer, "_EMBEDDED_BYTES", 100)
+    apart = write_viewer(run, 100, map)
+    assert apart.chunks == {}
+    assert apart.index == embedded.index
+    script = run.read("report/data/00000.js").decode()
+    assert script == f'viewerChunk(0,"{embedded.chunks[0]}");\n'
+
+
+def test_a_run_without_its_tokenizer_says_why(tmp_path):
+    tokenizer = save_tokenizer(tmp_path / "policy", bos=True)
+    folder = write_run(str(tmp_path / "run"), rows(1, 1), tokenizer, str(tmp_path / "moved"))
+    made = write_viewer(folder, 100, map)
+    assert unpacked(made.index)["run"]["without_pieces"].startswith("the policy's tokenizer could not be loaded")
+    assert [step["pieces"] for step in unpacked(made.chunks[0])["rows"][0]["steps"]] == [None, None]
+
+
+def test_texts_that_are_no_utf8_survive():
+    assert unpacked(packed(json.dumps(["\ud800", "</script>", "😀"]))) == ["\ud800", "</script>", "😀"]
+
+
+def test_predictors_by_hand():
+    # Sums 0.5, 0.1, 0.2, -0.1: the lowest at 7. Lowest value -0.4 at 3; the falls are 0.9 to 3 and 0.4 to 7.
+    steps, values = [1, 3, 5, 6, 7], [0.5, -0.4, 0.1, None, -0.3]
+    assert blamed(values, steps) == {"min_cumulative": 7, "sharpest_drop": 3, "sharpest_abs_drop": 3}
+    assert blamed([None, None], [1, 3]) == {}
+
+
+def test_tasks_of_other_domains_and_none_are_apart():
+    keys = [("a", None, "1"), ("a", None, "1"), ("a", "x", "1"), ("b", "x", "1"), ("b", "x", None), ("b", "x", None)]
+    names = ("benchmark", "domain", "task_id")
+    table = pa.Table.from_pylist([dict(zip(names, key, strict=True)) for key in keys], pa.schema(schema.KEYS[1:4]))
+    assert task_numbers(table).tolist() == [0, 0, 1, 2, 3, 4]
+
+
+def test_scores_that_the_list_offers():
+    names = [
+        "trajectory_id",
+        "entropy__mean__mean",
+        "entropy__min__mean",
+        "judge__none__none",
+        "deepconf_tail__mean__last",
+    ]
+    found = score_columns([*names, "progress_advantage__mean__mean"])
+    assert found == [
+        "progress_advantage__mean__mean",
+        "entropy__mean__mean",
+        "judge__none__none",
+        "deepconf_tail__mean__last",
+    ]
+
+
+def test_how_a_task_begins():
+    assert about([message("system", "You are."), message("user", "  Two\n words ")]) == "Two words"
+    assert about([message("Orchestrator", "plan"), message("assistant", None)]) == "plan"
+    assert about([message("user", None)]) == ""
+
+
+def test_a_trajectory_whose_steps_were_cut(tmp_path):
+    tokenizer = save_tokenizer(tmp_path / "policy", bos=True)
+    given = [trajectory("a", None, None, [message("assistant", "one"), message("assistant", "two")])]
+    folder = write_run(str(tmp_path / "run"), given, tokenizer, str(tmp_path / "policy"))
+    table = folder.dataset("logprobs").to_table().to_pylist()
+    for name in ("token_ids", *(f"{m}_{c}" for m in schema.MODELS for c in schema.TOKEN_COLUMNS)):
+        table[0][name][0] = []
+    table[0]["truncated"] = [True, False]
+    folder.write("logprobs", "part-00000", pa.Table.from_pylist(table, schema.LOGPROBS))
+    steps = folder.dataset("steps").to_table().to_pylist()
+    steps[0] |= {"reason": "truncated", "progress_advantage__mean": None}
+    folder.write(
+        "steps",
+        folder.parts("steps")[0].split("/")[-1].removesuffix(".parquet"),
+        pa.Table.from_pylist(steps, schema.STEPS),
+    )
+    first, second = unpacked(write_viewer(folder, 9, map).chunks[0])["rows"][0]["steps"]
+    assert (first["cut"], first["why"], first["value"], first["pieces"]) == (True, "truncated", None, [])
+    assert (second["cut"], second["why"]) == (False, None)
