@@ -1,6 +1,6 @@
 """Make the README's pictures from a run of the demo: its report, and the trajectory whose failure it finds.
 
-    pa-dist demo --out runs/demo && python docs/pictures.py runs/demo
+pa-dist demo --out runs/demo && python docs/pictures.py runs/demo
 """
 
 import sys
@@ -34,7 +34,9 @@ def main(out: str) -> None:
 def _found(out: str) -> str:
     """The first trajectory whose labelled step is the one that `sharpest_drop` blames."""
     rows = pa_dist.open_run(out).arrow("attributions").to_pylist()
-    right = [r for r in rows if r["correct"] and (r["method"], r["predictor"]) == ("progress_advantage", "sharpest_drop")]
+    right = [
+        r for r in rows if r["correct"] and (r["method"], r["predictor"]) == ("progress_advantage", "sharpest_drop")
+    ]
     return min(r["trajectory_id"] for r in right if r["token_agg"] == "mean")
 
 
