@@ -13,7 +13,8 @@ import pa_dist
 
 HERE = Path(__file__).parent
 CHROMIUM = "/usr/bin/chromium"
-SIZES = {"report": (1180, 900), "viewer": (1180, 900)}
+SIZES = {"report": (1180, 900), "viewer": (1180, 1330)}
+LONG = 4  # steps
 
 
 def main(out: str) -> None:
@@ -32,12 +33,13 @@ def main(out: str) -> None:
 
 
 def _found(out: str) -> str:
-    """The first trajectory whose labelled step is the one that `sharpest_drop` blames."""
-    rows = pa_dist.open_run(out).arrow("attributions").to_pylist()
-    right = [
-        r for r in rows if r["correct"] and (r["method"], r["predictor"]) == ("progress_advantage", "sharpest_drop")
-    ]
-    return min(r["trajectory_id"] for r in right if r["token_agg"] == "mean")
+    """The first failure whose labelled step `sharpest_drop` finds, of those that went on for a while after it."""
+    run = pa_dist.open_run(out)
+    scores, blamed = run.pandas("scores"), run.pandas("attributions")
+    mean = (blamed.method == "progress_advantage") & (blamed.token_agg == "mean")
+    found = blamed[mean & (blamed.predictor == "sharpest_drop") & (blamed.correct == True)]  # noqa: E712, of three values
+    failed = scores[(scores.reward == 0) & (scores.n_steps >= LONG) & scores.trajectory_id.isin(found.trajectory_id)]
+    return str(failed.trajectory_id.min())
 
 
 if __name__ == "__main__":

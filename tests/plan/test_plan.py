@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import ray
 import tiny_models
 from rich.console import Console
 from tiny_models import save_classifier, save_critic, save_model, save_tokenizer
@@ -194,7 +195,8 @@ def test_a_plan_is_near_what_the_run_uses(tmp_path, monkeypatch):
     )
     whole = plan(loaded, device="here")
     assert whole.exact
-    ingest_and_score(loaded, lambda line: None)
+    with ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False):
+        ingest_and_score(loaded, lambda line: None)
     was = used(RunFolder(loaded.output))
     assert was["policy distinct_tokens"] < 0.9 * was["policy tokens"]
     assert was["truncated_steps"] > 0

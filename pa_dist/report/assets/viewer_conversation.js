@@ -53,7 +53,7 @@ const viewerConversation = (() => {
   }
 
   function marksOf(index, place, row) {
-    const blamed = index.success[place] === true ? [] : Object.entries(row.blamed);
+    const blamed = viewerData.mayBlame(index, place) ? Object.entries(row.blamed) : [];
     const marks = blamed.map(([name, at]) => ({ at, kind: "predicted", name }));
     if (index.mistake_step[place] !== null) marks.push({ at: index.mistake_step[place], kind: "label", name: "labelled failure" });
     return marks;

@@ -88,5 +88,10 @@ const viewerData = (() => {
     return index.success[place] === null ? "unknown" : index.success[place] ? "success" : "failure";
   }
 
-  return { load, trajectory, siblings, outcome };
+  // A step is predicted for every trajectory; of one that succeeded, and that nobody blames, it says nothing.
+  function mayBlame(index, place) {
+    return index.success[place] !== true || index.mistake_step[place] !== null;
+  }
+
+  return { load, trajectory, siblings, outcome, mayBlame };
 })();

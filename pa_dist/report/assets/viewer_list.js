@@ -74,14 +74,13 @@ const viewerList = (() => {
     return make("span", {}, badge, ` ${Number(reward.toPrecision(4))}`);
   }
 
-  // A step is predicted for every trajectory; of one that succeeded it says nothing.
   function shownBlame() {
-    return index.blamed.map((step, place) => (index.success[place] === true ? null : step));
+    return index.blamed.map((step, place) => (viewerData.mayBlame(index, place) ? step : null));
   }
 
   function blameCell(place) {
     const label = index.mistake_step[place];
-    const step = index.success[place] === true ? null : index.blamed[place];
+    const step = viewerData.mayBlame(index, place) ? index.blamed[place] : null;
     const told = label === null ? "" : `, label ${label} ${label === index.blamed[place] ? "✓" : "✗"}`;
     return [step === null ? "–" : `${step}${told}`];
   }
@@ -113,7 +112,7 @@ const viewerList = (() => {
         `whole tasks drawn at random, ${index.tasks_left_out.toLocaleString("en")} tasks are left out.`);
     }
     if (index.run.rejected) parts.push(`${index.run.rejected.toLocaleString("en")} more were rejected before scoring; the table rejects says why.`);
-    parts.push("“Failed at step” is where the advantage is lowest (predictor sharpest_drop), of what did not succeed.");
+    parts.push("“Failed at step” is where the advantage is lowest (predictor sharpest_drop), of what did not succeed or has a label.");
     return parts.join(" ");
   }
 
