@@ -13,13 +13,13 @@ import pa_dist
 
 HERE = Path(__file__).parent
 CHROMIUM = "/usr/bin/chromium"
-SIZES = {"report": (1180, 900), "viewer": (1180, 1330)}
+SIZES = {"report": (1180, 1590), "viewer": (1180, 1330)}
 LONG = 4  # steps
 
 
 def main(out: str) -> None:
     page = Path(out, "report", "index.html").resolve().as_uri()
-    addresses = {"report": f"{page}#section-fa", "viewer": f"{page}#{quote(_found(out), safe='')}"}
+    addresses = {"report": f"{page}#section-best_of_n", "viewer": f"{page}#{quote(_found(out), safe='')}"}
     with sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for name, address in addresses.items():
