@@ -70,6 +70,8 @@ def plan(
 ) -> None:
     """What a run would take, from a sample and without weights: tokens, rejects, FLOPs, memory, disk, hours."""
     loaded = configs.load(config, overrides)
+    if like is not None and (device is not None or share is not None):
+        raise ConfigError("plan: --like takes the place of --device and --share")
 
     from pa_dist.plan import show
     from pa_dist.plan.plan import plan as planned
@@ -143,7 +145,7 @@ def report(
     from pa_dist.report import command
     from pa_dist.run import RunFolder
 
-    command.report(RunFolder(out), say, trajectories)
+    command.report(RunFolder.of(out), say, trajectories)
 
 
 @app.command()
@@ -156,7 +158,7 @@ def show(
     from pa_dist.report import show as showing
     from pa_dist.run import RunFolder
 
-    showing.show(RunFolder(out), trajectory_id, full=full)
+    showing.show(RunFolder.of(out), trajectory_id, full=full)
 
 
 @app.command()
@@ -169,7 +171,7 @@ def top(
     from pa_dist.report import top as ranking
     from pa_dist.run import RunFolder
 
-    ranking.top(RunFolder(out), n, failures=failures)
+    ranking.top(RunFolder.of(out), n, failures=failures)
 
 
 @app.command()
@@ -196,10 +198,16 @@ def compare(
     from pa_dist.report.side_by_side import show_comparison
     from pa_dist.run import RunFolder
 
-    cluster.connect(configs.Ray())
-    found = compared(RunFolder(first), RunFolder(second), cluster.map_tasks)
+    folder = RunFolder(first)
+
+    def map_tasks(*tasks: Any) -> Any:
+        cluster.connect(configs.Ray(**folder.manifest.get("config", {}).get("ray", {})))
+        return cluster.map_tasks(*tasks)
+
+    found = compared(folder, RunFolder(second), map_tasks)
     if json_file is not None:
-        json_file.write_text(json.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        text = json.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
+        json_file.write_text(f"{text}\n", encoding="utf-8")
     show_comparison(found)
 
 

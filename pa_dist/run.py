@@ -51,6 +51,18 @@ class RunFolder:
     """Set for the part of it that holds the scores of a merged reference: a run folder in the folder, whose
     trajectories and log are those of the whole."""
 
+    @staticmethod
+    def of(address: str) -> "RunFolder":
+        """The run folder at an address, or the part of one for an alpha: `OUT/alphas/0.5`."""
+        body, mark, options = address.partition("?") if "://" in address else (address, "", "")
+        whole, between, name = body.rstrip("/").rpartition(f"/{ALPHAS}/")
+        try:
+            part = RunFolder(whole + mark + options, float(name)) if between else None
+        except ValueError:
+            part = None
+        # A run of its own may lie at such an address too: it has trajectories.
+        return RunFolder(address) if part is None or RunFolder(address).parts("trajectories") else part
+
     @cached_property
     def _location(self) -> tuple[pafs.FileSystem, str]:
         try:
@@ -72,13 +84,16 @@ class RunFolder:
 
     def path(self, *parts: str) -> str:
         """Path below the folder, in the terms of `filesystem`."""
-        own = self.alpha is not None and parts[:1] not in (("trajectories",), (LOG,))
-        return "/".join([self._location[1].rstrip("/"), *([ALPHAS, repr(self.alpha)] if own else []), *parts])
+        return "/".join([self._location[1].rstrip("/"), *self._own(parts), *parts])
 
     def below(self, *parts: str) -> str:
         """Path or URI of a file below the folder, as a config names one."""
         body, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
-        return "/".join([body.rstrip("/"), *parts]) + mark + options
+        return "/".join([body.rstrip("/"), *self._own(parts), *parts]) + mark + options
+
+    def _own(self, parts: tuple[str, ...]) -> list[str]:
+        shared = self.alpha is None or parts[:1] in (("trajectories",), (LOG,))
+        return [] if shared else [ALPHAS, repr(self.alpha)]
 
     def write(self, table_name: str, part: str, table: pa.Table, **encoding: Any) -> None:
         """Write one Parquet file `table_name/part.parquet`, replacing it in one step: readers see all of it or none."""

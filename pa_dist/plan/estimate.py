@@ -15,7 +15,7 @@ class Estimate:
 
     value: float
     standard_error: float | None = 0.0
-    """0 where everything was counted, None where a single run does not tell."""
+    """0 where everything was counted, None where the runs do not tell."""
 
     def times(self, factor: float) -> "Estimate":
         return Estimate(self.value * factor, None if self.standard_error is None else self.standard_error * factor)
@@ -39,9 +39,9 @@ def total(runs: Sequence[Figures], name: str, by: str, whole: float) -> Estimate
         return Estimate(0.0)
     ratio = float(y.sum() / x.sum())
     left = 1 - x.sum() / whole
-    if left <= 1e-9:
+    if abs(left) <= 1e-9:
         return Estimate(float(y.sum()))
-    if len(runs) == 1:
+    if left < 0 or len(runs) == 1:  # a limit keeps fewer than were counted, and nobody knows which
         return Estimate(ratio * whole, None)
     spread = float(np.sum((y - ratio * x) ** 2) / (len(runs) - 1))
     return Estimate(ratio * whole, float(whole / x.mean() * np.sqrt(left * spread / len(runs))))

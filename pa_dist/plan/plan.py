@@ -41,8 +41,8 @@ def plan(
     Raises:
       PaDistError: a config, a device or a folder that cannot be used.
     """
-    _check(config)
     found = speeds(config, device, like, share)
+    _check(config)
     scoring = _scoring(config, found[0].kind)
     judging = {name: Judging(name, config) for name in config.reward_models}
     with tempfile.TemporaryDirectory(prefix="pa-dist-plan-") as place:
@@ -157,7 +157,7 @@ def _device(
     seconds = {name: getattr(model, speed.unit).value / speed.per_second[name] for name, model in models.items()}
     alone = {name: seconds[name] / _side_by_side(pool, speed, config) for name, pool in pools.items()}
     merged = models["reference"].passes - 1
-    taken = sum(seconds[name] * models[name].passes * max(1.0, _gpus(pool, speed)) for name, pool in pools.items())
+    taken = sum(seconds[name] * models[name].passes * _idle(pool, speed, config) for name, pool in pools.items())
     return DevicePlan(
         device=speed.name,
         per_second=speed.per_second,
@@ -166,18 +166,27 @@ def _device(
         device_hours=taken / HOUR,
         reward_hours=_reward_hours(config, speed, rewards),
         memory=speed.memory,
-        fits={name: _fits(sum(model.memory.values()), pools[name], speed) for name, model in models.items()},
+        fits={name: _fits(sum(model.memory.values()), pools[name], speed, config) for name, model in models.items()},
     )
 
 
-def _gpus(pool: Replicas, speed: Speed) -> float:
-    return (pool.num_gpus or 1.0) if speed.kind != "cpu" else 1.0
+def _wide(config: Config) -> int:
+    """Devices that work for one replica at once: of several that it is spread over, only vLLM's do."""
+    return config.score.vllm.tensor_parallel_size if config.score.engine == "vllm" else 1
+
+
+def _gpus(pool: Replicas, speed: Speed, config: Config) -> float:
+    return (pool.num_gpus or float(_wide(config))) if speed.kind != "cpu" else 1.0
 
 
 def _side_by_side(pool: Replicas, speed: Speed, config: Config) -> float:
-    """Whole devices that work on a model at once. Of several that one replica is spread over, only vLLM's do."""
-    wide = config.score.vllm.tensor_parallel_size if config.score.engine == "vllm" else 1
-    return pool.replicas * min(1.0, _gpus(pool, speed)) * wide
+    """Whole devices that work on a model at once."""
+    return pool.replicas * min(1.0, _gpus(pool, speed, config)) * _wide(config)
+
+
+def _idle(pool: Replicas, speed: Speed, config: Config) -> float:
+    """Devices that are held for each one that works."""
+    return max(1.0, _gpus(pool, speed, config) / _wide(config))
 
 
 def _crowd(config: Config, speed: Speed) -> float:
@@ -198,5 +207,5 @@ def _reward_hours(config: Config, speed: Speed, rewards: Mapping[str, RewardPlan
     return hours
 
 
-def _fits(needed: int, pool: Replicas, speed: Speed) -> bool | None:
-    return None if speed.memory is None else needed <= speed.memory * _gpus(pool, speed)
+def _fits(needed: int, pool: Replicas, speed: Speed, config: Config) -> bool | None:
+    return None if speed.memory is None else needed <= speed.memory * _gpus(pool, speed, config)

@@ -12,6 +12,7 @@ from pa_dist.plan.devices import GIB
 from pa_dist.plan.estimate import Estimate
 from pa_dist.plan.records import DevicePlan, Plan
 from pa_dist.report.tables import LOG_WIDTH
+from pa_dist.report.terminal import visible
 
 MOST_REASONS = 8
 
@@ -32,11 +33,11 @@ def show_plan(plan: Plan, console: Console | None = None) -> None:
     for table in tables:
         console.print(table)
     for line in plan.assumptions:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(visible(line)), soft_wrap=True)
 
 
 def _table(title: str, *heads: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, title=Text(visible(title)), title_justify="left", show_edge=False)
     table.add_column(heads[0], no_wrap=True)
     for head in heads[1:]:
         table.add_column(head, justify="right")
@@ -45,7 +46,7 @@ def _table(title: str, *heads: str) -> Table:
 
 def _row(table: Table, *cells: str) -> None:
     # Text: names and reasons come from files, and square brackets in them are no markup.
-    table.add_row(*map(Text, cells))
+    table.add_row(*(Text(visible(cell)) for cell in cells))
 
 
 def _corpus(plan: Plan) -> Table:

@@ -43,6 +43,7 @@ def show(folder: RunFolder, trajectory_id: str, console: Console | None = None, 
     if not console.is_terminal:
         console.width = LOG_WIDTH
     settings = evaluate_settings(folder)
+    trajectory_id = trajectory_id.encode(errors="backslashreplace").decode()  # an argument may be any bytes
     given = _row(folder, "trajectories", trajectory_id, _GIVEN)
     scored = _row(folder, "logprobs", trajectory_id, LOGPROBS)
     if given is None or scored is None:

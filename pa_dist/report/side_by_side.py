@@ -7,6 +7,7 @@ from rich.text import Text
 
 from pa_dist.compare import AGREEMENT, Comparison, Side
 from pa_dist.report.tables import LOG_WIDTH
+from pa_dist.report.terminal import visible
 
 
 def show_comparison(found: Comparison, console: Console | None = None) -> None:
@@ -16,7 +17,7 @@ def show_comparison(found: Comparison, console: Console | None = None) -> None:
         console.width = LOG_WIDTH
     # Text: names come from files, and square brackets in them are no markup.
     for line in found.differences or ["the settings of both are the same"]:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(visible(line)), soft_wrap=True)
     console.print(f"trajectories: {found.shared} in both, {found.only_first} and {found.only_second} in one alone")
     groups: dict[tuple[str, str, str], list[Side]] = {}
     for side in found.sides:
@@ -26,7 +27,8 @@ def show_comparison(found: Comparison, console: Console | None = None) -> None:
 
 
 def _table(title: str, sides: list[Side]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", caption_justify="left", show_edge=False)
+    head = Text(visible(title))
+    table = Table(box=box.SIMPLE_HEAD, title=head, title_justify="left", caption_justify="left", show_edge=False)
     agreement = sides[0].scenario == AGREEMENT
     for name in ("method", "figure", *(("value",) if agreement else ("first", "second", "first less second", "p"))):
         table.add_column(name, no_wrap=name == "method")

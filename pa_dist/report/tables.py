@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pa_dist.reduce.comparisons import CROSS_FITTED, HEADLINE, HINDSIGHT, METHOD
+from pa_dist.report.terminal import visible
 from pa_dist.run import RunFolder
 from pa_dist.schema import NONE
 
@@ -54,8 +55,10 @@ def show_metrics(
             console.print(line, soft_wrap=True)
     if groups:
         console.print(
-            f"Shown: token mean and step mean (deepconf: its own steps). All cells: {out}/metrics.parquet; "
-            f"chosen on other tasks, and less each other method: {out}/comparisons.parquet",
+            Text(
+                f"Shown: token mean and step mean (deepconf: its own steps). All cells: {out}/metrics.parquet; "
+                f"chosen on other tasks, and less each other method: {out}/comparisons.parquet"
+            ),
             soft_wrap=True,
         )
 
@@ -163,13 +166,14 @@ def _table(
 def _printed(title: str, headline: Headline) -> Table:
     # Text: names and notes come from the files, and square brackets in them are no markup.
     title = ", ".join(filter(None, (title, headline.what)))
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", caption_justify="left", show_edge=False)
+    head = Text(visible(title))
+    table = Table(box=box.SIMPLE_HEAD, title=head, title_justify="left", caption_justify="left", show_edge=False)
     table.add_column("method", no_wrap=True)
     for name in headline.heads:
         table.add_column(name)
     for method, cells in headline.lines.items():
-        table.add_row(method, *map(Text, cells))
-    table.caption = Text(headline.below)
+        table.add_row(Text(method), *map(Text, cells))
+    table.caption = Text(visible(headline.below))
     return table
 
 

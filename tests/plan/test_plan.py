@@ -17,7 +17,8 @@ from pa_dist import config
 from pa_dist.benchmark.planning import planned, used
 from pa_dist.cli import app
 from pa_dist.errors import ConfigError, RunFolderError
-from pa_dist.plan.plan import plan
+from pa_dist.plan.devices import Speed
+from pa_dist.plan.plan import _fits, plan
 from pa_dist.plan.show import show_plan
 from pa_dist.render.plain import render
 from pa_dist.run import RunFolder
@@ -136,6 +137,19 @@ def test_vllm_shares_nothing_and_need_not_be_installed(pair, chat_file):
     assert found.models["policy"].distinct_tokens == found.models["policy"].tokens == shared.models["policy"].tokens
     assert found.models["policy"].flops.value > shared.models["policy"].flops.value
     assert "vLLM reads no prefix again" in found.models["policy"].apart
+
+
+@pytest.mark.parametrize("num_gpus", [None, 4])
+def test_four_gpus_of_one_replica_are_a_quarter_of_the_hours_and_four_memories(pair, chat_file, num_gpus):
+    pool = {"num_gpus": num_gpus}
+    score = {"engine": "vllm", "max_length": 511, "policy": pool, "reference": pool}
+    (one,) = plan(settings(pair, chat_file, score={**score, "policy": {}, "reference": {}}), device="L4").devices
+    config = settings(pair, chat_file, score={**score, "vllm": {"tensor_parallel_size": 4}})
+    (four,) = plan(config, device="L4").devices
+    assert four.hours == pytest.approx(one.hours / 4)
+    assert four.device_hours == pytest.approx(one.device_hours)
+    pool, speed = config.score.policy, Speed("L4", "cuda", 22.0, "flops", {}, "")
+    assert (_fits(88, pool, speed, config), _fits(89, pool, speed, config)) == (True, False)
 
 
 def test_reward_models_are_shown_the_same_trajectories(pair, chat_file, rendered, tmp_path):

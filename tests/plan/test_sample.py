@@ -105,6 +105,7 @@ def test_a_total_by_hand():
     assert found.standard_error == pytest.approx(80 / (8 / 3) * math.sqrt(0.9 * 4 / 3))
     assert total(runs, "tokens", "rows", 8) == Estimate(48.0, 0.0)
     assert total(runs[:1], "tokens", "rows", 80) == Estimate(400.0, None)
+    assert total(runs, "tokens", "rows", 4) == Estimate(24.0, None)  # a limit below what was read
     assert total(runs, "never seen", "rows", 80).value == 0
     assert total([], "tokens", "rows", 0) == Estimate(0.0, 0.0)
 

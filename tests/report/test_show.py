@@ -3,6 +3,7 @@
 import io
 import itertools
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -13,6 +14,7 @@ from pa_dist.errors import RunFolderError
 from pa_dist.report.show import show
 from pa_dist.report.terminal import bar, visible
 from pa_dist.report.top import largest_drops, lowest_scores, top
+from pa_dist.run import RunFolder
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 [bold]no[/bold] \u202egnp \r\x00\x9b0m"
 
@@ -45,6 +47,16 @@ def test_a_trajectory_as_text(run):
     assert "\x1b" not in printed
 
 
+def test_an_alphas_part_shows_the_runs_trajectories(run, tmp_path):
+    path = tmp_path / "alphas" / "0.5"
+    path.mkdir(parents=True)
+    for name in Path(run.uri).iterdir():
+        (tmp_path if name.name == "trajectories" else path).joinpath(name.name).symlink_to(name)
+    assert shown(RunFolder.of(f"{path}/"), "run-1-1") == shown(run, "run-1-1")
+    assert RunFolder.of(f"{path}/") == RunFolder(str(tmp_path), 0.5)
+    assert RunFolder.of(run.uri) == run
+
+
 def test_tokens_have_grounds_of_colour(run):
     assert shown(run, "run-1-1", colour=True).count("\x1b[38;2;16;16;16;48;2;") > 10
 
@@ -66,6 +78,7 @@ def test_text_sends_no_escape_and_is_no_markup(run, colour):
         ("run-1", "no trajectory 'run-1'; nearest: run-1-0, run-1-1, run-1-2"),
         ("rnu-2-3", "no trajectory 'rnu-2-3'; nearest: run-2-3"),
         ("\x1b[2J", "no trajectory '␛[2J'; nearest: run-␛[2J[red]"),
+        ("\udcff", r"no trajectory '\\udcff'"),
     ],
 )
 def test_an_unknown_id_is_one_line_with_the_nearest(run, wanted, told):

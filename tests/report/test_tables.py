@@ -67,6 +67,13 @@ def test_fa_has_a_column_a_predictor_and_its_baselines_below(tmp_path):
     assert "n = 25, [95% bootstrap interval]; random 0.125" in lines
 
 
+def test_names_from_files_send_no_escape(tmp_path):
+    named = {"domain": "\x1b[2J\u202e", "note": "\x9b2J", "method": "entropy", "metric": "auroc", "value": 0.5}
+    lines = shown(tmp_path, {"scenario": "uq", **named})
+    assert lines[0] == "uq: tau2 ␛[2J‹U+202E›"
+    assert not any(mark in line for line in lines for mark in "\x1b\x9b\u202e")
+
+
 @pytest.mark.parametrize("name", ["[/x]", "[red]desk"])
 def test_names_from_files_are_no_markup(tmp_path, name):
     lines = shown(tmp_path, {"scenario": "uq", "domain": name, "method": "entropy", "metric": "auroc", "value": 0.5})
