@@ -25,22 +25,26 @@ class Differences:
 
     heads: list[str]
     lines: list[tuple[str, list[str]]]
+    least: float
+    """Below which no p-value can be before it is adjusted."""
 
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Rows of `comparisons` of each scenario's main metric."""
+    """Rows of `comparisons` of each scenario's main metric, and of how many resamples they are."""
 
     rows: list[Row]
+    resamples: int
 
     @staticmethod
     def of(folder: RunFolder) -> "Comparisons":
         """Those of a run."""
         path = folder.path("comparisons.parquet")
         if not folder.filesystem.get_file_info(path).is_file:
-            return Comparisons([])
+            return Comparisons([], 0)
         rows = pq.read_table(path, filesystem=folder.filesystem).to_pylist()
-        return Comparisons([row for row in rows if row["metric"] == MAIN[row["scenario"]]])
+        resamples = folder.manifest["stages"]["evaluate"]["settings"]["evaluate"]["resamples"]
+        return Comparisons([row for row in rows if row["metric"] == MAIN[row["scenario"]]], resamples)
 
     def cross_fitted(self, of: Measured) -> dict[str, str]:
         """Each method's own figure with its aggregation chosen on other data."""
@@ -58,7 +62,7 @@ class Comparisons:
             found.setdefault(plain(row["against"]), {})[head] = f"{figure(row)}{p}"
         heads = list(dict.fromkeys(head for said in found.values() for head in said))
         lines = [(against, [said.get(head, "") for head in heads]) for against, said in found.items()]
-        return Differences(heads, lines) if lines else None
+        return Differences(heads, lines, 2 / (1 + self.resamples)) if lines else None
 
     def _of(self, of: Measured) -> list[Row]:
         """A group's rows; of best-of-N at the largest n."""

@@ -87,6 +87,8 @@ def _why_none(folder: RunFolder, wanted: str) -> str:
 
 def _lines(row: Row, beta: float, threshold: float, most: int | None) -> Iterator[Text]:
     outcome = {True: "success", False: "failure", None: "unknown"}[outcome_of(row, threshold)]
+    if outcome == "success" and row["mistake_step"] is None:
+        row = {**row, "blamed": {}}
     reward = "" if row["reward"] is None else f" (reward {row['reward']:g})"
     yield Text(visible(row["trajectory_id"]), "bold")
     place = [row["benchmark"], row["domain"], f"task {row['task_id']}" if row["task_id"] is not None else None]

@@ -20,6 +20,8 @@ from pa_dist.report.viewer import evaluate_settings
 from pa_dist.run import RunFolder
 
 _VALUE = "progress_advantage__mean"
+# A UUID and its trial are 44: an id is there to be copied.
+_ID_CHARS = 80
 Row = dict[str, Any]
 
 
@@ -49,14 +51,14 @@ def top(folder: RunFolder, n: int, console: Console | None = None, *, failures: 
         step = worst.get(row["trajectory_id"])
         outcome = {True: "success", False: "failure", None: "unknown"}[outcome_of(row, threshold)]
         told = ("", "", "") if step is None else _told(step["step"], step[_VALUE], said, row["trajectory_id"])
-        table.add_row(Text(line(row["trajectory_id"], 40)), f"{row[CHOSEN_BY]:+.3f}", outcome, *told)
+        table.add_row(Text(line(row["trajectory_id"], _ID_CHARS)), f"{row[CHOSEN_BY]:+.3f}", outcome, *told)
     console.print(table)
     table = _table(
         f"Largest drops from a step to the next, {what}, by {_VALUE}", "drop", "step", "advantage", "it begins"
     )
     for drop in drops:
         told = _told(drop["step"], drop["value"], said, drop["trajectory_id"])
-        table.add_row(Text(line(drop["trajectory_id"], 40)), f"{drop['drop']:+.3f}", *told)
+        table.add_row(Text(line(drop["trajectory_id"], _ID_CHARS)), f"{drop['drop']:+.3f}", *told)
     console.print(table)
 
 

@@ -45,6 +45,8 @@ def test_a_trajectory_as_text(run):
     assert len(marked) == 1
     assert marked[0].startswith("3 assistant")
     assert "\x1b" not in printed
+    assert "▼" in printed
+    assert "▼" not in shown(run, "run-1-0")  # which succeeded
 
 
 def test_an_alphas_part_shows_the_runs_trajectories(run, tmp_path):

@@ -186,11 +186,19 @@ def test_an_unknown_id_says_so(opened):
     page.evaluate("location.hash = '#no-such'")
     page.wait_for_selector("#viewer-trouble:not([hidden])")
     assert 'no trajectory "no-such"' in page.locator("#viewer-trouble").inner_text()
+    page.keyboard.press("Escape")
+    expect(page.locator("#list-rows tr")).to_have_count(14)
+
+
+def test_a_link_to_a_message_that_is_no_step_opens_the_trajectory(opened):
+    page = opened("#run-0-1&step=2")
+    expect(page.locator(".trajectory-heading")).to_be_focused()
 
 
 @pytest.mark.parametrize("hash_", ["#/trajectories", "#run-0-1&step=3", "#run-0-1&with=run-0-2", "#%2Ftrajectories"])
-def test_a_phones_width(opened, hash_):
-    assert opened(hash_, width=390).evaluate("document.documentElement.scrollWidth") <= 390
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_phones_width(opened, hash_, width):
+    assert opened(hash_, width=width).evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

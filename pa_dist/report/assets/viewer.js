@@ -65,7 +65,7 @@
     swap("trajectory");
     draw(places, rows);
     document.title = `${plain(link.id)} – ${title}`;
-    if (link.step === null) {
+    if (!rows[0].steps.some((step) => step.at === link.step)) {
       scrollTo(0, 0);
       open.columns[0].heading.focus({ preventScroll: true });
       return undefined;
@@ -185,9 +185,9 @@
 
   const inTrajectory = {
     j: () => byStep(1), ArrowRight: () => byStep(1), k: () => byStep(-1), ArrowLeft: () => byStep(-1),
-    n: () => byTrajectory(1), p: () => byTrajectory(-1), t: () => open.columns[0].tokens()?.focus(), Escape: escape,
+    n: () => byTrajectory(1), p: () => byTrajectory(-1), t: () => open.columns[0].tokens()?.focus(),
   };
-  const anywhere = { "/": search, "?": () => at("keys").showModal() };
+  const anywhere = { Escape: escape, "/": search, "?": () => at("keys").showModal() };
 
   addEventListener("keydown", (event) => {
     const typing = event.target.closest?.("input, select, textarea");
