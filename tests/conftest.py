@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,19 @@ def chat_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "desk.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The run folder of `pa-dist demo` without a network, and what the command said."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    nowhere = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pa_dist", "demo", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, **nowhere, "no_proxy": "127.0.0.1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return out, done

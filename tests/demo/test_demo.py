@@ -1,9 +1,5 @@
 """The shipped pair and rollouts, and the command over them without a network."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
@@ -97,17 +93,8 @@ def test_what_was_put_in_is_the_only_wrong_action(tokenizer, engines):
         assert wrong == [row["mistake_step"]]
 
 
-def test_the_command_needs_no_network(tmp_path):
-    out = tmp_path / "demo"
-    nowhere = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
-    done = subprocess.run(
-        [sys.executable, "-m", "pa_dist", "demo", "--out", str(out)],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, **nowhere, "no_proxy": "127.0.0.1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_the_command_needs_no_network(demo):
+    out, done = demo
     for title in ("uq: demo greedy", "best_of_n: demo sampled, success", "fa: demo injected, step accuracy"):
         assert title in done.stdout
     assert "Per-step advantage against the exact A*: Pearson 0.9" in done.stdout
