@@ -52,7 +52,8 @@ def assumptions(
     else:
         lines.append(
             "memory: weights, keys and values of the tokens that wait at most, a pass on its way through a layer, a "
-            "chunk of logits; without the process itself and what allocators lose. Too little halves batch_tokens"
+            "chunk of logits, of the sample: a longer trajectory takes more; without the process itself and what "
+            "allocators lose. Too little halves batch_tokens"
         )
     lines += dict.fromkeys(speed.assumed for speed in found)
     lines.append(

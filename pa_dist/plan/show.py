@@ -64,7 +64,8 @@ def _models(plan: Plan) -> Table:
     heads = ("tokens", "distinct", "shared", "TFLOPs", "passes", "parameters", "active")
     table = _table("models", "model", *heads)
     for name, model in plan.models.items():
-        saved = 1 - model.distinct_tokens.value / max(model.tokens.value, 1.0)
+        tokens = model.tokens.value
+        saved = 1 - model.distinct_tokens.value / tokens if tokens else 0.0
         _row(
             table,
             name,
