@@ -249,7 +249,9 @@ def guarded(call: Callable[[], Any]) -> None:
     try:
         call()
     except PaDistError as error:
-        typer.echo(f"pa-dist: {error}", err=True)
+        from pa_dist.report.terminal import visible
+
+        typer.echo(f"pa-dist: {visible(str(error))}", err=True)  # it may quote a file
         sys.exit(error.exit_code)
     except OSError as error:
         typer.echo(f"pa-dist: {first_line(error)}", err=True)

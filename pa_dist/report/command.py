@@ -8,7 +8,7 @@ from pa_dist.lease import held
 from pa_dist.report import sections
 from pa_dist.report.page import write_page
 from pa_dist.report.viewer import TRAJECTORIES, write_viewer
-from pa_dist.run import RunFolder
+from pa_dist.run import REPORT, RunFolder
 
 if TYPE_CHECKING:
     from pa_dist.ingest.stage import Mapper
@@ -31,6 +31,8 @@ def report(folder: RunFolder, say: Callable[[str], None], trajectories: int = TR
     if not evaluated.get("done"):
         raise RunFolderError(f"{folder}: nothing evaluated here yet; `pa-dist run CONFIG` comes first")
     with held(folder):
+        # A page whose files are gone would mislead: it goes first.
+        folder.filesystem.delete_dir_contents(folder.path(REPORT), missing_dir_ok=True)
         built = sections.build(folder, _mapper(folder, evaluated["trajectories"] <= _READ_HERE))
         viewer = write_viewer(folder, trajectories, _mapper(folder, evaluated["trajectories"] <= _SHOWN_HERE))
         title = folder.manifest.get("config", {}).get("name") or "pa-dist run"

@@ -36,6 +36,7 @@ _DRAWN_GROUPS = 12
 _OPEN_GROUPS = 3
 _FORMATS = ("svg", "png", "csv")
 _TOO_MANY = f"Figures are drawn of the {_DRAWN_GROUPS} groups with most rows."
+_NO_WIDTH = "An interval without width: all resamples agree, which on so few trajectories is not certainty."
 _HINDSIGHT = (
     "Best cell in hindsight: the highest of all of a method's aggregations on these very labels. It flatters; new data "
     "need not repeat it."
@@ -103,9 +104,7 @@ def build(folder: RunFolder, map_tasks: "Mapper") -> Report:
     """
     found = measured(folder)
     read = _read(folder, found, map_tasks)
-    path = folder.path(REPORT, FIGURES)
-    folder.filesystem.create_dir(path, recursive=True)
-    folder.filesystem.delete_dir_contents(path)
+    folder.filesystem.create_dir(folder.path(REPORT, FIGURES), recursive=True)
     writer = _Writer(folder, read)
     with plots.style():
         scenarios = [writer.scenario(name, [of for of in found if of.scenario == name]) for name in SCENARIOS]
@@ -175,7 +174,13 @@ class _Writer:
                 (plain(method), [*cells, *(of_method.get(method, "") for of_method in (best, other_data)[: len(more)])])
                 for method, cells in table.lines.items()
             ],
-            below=[plain(table.below) + ".", _HINDSIGHT, *([CROSS_FITTED] if other_data else []), *figures.left_out],
+            below=[
+                plain(table.below) + ".",
+                *([_NO_WIDTH] if any(_has_no_width(row) for row in of.headline) else []),
+                _HINDSIGHT,
+                *([CROSS_FITTED] if other_data else []),
+                *figures.left_out,
+            ],
             differences=self._compared.differences(of),
             figures=[self._shown(drawing, f"{slug}-{drawing.kind}") for drawing in figures.drawings],
             open=open,
@@ -200,6 +205,10 @@ class _Writer:
                 out.write(content)
         files = [(format.upper(), f"{FIGURES}/{name}.{format}") for format in _FORMATS]
         return Shown(Markup(inlined(svg.decode(), f"{name}-", drawing.caption, plots.COLOURS)), drawing.caption, files)
+
+
+def _has_no_width(row: Row) -> bool:
+    return row["ci_low"] is not None and row["ci_low"] == row["value"] == row["ci_high"]
 
 
 def _csv(rows: Sequence[Row]) -> bytes:

@@ -66,7 +66,6 @@ def write_viewer(folder: RunFolder, limit: int, map_tasks: "Mapper") -> Viewer:
       map_tasks: runs the tasks; the builtin `map` does.
     """
     folder.filesystem.create_dir(folder.path(*DATA), recursive=True)
-    folder.filesystem.delete_dir_contents(folder.path(*DATA))
     settings = evaluate_settings(folder)
     (choice,) = map_tasks(partial(choose, folder, settings), [limit])
     written = list(map_tasks(partial(_write_group, folder, settings), choice.groups))
@@ -179,7 +178,8 @@ def _embedded(folder: RunFolder, written: Sequence[_Written]) -> dict[int, str]:
 def _facts(folder: RunFolder, settings: Evaluate, written: Sequence[_Written]) -> Row:
     """What holds of all trajectories of a run."""
     pieces = policy_pieces(folder.manifest)
-    score = folder.manifest["stages"]["score"]
+    stages = folder.manifest["stages"]
+    score = stages["score"]
     largest = [value for part in written for value in part.largest]
     return {
         "beta": settings.beta,
@@ -187,7 +187,7 @@ def _facts(folder: RunFolder, settings: Evaluate, written: Sequence[_Written]) -
         "scale": _round_scale(settings.beta * float(np.median(largest))) if largest else 1.0,
         "without_pieces": pieces if isinstance(pieces, str) else None,
         "max_length": score["settings"].get("score", {}).get("max_length"),
-        "rejected": score.get("rejects", 0),
+        "rejected": stages.get("ingest", {}).get("rejected", 0) + score.get("rejects", 0),
     }
 
 

@@ -193,6 +193,7 @@
     const typing = event.target.closest?.("input, select, textarea");
     if (typing && event.key === "Escape") typing.blur();
     if (typing || at("viewer").hidden || at("keys").open || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key.startsWith("Arrow") && event.target.closest?.("summary, [role=region]")) return; // which it scrolls
     const act = (open && inTrajectory[event.key]) || (index && anywhere[event.key]);
     if (!act) return;
     event.preventDefault();

@@ -111,7 +111,7 @@ const viewerList = (() => {
       parts.push(`This page holds ${index.size.toLocaleString("en")} of ${index.total.toLocaleString("en")} trajectories: ` +
         `whole tasks drawn at random, ${index.tasks_left_out.toLocaleString("en")} tasks are left out.`);
     }
-    if (index.run.rejected) parts.push(`${index.run.rejected.toLocaleString("en")} more were rejected before scoring; the table rejects says why.`);
+    if (index.run.rejected) parts.push(`${index.run.rejected.toLocaleString("en")} more were rejected; the table rejects says why.`);
     parts.push("“Failed at step” is where the advantage is lowest (predictor sharpest_drop), of what did not succeed or has a label.");
     return parts.join(" ");
   }
