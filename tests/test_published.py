@@ -115,11 +115,12 @@ def reward_models(tmp_path_factory):
             0.5,
         ),
         # And the lowest trial is chosen, which succeeds in every other task.
-        (
+        pytest.param(
             "bon_webshop_reward_models_gemma4-4b",
             ["wildreward", "thinkprm-14b"],
             {"scenario": "best_of_n", "metric": "success", "at": 3.0},
             0.5,
+            marks=pytest.mark.slow,  # the same models as above
         ),
         # The critic doubts the second message, which is the mistake.
         (
