@@ -19,6 +19,7 @@ from pa_dist.errors import RunFolderError
 from pa_dist.reduce.attribution import blamed_outcomes
 from pa_dist.reduce.choices import mean_estimates
 from pa_dist.reduce.comparisons import METHOD, Estimate, p_value
+from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.reduce.groups import LABELLED, Group, by_group, clusters, floats, trials
 from pa_dist.reduce.intervals import Resampling
 from pa_dist.reduce.methods import Cell, methods
@@ -83,8 +84,8 @@ def compare(first: RunFolder, second: RunFolder, map_tasks: "Mapper") -> Compari
     Raises:
       RunFolderError: a folder without an evaluated run, or no trajectory that both scored.
     """
-    settings = _evaluated(first)
-    _evaluated(second)
+    settings = evaluate_settings(first)
+    evaluate_settings(second)
     (counts,) = map_tasks(partial(_count, first), [second])
     shared, only_first, only_second = counts
     if not shared:
@@ -98,13 +99,6 @@ def compare(first: RunFolder, second: RunFolder, map_tasks: "Mapper") -> Compari
 
 def _call(job: Callable[[], list[Side]]) -> list[Side]:
     return job()
-
-
-def _evaluated(folder: RunFolder) -> Evaluate:
-    record = folder.manifest["stages"].get("evaluate", {})
-    if not record.get("done"):
-        raise RunFolderError(f"{folder}: nothing evaluated here yet; `pa-dist evaluate` comes first")
-    return Evaluate(**record["settings"]["evaluate"])
 
 
 def _differences(first: RunFolder, second: RunFolder) -> list[str]:

@@ -11,8 +11,7 @@ from rich.text import Text
 from pa_dist.plan.devices import GIB
 from pa_dist.plan.estimate import Estimate
 from pa_dist.plan.records import DevicePlan, Plan
-from pa_dist.report.tables import LOG_WIDTH
-from pa_dist.report.terminal import visible
+from pa_dist.report.terminal import console_for, visible
 
 MOST_REASONS = 8
 
@@ -24,9 +23,7 @@ def as_json(plan: Plan) -> str:
 
 def show_plan(plan: Plan, console: Console | None = None) -> None:
     """Print a plan's tables, and below them what they rest on."""
-    console = console or Console()
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
+    console = console_for(console)
     tables = [_corpus(plan), _models(plan), _memory(plan), _devices(plan)]
     tables += [_rewards(plan)] if plan.reward_models else []
     tables += [_rejects(plan)] if plan.rejects else []

@@ -12,7 +12,7 @@ Of equally good cells the first is chosen, in the order of `methods.cells`: the 
 choice is not repeated in resamples: an interval is one of the figure given what was chosen, as is usual for
 cross-validated AUROC (LeDell, Petersen, van der Laan 2015, Electronic Journal of Statistics 9). Where one cell is
 chosen throughout it is as good as that cell's own; where cells hardly differ and the choice wavers it is too narrow: on
-pure noise (15 cells, 80 trajectories) 86% of such intervals held the truth, and 94% of one cell's. Rows say what was
+pure noise (15 cells, 80 trajectories) 86% of such intervals held the truth, and 95% of one cell's. Rows say what was
 chosen.
 """
 

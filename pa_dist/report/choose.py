@@ -25,6 +25,7 @@ _MORE_SCORES = (
     "progress_advantage__mean__last",
     "progress_advantage__sum__sum",
 )
+OUTCOMES = {True: "success", False: "failure", None: "unknown"}
 CHOSEN_BY = "progress_advantage__mean__mean"
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pa_dist.errors import RunFolderError, first_line
+from pa_dist.errors import first_line
 from pa_dist.lease import held
+from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.report import sections
 from pa_dist.report.page import write_page
 from pa_dist.report.viewer import TRAJECTORIES, write_viewer
@@ -27,9 +28,8 @@ def report(folder: RunFolder, say: Callable[[str], None], trajectories: int = TR
     Raises:
       RunFolderError: nothing was evaluated here.
     """
-    evaluated = folder.manifest["stages"].get("evaluate", {})
-    if not evaluated.get("done"):
-        raise RunFolderError(f"{folder}: nothing evaluated here yet; `pa-dist run CONFIG` comes first")
+    evaluate_settings(folder)
+    evaluated = folder.manifest["stages"]["evaluate"]
     with held(folder):
         # A page whose files are gone would mislead: it goes first.
         folder.filesystem.delete_dir_contents(folder.path(REPORT), missing_dir_ok=True)

@@ -10,14 +10,13 @@ from rich.console import Console
 from rich.text import Text
 
 from pa_dist.errors import RunFolderError
+from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.render.plain import Message
-from pa_dist.report.choose import CHOSEN_BY, outcome_of
+from pa_dist.report.choose import CHOSEN_BY, OUTCOMES, outcome_of
 from pa_dist.report.find import holding, rows
 from pa_dist.report.pieces import policy_pieces
 from pa_dist.report.record import LOGPROBS, STEPS, Row, record
-from pa_dist.report.tables import LOG_WIDTH
-from pa_dist.report.terminal import bar, coloured, line, visible
-from pa_dist.report.viewer import evaluate_settings
+from pa_dist.report.terminal import bar, coloured, console_for, line, visible
 from pa_dist.run import RunFolder
 
 # Characters shown of a message that is no action.
@@ -38,10 +37,7 @@ def show(folder: RunFolder, trajectory_id: str, console: Console | None = None, 
     Raises:
       RunFolderError: nothing is evaluated here, or there is no such trajectory; the message names the nearest ids.
     """
-    require_evaluated(folder)
-    console = console or Console(highlight=False)
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
+    console = console_for(console)
     settings = evaluate_settings(folder)
     trajectory_id = trajectory_id.encode(errors="backslashreplace").decode()  # an argument may be any bytes
     given = _row(folder, "trajectories", trajectory_id, _GIVEN)
@@ -58,12 +54,6 @@ def show(folder: RunFolder, trajectory_id: str, console: Console | None = None, 
         console.print(text, soft_wrap=True)
     if isinstance(pieces, str):
         console.print(Text(f"No tokens to colour: {visible(pieces)}"), soft_wrap=True)
-
-
-def require_evaluated(folder: RunFolder) -> None:
-    """Raise `RunFolderError` where there are no scores."""
-    if not folder.manifest["stages"].get("evaluate", {}).get("done"):
-        raise RunFolderError(f"{folder}: nothing evaluated here yet; `pa-dist run CONFIG` comes first")
 
 
 def _row(folder: RunFolder, table_name: str, key: str, columns: Sequence[str]) -> pa.Table | None:
@@ -86,7 +76,7 @@ def _why_none(folder: RunFolder, wanted: str) -> str:
 
 
 def _lines(row: Row, beta: float, threshold: float, most: int | None) -> Iterator[Text]:
-    outcome = {True: "success", False: "failure", None: "unknown"}[outcome_of(row, threshold)]
+    outcome = OUTCOMES[outcome_of(row, threshold)]
     if outcome == "success" and row["mistake_step"] is None:
         row = {**row, "blamed": {}}
     reward = "" if row["reward"] is None else f" (reward {row['reward']:g})"

@@ -6,15 +6,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pa_dist.compare import AGREEMENT, Comparison, Side
-from pa_dist.report.tables import LOG_WIDTH
-from pa_dist.report.terminal import visible
+from pa_dist.report.terminal import console_for, visible
 
 
 def show_comparison(found: Comparison, console: Console | None = None) -> None:
     """Print what differs, what is shared, and a table of figures for each scenario and group."""
-    console = console or Console()
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
+    console = console_for(console)
     # Text: names come from files, and square brackets in them are no markup.
     for line in found.differences or ["the settings of both are the same"]:
         console.print(Text(visible(line)), soft_wrap=True)

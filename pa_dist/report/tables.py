@@ -18,13 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pa_dist.reduce.comparisons import CROSS_FITTED, HEADLINE, HINDSIGHT, METHOD
-from pa_dist.report.terminal import visible
+from pa_dist.report.terminal import console_for, visible
 from pa_dist.run import RunFolder
 from pa_dist.schema import NONE
 
 Row = dict[str, Any]
-# Off a terminal rich takes 80 columns, which would cut names and figures; a log has no such edge.
-LOG_WIDTH = 120
 UQ = {"auroc": "AUROC", "spearman": "Spearman", "auprc": "AUPRC", "aurc": "AURC"}
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 
@@ -37,9 +35,7 @@ def show_metrics(
     Args:
       only: the scenarios and domains to show; all by default.
     """
-    console = console or Console()
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
+    console = console_for(console)
     folder = RunFolder(out)
     groups: dict[tuple[str, str, str], list[Row]] = {}
     metrics = pq.read_table(folder.path("metrics.parquet"), filesystem=folder.filesystem)

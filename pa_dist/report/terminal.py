@@ -2,14 +2,25 @@
 
 import re
 
+from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+# Off a terminal rich takes 80 columns, which would cut names and figures; a log has no such edge.
+LOG_WIDTH = 120
 _INVISIBLE = "\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
 _UNSEEN = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{_INVISIBLE}]")
 # Of a colour cube that every terminal of today has; the page's blue and orange.
 _MORE = ("#d0e1f2", "#94c0e4", "#5a9bd4")
 _LESS = ("#fbe0c3", "#f5b97a", "#e08e3a")
+
+
+def console_for(console: Console | None) -> Console:
+    """The console to print on: the one given, else standard output's."""
+    console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    return console
 
 
 def visible(text: str) -> str:

@@ -11,12 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pa_dist.report.choose import CHOSEN_BY, outcome_of
+from pa_dist.reduce.evaluated import evaluate_settings
+from pa_dist.report.choose import CHOSEN_BY, OUTCOMES, outcome_of
 from pa_dist.report.find import grouped, holding, rows
-from pa_dist.report.show import require_evaluated
-from pa_dist.report.tables import LOG_WIDTH
-from pa_dist.report.terminal import line
-from pa_dist.report.viewer import evaluate_settings
+from pa_dist.report.terminal import console_for, line
 from pa_dist.run import RunFolder
 
 _VALUE = "progress_advantage__mean"
@@ -35,10 +33,7 @@ def top(folder: RunFolder, n: int, console: Console | None = None, *, failures: 
     Raises:
       RunFolderError: nothing is evaluated here.
     """
-    require_evaluated(folder)
-    console = console or Console(highlight=False)
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
+    console = console_for(console)
     threshold = evaluate_settings(folder).success_threshold
     lowest = lowest_scores(folder, n, threshold, failures=failures)
     worst = {key: _worst(steps) for key, steps in _steps(folder, [row["trajectory_id"] for row in lowest]).items()}
@@ -49,7 +44,7 @@ def top(folder: RunFolder, n: int, console: Console | None = None, *, failures: 
     table = _table(f"Lowest scores, {what}, by {CHOSEN_BY}", "score", "outcome", "worst step", "advantage", "it begins")
     for row in lowest:
         step = worst.get(row["trajectory_id"])
-        outcome = {True: "success", False: "failure", None: "unknown"}[outcome_of(row, threshold)]
+        outcome = OUTCOMES[outcome_of(row, threshold)]
         told = ("", "", "") if step is None else _told(step["step"], step[_VALUE], said, row["trajectory_id"])
         table.add_row(Text(line(row["trajectory_id"], _ID_CHARS)), f"{row[CHOSEN_BY]:+.3f}", outcome, *told)
     console.print(table)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pa_dist.config import Evaluate
+from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.report.choose import Group, choose, read_choice
 from pa_dist.report.find import grouped, places, rows
 from pa_dist.report.pieces import Pieces, policy_pieces
@@ -71,11 +72,6 @@ def write_viewer(folder: RunFolder, limit: int, map_tasks: "Mapper") -> Viewer:
     written = list(map_tasks(partial(_write_group, folder, settings), choice.groups))
     index = {"run": _facts(folder, settings, written), **read_choice(choice), **_index(written)}
     return Viewer(packed(json.dumps(index, separators=(",", ":"))), _embedded(folder, written))
-
-
-def evaluate_settings(folder: RunFolder) -> Evaluate:
-    """What the run was evaluated with."""
-    return Evaluate(**folder.manifest["stages"]["evaluate"]["settings"]["evaluate"])
 
 
 def packed(text: str) -> str:
