@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import ray
 
 from pa_dist import config, schema
+from pa_dist.address import given, try_out
 from pa_dist.errors import PaDistError, ResourceError, first_line
 from pa_dist.progress import Progress
 
@@ -41,7 +43,7 @@ def connect(settings: config.Ray, score: config.Score | None = None, rewards: It
     """
     if ray.is_initialized():
         return
-    address = settings.address or os.environ.get("RAY_ADDRESS")
+    address = given(settings.address)
     if address is None:
         pairs = [] if score is None else [score.policy, score.reference]
         together = [pairs, *([pool] for pool in rewards)]
@@ -60,14 +62,18 @@ def connect(settings: config.Ray, score: config.Score | None = None, rewards: It
             )
         return
     try:
-        ray.init(address=address, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ResourceError(f"ray.address: no cluster at {address}: {first_line(error)}") from None
+        with _standard_error_closed():
+            try_out(address)
+            # What workers print stays in Ray's own logs.
+            ray.init(address=address.text, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError, AssertionError, ray.exceptions.RayError) as error:
+        address.refuse(first_line(error))
 
 
 @contextmanager
 def _standard_error_closed() -> Iterator[None]:
     """What C++ writes there meanwhile is lost."""
+    sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

@@ -57,7 +57,7 @@ def planned(folder: RunFolder, part: int) -> list[tuple[int, int, int]]:
 def _index(folder: RunFolder, n_groups: int, columns: list[str]) -> pa.Table:
     """Columns of all staged rows, in reading order."""
     paths = [folder.path(STAGING, f"index-{group:05d}.parquet") for group in range(n_groups)]
-    return pa.concat_tables([pq.read_table(path, columns=columns, filesystem=folder.filesystem) for path in paths])
+    return pa.concat_tables([folder.read_table(path, columns) for path in paths])
 
 
 def _first_of_id(ids: pa.ChunkedArray) -> Rows:

@@ -82,17 +82,23 @@ def _pass(folder: RunFolder, stream: Stream) -> None:
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
         id_column="trajectory_id",
-        checkpoint_path=folder.path(target.checkpoint),
-        override_filesystem=folder.filesystem,
+        checkpoint_path=folder.inside(folder.path(target.checkpoint)),
+        override_filesystem=folder.rooted,
         delete_checkpoint_on_success=False,  # a run that dies before it is marked done would else be scored twice over
     )
     dataset: Any = ray.data.read_parquet(
-        folder.parts("trajectories"), filesystem=folder.filesystem, columns=list(stream.columns)
+        [folder.inside(path) for path in folder.parts("trajectories")],
+        filesystem=folder.rooted,
+        columns=list(stream.columns),
+        partitioning=None,
     )
     dataset = stream.transform(dataset.repartition(target_num_rows_per_block=stream.rows_per_block))
     try:
         dataset.write_parquet(
-            folder.path(target.table), filesystem=folder.filesystem, mode=ray.data.SaveMode.APPEND, **target.encoding
+            folder.inside(folder.path(target.table)),
+            filesystem=folder.rooted,
+            mode=ray.data.SaveMode.APPEND,
+            **target.encoding,
         )
     except (ray.exceptions.RayError, OSError) as error:
         why = ray.get(stream.tally.fault.remote()) or cluster.cause(error)
