@@ -90,9 +90,9 @@ def _greets(address: Address, place: str) -> None:
 
 
 def _is_head(address: Address, place: str) -> None:
-    client: Any = ray._raylet.GcsClient
+    raylet: Any = ray._raylet
     try:
-        within(GREETING_SECONDS, lambda: client(address=place))
+        within(GREETING_SECONDS, lambda: raylet.GcsClient(address=place))
     except TimeoutError:
         address.refuse(f"what listens there does not answer as a head does; a command wants {_HEAD}")
     except ray.exceptions.RayError as error:

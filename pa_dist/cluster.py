@@ -3,7 +3,9 @@
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,6 +45,7 @@ def connect(settings: config.Ray, score: config.Score | None = None, rewards: It
     """
     if ray.is_initialized():
         return
+    _hear_nothing()
     address = given(settings.address)
     if address is None:
         pairs = [] if score is None else [score.policy, score.reference]
@@ -52,7 +55,7 @@ def connect(settings: config.Ray, score: config.Score | None = None, rewards: It
         cpus = max(os.cpu_count() or 1, math.ceil(actors) + TASK_CPUS)
         # Ray's core writes what it thinks of our actors' arguments to standard error; and so told, that it was told.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        with _standard_error_closed():
+        with _standard_error_closed(), _own_handler_kept():
             ray.init(
                 address="local",
                 num_cpus=cpus,
@@ -62,7 +65,7 @@ def connect(settings: config.Ray, score: config.Score | None = None, rewards: It
             )
         return
     try:
-        with _standard_error_closed():
+        with _standard_error_closed(), _own_handler_kept():
             try_out(address)
             # What workers print stays in Ray's own logs.
             ray.init(address=address.text, log_to_driver=False, logging_level=logging.ERROR)
@@ -82,6 +85,27 @@ def _standard_error_closed() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def _hear_nothing() -> None:
+    """What a raylet has to say of its workers, such as how many it started, Ray prints among a command's results.
+
+    It can be read in Ray's own logs; what ends a run is raised.
+    """
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda *_, **__: None
+
+
+@contextmanager
+def _own_handler_kept() -> Iterator[None]:
+    """Ray puts its own in the place of whatever answers a request to end."""
+    kept = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(kept) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, kept)
 
 
 def share_out(score: config.Score, models: Sequence[str] = schema.MODELS) -> dict[str, Actors]:

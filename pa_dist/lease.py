@@ -12,7 +12,6 @@ once. It reaches other machines where the file system's locks do (NFS); where th
 well, two machines could miss each other for as long as a listing stays in their caches.
 """
 
-import _thread
 import json
 import os
 import socket
@@ -27,6 +26,7 @@ from typing import Any
 from pyarrow import fs as pafs
 
 from pa_dist.errors import PaDistError, RunFolderError, first_line
+from pa_dist.interrupts import GOES_ON, interrupt_main_thread
 from pa_dist.run import CLAIM, RunFolder
 
 if sys.platform != "win32":
@@ -36,7 +36,6 @@ LOCK = ".at_work.lock"
 BEAT_SECONDS = 5.0
 # What nobody renewed for so long was left by a command that died.
 STALE_SECONDS = 20.0
-INTERRUPTED = "interrupted; the same command goes on"
 
 Claim = dict[str, Any]
 
@@ -68,7 +67,7 @@ def held(folder: RunFolder) -> Iterator[None]:
             yield
         except (KeyboardInterrupt, SystemExit):
             if lease.lost is None:
-                whole.log(INTERRUPTED)
+                whole.log(GOES_ON)
                 raise
         except Exception as error:
             named = "" if isinstance(error, PaDistError | OSError) else f"{type(error).__name__}: "
@@ -187,7 +186,7 @@ class _Lease:
                 self.lost = f"{_who(claim)} took this folder over while this command was suspended"
                 self._folder.log(self.lost)
                 if self._owner is threading.main_thread():
-                    _thread.interrupt_main()
+                    interrupt_main_thread()
                 return False
         self._write()
         return True
