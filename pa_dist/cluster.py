@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import ray
 
@@ -24,6 +24,8 @@ R = TypeVar("R")
 # What Ray Data's reading, tokenising and writing need beside the actors, and the actor that leaves out rows which are
 # done when a run goes on. With none left, actors hold every CPU, the read never starts and the job hangs.
 TASK_CPUS = 3
+# What workers print stays in Ray's own logs.
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 class Actors(NamedTuple):
@@ -41,36 +43,37 @@ def connect(settings: config.Ray, score: config.Score | None = None, rewards: It
     Those of score work at the same time, each reward model's alone.
 
     Raises:
-      ResourceError: no cluster at the address.
+      ResourceError: no cluster at the address, or none could be started.
     """
     if ray.is_initialized():
         return
-    _hear_nothing()
     address = given(settings.address)
-    if address is None:
+    _hear_nothing()
+    # Ray's core writes what it thinks of our actors' arguments to standard error; and so told, that it was told.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    with _standard_error_closed(), _own_handler_kept():
+        if address is not None:
+            try_out(address)
+            _started(lambda: ray.init(address=address.text, **_QUIET), address.refuse)
+            return
         pairs = [] if score is None else [score.policy, score.reference]
         together = [pairs, *([pool] for pool in rewards)]
         actors = max(sum(pool.replicas * pool.num_cpus for pool in pools) for pools in together)
         # Logical CPUs: an embedded run shares the cores out rather than refusing to start on a small machine.
         cpus = max(os.cpu_count() or 1, math.ceil(actors) + TASK_CPUS)
-        # Ray's core writes what it thinks of our actors' arguments to standard error; and so told, that it was told.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        with _standard_error_closed(), _own_handler_kept():
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        return
+        _started(lambda: ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_QUIET), _refuse)
+
+
+def _started(start: Callable[[], object], refuse: Callable[[str], NoReturn]) -> None:
     try:
-        with _standard_error_closed(), _own_handler_kept():
-            try_out(address)
-            # What workers print stays in Ray's own logs.
-            ray.init(address=address.text, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError, AssertionError, ray.exceptions.RayError) as error:
-        address.refuse(first_line(error))
+        start()
+    except Exception as error:  # a bare one where a node was not up in time
+        ray.shutdown()
+        refuse(first_line(error))
+
+
+def _refuse(why: str) -> NoReturn:
+    raise ResourceError(f"ray: it could not be started on this machine: {why}")
 
 
 @contextmanager

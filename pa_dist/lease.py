@@ -183,7 +183,7 @@ class _Lease:
         there = claims.pop(self._mine["id"], None)
         for claim in claims.values() if self._mine["at_work"] else ():
             if self._mine["id"] in claim.get("took", []) or (there is None and claim.get("at_work")):
-                self.lost = f"{_who(claim)} took this folder over while this command was suspended"
+                self.lost = f"{who(claim)} took this folder over while this command was suspended"
                 self._folder.log(self.lost)
                 if self._owner is threading.main_thread():
                     interrupt_main_thread()
@@ -247,13 +247,14 @@ def _is_dead(claim: Claim) -> bool:
     return False
 
 
-def _who(claim: Claim) -> str:
+def who(claim: Claim) -> str:
+    """Whose it is, in words."""
     return f"process {claim.get('pid')} on {claim.get('host')}"
 
 
 def _refusal(folder: RunFolder, claim: Claim | None) -> RunFolderError:
-    who = "another command" if claim is None else _who(claim)
-    return RunFolderError(f"{folder}: {who} is at work here; take another output, or wait")
+    whose = "another command" if claim is None else who(claim)
+    return RunFolderError(f"{folder}: {whose} is at work here; take another output, or wait")
 
 
 def _lockless(folder: RunFolder) -> bool:

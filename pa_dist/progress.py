@@ -21,7 +21,7 @@ def is_terminal() -> bool:
 
 
 class Progress:
-    """`with Progress("score", 120) as progress: progress.advance(8)`; writes to standard error."""
+    """`with Progress("score", 120) as progress: progress.advance(8)`; writes to standard error, if it has a label."""
 
     def __init__(
         self, label: str, total: int | None, before: int = 0, log: Callable[[str], None] = lambda line: None
@@ -34,7 +34,7 @@ class Progress:
         self._mishaps: set[str] = set()
 
     def __enter__(self) -> "Progress":
-        if is_terminal():
+        if self.label and is_terminal():
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -81,7 +81,7 @@ class Progress:
     def _show(self, done: int, note: str) -> None:
         if self._bar is not None:
             self._bar.update(self._task, completed=done, note=note)
-        elif time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
+        elif self.label and time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
             print(self._line(note), file=sys.stderr, flush=True)
 
