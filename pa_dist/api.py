@@ -122,12 +122,14 @@ def score(
       PaDistError: a config, cluster or run folder that cannot be used, or no row could be scored.
     """
     from pa_dist import stages
+    from pa_dist.lease import held
 
     folder = RunFolder(output)
     given = {**sections, "pair": pair, "output": output}
     config.parse({**given, "trajectories": {"format": "auto", "paths": ["-"]}})  # before anything is written
-    section = _section(trajectories, folder)
-    stages.run(config.parse({**given, "trajectories": section}), lambda line: None, fresh=fresh)
+    with held(folder):
+        section = _section(trajectories, folder)
+        stages.run(config.parse({**given, "trajectories": section}), lambda line: None, fresh=fresh)
     return Run(folder)
 
 

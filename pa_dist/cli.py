@@ -9,6 +9,7 @@ import typer
 
 from pa_dist import config as configs
 from pa_dist.errors import ConfigError, PaDistError, first_line
+from pa_dist.interrupts import told
 from pa_dist.pairs import PAIRS
 
 app = typer.Typer(
@@ -245,14 +246,15 @@ def main() -> None:
 
 
 def guarded(call: Callable[[], Any]) -> None:
-    """Run a command; an error made on purpose is one line and its own exit status, not a traceback."""
-    try:
-        call()
-    except PaDistError as error:
-        from pa_dist.report.terminal import visible
+    """Run a command; an error made on purpose, or Ctrl-C, is one line and its own exit status, not a traceback."""
+    with told():
+        try:
+            call()
+        except PaDistError as error:
+            from pa_dist.report.terminal import visible
 
-        typer.echo(f"pa-dist: {visible(str(error))}", err=True)  # it may quote a file
-        sys.exit(error.exit_code)
-    except OSError as error:
-        typer.echo(f"pa-dist: {first_line(error)}", err=True)
-        sys.exit(1)
+            typer.echo(f"pa-dist: {visible(str(error))}", err=True)  # it may quote a file
+            sys.exit(error.exit_code)
+        except OSError as error:
+            typer.echo(f"pa-dist: {first_line(error)}", err=True)
+            sys.exit(1)

@@ -33,7 +33,7 @@ from pa_dist.score.actors import (
 )
 from pa_dist.score.attempts import attempt, blame_engine, named
 from pa_dist.score.check import hub_commit
-from pa_dist.score.stream import Stream, complete, start_tally
+from pa_dist.score.stream import Stream, complete, tallied
 
 _READ = [field.name for field in schema.KEYS] + ["messages", "extra"]
 
@@ -51,11 +51,12 @@ def judge(name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder)
     Raises:
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
     """
-    into, tally = target(name), start_tally([name])
-    transform = partial(_rewards, name, settings, rule, folder, tally)
-    settled, before = complete(folder, Stream(into, tally, _READ, settings.rows_per_block, transform))
+    into = target(name)
+    with tallied([name]) as tally:
+        transform = partial(_rewards, name, settings, rule, folder, tally)
+        settled, before = complete(folder, Stream(into, tally, _READ, settings.rows_per_block, transform))
+        entry = ray.get(tally.snapshot.remote())[name]
     (reads,) = cluster.map_tasks(step_reads, [(folder, into.table)])
-    entry = ray.get(tally.snapshot.remote())[name]
     return {
         "rows": settled.rows,
         "rejects": settled.rejects,

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+import uuid
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -95,6 +96,7 @@ class ModelActor:
         self.model, self.folder, self.target, self.tally = model, folder, target, tally
         self.ledger, self.counters = LedgerOf(tally, model), _Counters(model)
         self.proven = False
+        self._process, self._rows, self._idle = uuid.uuid4().hex, 0, 0.0
         self._idle_since: float | None = None
         self._faulty = False
         try:
@@ -131,7 +133,7 @@ class ModelActor:
         if self._faulty:
             raise PaDistError(f"{self.model}: its actor has no engine")
         began, before = time.perf_counter(), replace(self.engine.work)
-        idle = 0.0 if self._idle_since is None else began - self._idle_since
+        self._idle += 0.0 if self._idle_since is None else began - self._idle_since
         self.proven = before.tokens > 0
         try:
             done, rejects = self._work(batch)
@@ -144,7 +146,8 @@ class ModelActor:
             os._exit(1)
         write_rejects(self.folder, rejects, self.target)
         work = self.engine.work - before
-        self.tally.add.remote(self.model, len(batch), idle, work)
+        self._rows += len(batch)
+        self.tally.tell.remote(self.model, self._process, self._rows, self._idle, replace(self.engine.work))
         self.counters.add(len(batch), len(rejects), work)
         self._idle_since = time.perf_counter()
         return done
