@@ -41,7 +41,7 @@ class Panic(Exception):
 
 
 def fault(raised: BaseException) -> Exception:
-    """Anything that was raised, as an exception to go on from; what ends the process, or the generator, is raised on."""
+    """Anything that was raised, as an exception to go on from; what ends a process or a generator is raised on."""
     if isinstance(raised, KeyboardInterrupt | SystemExit | GeneratorExit):
         raise raised
     if isinstance(raised, Exception):

@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from pa_dist import schema
 from pa_dist.errors import fault
-from pa_dist.render.chat import MARK, ChatTemplate, Unrenderable
+from pa_dist.render.chat import MARK, ChatTemplate
 from pa_dist.render.plain import ActionRule, action_rule, render
+from pa_dist.render.unrenderable import Unrenderable
 from pa_dist.score.attempts import Outcome, reason
 from pa_dist.score.engine import TokenColumns, TokenRow, TokenSequence
 from pa_dist.score.tokenize import TokenizedTrajectory, tokenize, tokenize_chat

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pa_dist.render.chat import MARK, RenderedChat, Unrenderable, control_tokens
+from pa_dist.render.chat import MARK, RenderedChat, control_tokens
 from pa_dist.render.plain import Rendered
+from pa_dist.render.unrenderable import Unrenderable
 from pa_dist.score.engine import Ints, TokenSequence
 
 
