@@ -15,7 +15,7 @@ from ray.util.metrics import Counter
 
 from pa_dist import schema
 from pa_dist.config import Config, Merge, Pair, Render, Score
-from pa_dist.errors import PaDistError
+from pa_dist.errors import PaDistError, fault
 from pa_dist.merge.recall import recall
 from pa_dist.render.chat import ChatTemplate, control_tokens
 from pa_dist.run import RunFolder
@@ -101,10 +101,10 @@ class ModelActor:
         self._faulty = False
         try:
             self.engine = load()
-        except Exception as error:  # whatever a library finds wrong with a checkpoint, a device or an option
+        except BaseException as raised:  # whatever a library finds wrong with a checkpoint, a device or an option
             # Raised at the first block: an actor that cannot be made Ray makes again and again.
             self._faulty = True
-            self._tell(error)
+            self._tell(fault(raised))
         else:
             self._join()
 
@@ -137,10 +137,11 @@ class ModelActor:
         self.proven = before.tokens > 0
         try:
             done, rejects = self._work(batch)
-        except Exception as error:
+        except BaseException as raised:
+            error = fault(raised)
             if not device_is_gone(error):
                 self._tell(error)
-                raise
+                raise error from None  # Ray carries no other than exceptions
             # Ray starts another process, and the ledger, in which these rows have not ended, finds out whether one of
             # them is the reason.
             os._exit(1)
