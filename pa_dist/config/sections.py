@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from pa_dist.config.yaml_text import typed
+
 FileFormat = Literal["tau2", "tau_bench", "who_and_when", "agentdojo", "inspect_log", "chat", "parquet"]
 Format = Literal[FileFormat, "auto"]
 Scenario = Literal["auto", "uq", "best_of_n", "fa"]
@@ -17,6 +19,19 @@ def _as_list(value: Any) -> Any:
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_fields_take_it(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        found = dict(data)
+        for key in data.keys() & cls.model_fields.keys():
+            try:
+                found[key] = typed(data[key], cls.model_fields[key].annotation)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
+        return found
 
 
 class Trajectories(Section):

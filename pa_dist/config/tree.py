@@ -2,12 +2,14 @@
 
 import difflib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from pa_dist.config import yaml_text
 from pa_dist.config.reward_models import KINDS, RewardModel, RewardName
 from pa_dist.config.sections import Evaluate, Merge, Pair, Ray, Render, Score, Section, Trajectories
 from pa_dist.errors import ConfigError
@@ -51,8 +53,8 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read a config file and apply `key.path=value` overrides.
 
     Args:
-      path: a YAML file.
-      overrides: `key.path=value` strings; values are read as YAML (`limit=40` is a number, `paths=[a, b]` a list).
+      path: a YAML file. The field decides what an unquoted word is: a domain `no` is text, `limit: 40` a number.
+      overrides: `key.path=value` strings; of values the same, and `paths=[a, b]` is a list, `{a: b}` a mapping.
 
     Raises:
       ConfigError: unreadable file, unknown key, or a value out of bounds.
@@ -61,7 +63,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    tree = _yaml(text, str(path))
+    tree = _yaml(yaml_text.read, text, str(path))
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values")
     for override in overrides or []:
@@ -88,9 +90,11 @@ def evaluate_section(before: dict[str, Any], overrides: list[str] | None = None)
         raise ConfigError(_one_line(error, Evaluate)) from None
 
 
-def _yaml(text: str, where: str) -> Any:
+def _yaml(read: Callable[[str], Any], text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return read(text)
+    except yaml_text.Refused as error:
+        raise ConfigError(f"{where}: {error}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -110,7 +114,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise ConfigError(f"{key}: {parent} has no keys below it")
         node = child
-    node[leaf] = _yaml(value, key)
+    node[leaf] = _yaml(yaml_text.value, value, key)
 
 
 def _one_line(error: ValidationError, model: type[BaseModel] = Config) -> str:
