@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pa_dist import cluster, schema
 from pa_dist.config import Config, Evaluate, Ray, Replicas, ThinkPRM, Trajectories
 from pa_dist.errors import PaDistError, RunFolderError
-from pa_dist.ingest.sources import expand
+from pa_dist.ingest.sources import expand, look_up
 from pa_dist.ingest.stage import ingest
 from pa_dist.lease import held
 from pa_dist.merge import sweep
@@ -177,10 +177,14 @@ def _ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say, ray: 
     began = time.perf_counter()
     cluster.connect(ray)
     folder.start("ingest", settings)
-    counts = ingest(trajectories, folder, _tasks("ingest"))
+    sources, twice = look_up(trajectories.paths)
+    counts = ingest(trajectories, folder, _tasks("ingest"), sources)
     folder.finish("ingest", **asdict(counts), seconds=_since(began))
     if counts.formats:
         say(f"ingest: recognised {', '.join(f'{n} files as {name}' for name, n in counts.formats.items())}")
+    if twice:
+        name, first = twice[0]
+        say(f"ingest: read once, though links lead there too: {first} (also {name}){_others(len(twice) - 1)}")
     beyond = f", {counts.left_out_by_limit} beyond the limit" if counts.left_out_by_limit else ""
     say(
         f"ingest: {counts.kept} trajectories kept, {counts.rejected} rejected{beyond}, of {counts.read} in "
@@ -293,6 +297,10 @@ def _weights(name: str) -> str | None:
         return None
     files = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
     return _digest("\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files))
+
+
+def _others(n: int) -> str:
+    return f", and {n} more" if n else ""
 
 
 def _digest(text: str) -> str:
