@@ -5,6 +5,7 @@ settings are the same is skipped; one made with others is an error that prints t
 """
 
 import json
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -226,15 +227,20 @@ class RunFolder:
         """Make this a run folder, with a manifest.
 
         Raises:
-          RunFolderError: something else lies there.
+          RunFolderError: something else lies there, or nothing can.
         """
-        selector = pafs.FileSelector(self.path(), allow_not_found=True)
-        found = {file.base_name for file in self.filesystem.get_file_info(selector)}
-        if "manifest.json" in found:
-            return
-        if strange := sorted(name for name in found - {LOG} if not name.startswith(".")):
-            raise RunFolderError(f"{self}: holds {strange[0]!r} and is no run folder; take another output")
-        self.write_json("manifest.json", self.manifest)
+        try:
+            selector = pafs.FileSelector(self.path(), allow_not_found=True)
+            found = {file.base_name for file in self.filesystem.get_file_info(selector)}
+            if "manifest.json" in found:
+                return
+            if strange := sorted(name for name in found - {LOG} if not name.startswith(".")):
+                raise RunFolderError(f"{self}: holds {strange[0]!r} and is no run folder; take another output")
+            self.filesystem.create_dir(self.path(), recursive=True)
+            self.write_json("manifest.json", self.manifest)
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else first_line(error)
+            raise RunFolderError(f"{self}: cannot be a run folder: {why}; take another output") from None
 
     def start(self, stage: str, settings: dict[str, Any], **facts: Any) -> None:
         """Record that a stage begins."""

@@ -1,6 +1,7 @@
 """The whole tree, and how it is read."""
 
 import difflib
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from pa_dist.config import yaml_text
+from pa_dist.config import paths, yaml_text
+from pa_dist.config.paths import Output
 from pa_dist.config.reward_models import KINDS, RewardModel, RewardName
 from pa_dist.config.sections import Evaluate, Merge, Pair, Ray, Render, Score, Section, Trajectories
 from pa_dist.errors import ConfigError
@@ -30,7 +32,7 @@ class Config(Section):
     """Reward models by the name that their scores go by, such as `wildreward: {kind: wildreward}`."""
     evaluate: Evaluate = Evaluate()
     ray: Ray = Ray()
-    output: str
+    output: Output
 
     @model_validator(mode="before")
     @classmethod
@@ -77,6 +79,17 @@ def parse(tree: dict[str, Any]) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_one_line(error)) from None
+
+
+def given_path(path: str | os.PathLike[str], key: str = "OUT", *, output: bool = False) -> str:
+    """A path that is no key of a config, by the same rules; `output`: by those of one. Raises `ConfigError`."""
+    try:
+        text = paths.output(path) if output else paths.expanded(path)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}, got {str(path)!r}") from None
+    if not isinstance(text, str):
+        raise ConfigError(f"{key}: no path but {type(path).__name__}")
+    return text
 
 
 def evaluate_section(before: dict[str, Any], overrides: list[str] | None = None) -> Evaluate:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 import pyarrow as pa
@@ -190,7 +190,7 @@ def _filesystem(entry: str) -> tuple[fsspec.AbstractFileSystem, str]:
             filesystem, path = pafs.FileSystem.from_uri(folder + mark + options)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             return fsspec.core.url_to_fs(entry)  # type: ignore[no-any-return]
-        path = path.rstrip("/") + "/" + body[len(folder) :] if glob else path
+        path = path.rstrip("/") + "/" + unquote(body[len(folder) :]) if glob else path
         if filesystem.type_name == "local":
             return fsspec.filesystem("file"), path
         return ArrowFSWrapper(filesystem, skip_instance_cache=True), path
