@@ -118,7 +118,10 @@ class _Lease:
     def __enter__(self) -> "_Lease":
         _ours.add(self._mine["id"])
         try:
-            self._write()
+            try:
+                self._write()
+            except OSError as error:
+                raise self._folder.unusable(error) from None
             self._thread.start()
             self._take()
         except BaseException:

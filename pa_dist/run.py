@@ -5,6 +5,7 @@ settings are the same is skipped; one made with others is an error that prints t
 """
 
 import json
+import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -246,10 +247,13 @@ class RunFolder:
         """Whether this is a run folder, and not one that is empty or still to be made.
 
         Raises:
-          RunFolderError: something else lies there.
+          RunFolderError: something else lies there, or nothing can.
         """
-        selector = pafs.FileSelector(self.path(), allow_not_found=True)
-        found = {file.base_name for file in self.filesystem.get_file_info(selector)}
+        try:
+            selector = pafs.FileSelector(self.path(), allow_not_found=True)
+            found = {file.base_name for file in self.filesystem.get_file_info(selector)}
+        except OSError as error:
+            raise self.unusable(error) from None
         if "manifest.json" in found:
             return True
         if strange := sorted(name for name in found - {LOG} if not name.startswith((".", CLAIM))):
@@ -258,8 +262,16 @@ class RunFolder:
 
     def claim(self) -> None:
         """Make this a run folder, with a manifest. Raises as `is_ours`."""
-        if not self.is_ours():
-            self.write_json("manifest.json", self.manifest)
+        try:
+            if not self.is_ours():
+                self.write_json("manifest.json", self.manifest)
+        except OSError as error:
+            raise self.unusable(error) from None
+
+    def unusable(self, error: OSError) -> RunFolderError:
+        """Why nothing can be written or read here, as an error of ours."""
+        why = os.strerror(error.errno) if error.errno else first_line(error)
+        return RunFolderError(f"{self}: cannot be a run folder: {why}; take another output")
 
     def start(self, stage: str, settings: dict[str, Any], **facts: Any) -> None:
         """Record that a stage begins."""

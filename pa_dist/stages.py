@@ -16,7 +16,7 @@ from pa_dist import cluster, schema
 from pa_dist.config import Config, Evaluate, Ray, Replicas, ThinkPRM, Trajectories
 from pa_dist.errors import PaDistError, RunFolderError
 from pa_dist.ingest.left_behind import in_words
-from pa_dist.ingest.sources import expand
+from pa_dist.ingest.sources import expand, look_up
 from pa_dist.ingest.stage import Counts, ingest
 from pa_dist.lease import held
 from pa_dist.merge import sweep
@@ -181,10 +181,14 @@ def _ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say, ray: 
     began = time.perf_counter()
     cluster.connect(ray)
     folder.start("ingest", settings)
-    counts = ingest(trajectories, folder, _tasks("ingest"))
+    sources, twice = look_up(trajectories.paths)
+    counts = ingest(trajectories, folder, _tasks("ingest"), sources)
     folder.finish("ingest", **asdict(counts), seconds=_since(began))
     if counts.formats:
         say(f"ingest: recognised {', '.join(f'{n} files as {name}' for name, n in counts.formats.items())}")
+    if twice:
+        name, first = twice[0]
+        say(f"ingest: read once, though links lead there too: {first} (also {name}){_others(len(twice) - 1)}")
     beyond = f", {counts.left_out_by_limit} beyond the limit" if counts.left_out_by_limit else ""
     say(
         f"ingest: {counts.kept} trajectories kept, {counts.rejected} rejected{beyond}, of {counts.read} in "
@@ -324,6 +328,10 @@ def _weights(name: str) -> str | None:
         return None
     files = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
     return _digest("\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files))
+
+
+def _others(n: int) -> str:
+    return f", and {n} more" if n else ""
 
 
 def _digest(text: str) -> str:
