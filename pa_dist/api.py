@@ -93,7 +93,7 @@ def open_run(path: str) -> Run:
     Raises:
       RunFolderError: nothing was run there.
     """
-    folder = RunFolder(path)
+    folder = RunFolder.of(path)
     if not folder.manifest["stages"]:
         raise RunFolderError(f"{folder}: no run here")
     return Run(folder)

@@ -19,6 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_OUT = "A run folder, or an alpha's: OUT/alphas/0.5."
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Replaces keys of the file.")
@@ -115,7 +116,7 @@ def score(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False)
 
 @app.command()
 def evaluate(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help=_OUT)],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the config's `evaluate` section.")
     ] = None,
@@ -126,8 +127,8 @@ def evaluate(
     from pa_dist.report.tables import show_metrics
     from pa_dist.run import RunFolder
 
-    folder = RunFolder(out)
-    before = folder.manifest.get("config", {})
+    folder = RunFolder.of(out)
+    before = folder.whole.manifest.get("config", {})
     settings = configs.evaluate_section(before.get("evaluate", {}), overrides)
     stages.evaluate_folder(folder, settings, say, configs.Ray(**before.get("ray", {})))
     show_metrics(out)
@@ -136,7 +137,7 @@ def evaluate(
 
 @app.command()
 def report(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help=_OUT)],
     trajectories: Annotated[
         int, typer.Option(min=1, help="Those that the viewer holds: of more, whole tasks.")
     ] = 10_000,
@@ -150,7 +151,7 @@ def report(
 
 @app.command()
 def show(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help=_OUT)],
     trajectory_id: Annotated[str, typer.Argument(metavar="TRAJECTORY_ID")],
     full: Annotated[bool, typer.Option("--full", help="Long messages whole.")] = False,
 ) -> None:
@@ -163,7 +164,7 @@ def show(
 
 @app.command()
 def top(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help=_OUT)],
     failures: Annotated[bool, typer.Option("--failures", help="Leave out what is known to have succeeded.")] = False,
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 20,
 ) -> None:
@@ -175,18 +176,18 @@ def top(
 
 
 @app.command()
-def status(out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.")]) -> None:
+def status(out: Annotated[str, typer.Argument(metavar="OUT", help=_OUT)]) -> None:
     """What is done of a run, what is left, and at which rate."""
     from pa_dist.run import RunFolder
     from pa_dist.status import status as lines
 
-    for line in lines(RunFolder(out)):
+    for line in lines(RunFolder.of(out)):
         typer.echo(line)
 
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="OUT1", help="A run folder, or an alpha's: OUT/alphas/0.5.")],
+    first: Annotated[str, typer.Argument(metavar="OUT1", help=_OUT)],
     second: Annotated[str, typer.Argument(metavar="OUT2", help="Another, over the same trajectories.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write everything here as JSON too.")] = None,
 ) -> None:
@@ -198,13 +199,13 @@ def compare(
     from pa_dist.report.side_by_side import show_comparison
     from pa_dist.run import RunFolder
 
-    folder = RunFolder(first)
+    folder = RunFolder.of(first)
 
     def map_tasks(*tasks: Any) -> Any:
-        cluster.connect(configs.Ray(**folder.manifest.get("config", {}).get("ray", {})))
+        cluster.connect(configs.Ray(**folder.whole.manifest.get("config", {}).get("ray", {})))
         return cluster.map_tasks(*tasks)
 
-    found = compared(folder, RunFolder(second), map_tasks)
+    found = compared(folder, RunFolder.of(second), map_tasks)
     if json_file is not None:
         text = json.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
         json_file.write_text(f"{text}\n", encoding="utf-8")

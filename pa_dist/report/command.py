@@ -30,7 +30,7 @@ def report(folder: RunFolder, say: Callable[[str], None], trajectories: int = TR
     """
     evaluate_settings(folder)
     evaluated = folder.manifest["stages"]["evaluate"]
-    with held(folder):
+    with held(folder.whole):
         # A page whose files are gone would mislead: it goes first.
         folder.filesystem.delete_dir_contents(folder.path(REPORT), missing_dir_ok=True)
         built = sections.build(folder, _mapper(folder, evaluated["trajectories"] <= _READ_HERE))
@@ -55,5 +55,5 @@ def _mapper(folder: RunFolder, here: bool) -> "Mapper":
         return map
     from pa_dist import cluster, config
 
-    cluster.connect(config.Ray(**folder.manifest.get("config", {}).get("ray", {})))
+    cluster.connect(config.Ray(**folder.whole.manifest.get("config", {}).get("ray", {})))
     return cluster.map_tasks

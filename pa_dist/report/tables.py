@@ -36,7 +36,7 @@ def show_metrics(
       only: the scenarios and domains to show; all by default.
     """
     console = console_for(console)
-    folder = RunFolder(out)
+    folder = RunFolder.of(out)
     groups: dict[tuple[str, str, str], list[Row]] = {}
     metrics = pq.read_table(folder.path("metrics.parquet"), filesystem=folder.filesystem)
     for row in metrics.filter(headline(metrics)).to_pylist():
