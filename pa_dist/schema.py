@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # The token aggregations, step aggregations and FA predictors of METHOD.md, in the order reports show them.
 TOKEN_AGGS = ("mean", "sum", "last", "min", "max")
@@ -27,6 +27,7 @@ MESSAGE = pa.struct(
         ("role", pa.string()),
         ("name", pa.string()),
         ("content", pa.string()),
+        ("reasoning", pa.string()),  # what the model thought before its content, where a log keeps it apart
         ("tool_calls", pa.list_(TOOL_CALL)),
         ("tool_call_id", pa.string()),
     ]

@@ -39,6 +39,7 @@ def _message(message: Any, what: str) -> Message:
         "role": role,
         "name": optional_text(message.get("name"), f"{what}.name"),
         "content": _content(message.get("content"), f"{what}.content"),
+        "reasoning": None,
         "tool_calls": _tool_calls(message, what),
         "tool_call_id": optional_text(call_id, f"{what}.tool_call_id"),
     }

@@ -27,6 +27,7 @@ class Message(TypedDict):
     role: str
     name: str | None
     content: str | None
+    reasoning: str | None
     tool_calls: list[ToolCall] | None
     tool_call_id: str | None
 

@@ -35,7 +35,9 @@ def test_tau2(put, run, info_last):
     assert row == {
         "trajectory_id": "s0", "benchmark": "tau2", "domain": "airline", "task_id": "0", "trial": 0,
         "behavior": "gpt-x",
-        "messages": [{"role": "user", "name": None, "content": "hi", "tool_calls": None, "tool_call_id": None}],
+        "messages": [{
+            "role": "user", "name": None, "content": "hi", "reasoning": None, "tool_calls": None, "tool_call_id": None,
+        }],
         "tools": '{"f": {"name": "f"}}', "reward": 0.5, "mistake_step": None, "mistake_agent": None,
         "extra": '{"termination_reason": "user_stop", "seed": 3, "system_message": "Be kind."}',
     }  # fmt: skip
