@@ -25,7 +25,7 @@ _MORE_SCORES = (
     "progress_advantage__mean__last",
     "progress_advantage__sum__sum",
 )
-OUTCOMES = {True: "success", False: "failure", None: "unknown"}
+OUTCOMES = {True: "success", False: "failure", None: "unlabelled"}
 CHOSEN_BY = "progress_advantage__mean__mean"
 
 

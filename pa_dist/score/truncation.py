@@ -87,5 +87,3 @@ def said(record: Mapping[str, Any]) -> str:
         f"truncation{at}: {cut['steps']:,} of {cut['of_steps']:,} steps, in {cut['trajectories']:,} of "
         f"{record['rows']:,} trajectories, lost tokens: {wholly:,} all of them, which are not scored, {partly:,} some"
     )
-
-
