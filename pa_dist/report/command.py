@@ -7,6 +7,7 @@ from pa_dist.errors import first_line
 from pa_dist.lease import held
 from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.report import sections
+from pa_dist.report.facts import title
 from pa_dist.report.page import write_page
 from pa_dist.report.viewer import TRAJECTORIES, write_viewer
 from pa_dist.run import REPORT, RunFolder
@@ -35,8 +36,7 @@ def report(folder: RunFolder, say: Callable[[str], None], trajectories: int = TR
         folder.filesystem.delete_dir_contents(folder.path(REPORT), missing_dir_ok=True)
         built = sections.build(folder, _mapper(folder, evaluated["trajectories"] <= _READ_HERE))
         viewer = write_viewer(folder, trajectories, _mapper(folder, evaluated["trajectories"] <= _SHOWN_HERE))
-        title = folder.manifest.get("config", {}).get("name") or "pa-dist run"
-        page = write_page(folder, title=title, report=built, viewer=viewer)
+        page = write_page(folder, title=title(folder, built.data), report=built, viewer=viewer)
         folder.logged(say)(f"report: {page}")
 
 

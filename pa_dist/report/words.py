@@ -20,6 +20,7 @@ MINE = "progress_advantage"
 # The predictor of whose baseline the random choice is the fair one.
 CHANCE = "random"
 _MOST_NAMED = 3
+NO_WIDTH = "An interval without width: all resamples agree, which on so few trajectories is not certainty."
 
 
 def plain(name: str) -> str:
@@ -55,6 +56,11 @@ def figure(row: Row | None) -> str:
         return "undefined"
     between = "" if row["ci_low"] is None else f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
     return f"{row['value']:.3f}{between}"
+
+
+def has_no_width(row: Row) -> bool:
+    """Whether a row's interval is its value alone."""
+    return row["ci_low"] is not None and row["ci_low"] == row["value"] == row["ci_high"]
 
 
 def finding(scenario: str, rows: Sequence[Row]) -> str:

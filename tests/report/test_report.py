@@ -197,7 +197,8 @@ def test_comparisons_stand_beside_the_plain_figures(tmp_path):
     assert found.differences(of) == Differences(
         ["aggregation chosen beforehand", "cross-fitted"],
         [("entropy", ["0.100 [-0.10, 0.30], p 0.250", "undefined"])],
-        0.005,
+        "Paired differences on the same trajectories, [95% bootstrap interval]; p-values are adjusted for all "
+        "differences of a column (Holm); the resamples allow none below 0.005 before that.",
     )
 
 
