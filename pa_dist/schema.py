@@ -135,10 +135,12 @@ def scores(columns: list[str]) -> pa.Schema:
 
 _CELL = [pa.field("method", pa.string()), pa.field("token_agg", pa.string()), pa.field("step_agg", pa.string())]
 
+# A group: what is measured together. Rollouts of several policies over the same tasks are no trials of one.
+GROUP = [pa.field(name, pa.string()) for name in ("benchmark", "domain", "behavior")]
+
 SELECTIONS = pa.schema(
     [
-        pa.field("benchmark", pa.string()),
-        pa.field("domain", pa.string()),
+        *GROUP,
         pa.field("task_id", pa.string()),
         *_CELL,
         pa.field("n_trials", pa.int32()),
@@ -158,6 +160,7 @@ ATTRIBUTIONS = pa.schema(
         pa.field("token_agg", pa.string()),
         pa.field("predictor", pa.string()),
         pa.field("step", pa.int32()),  # null where no step could be read
+        pa.field("fallback", pa.bool_()),  # nothing pointed at a step: it is the tie rule's; null without a step
         pa.field("agent", pa.string()),
         pa.field("correct", pa.bool_()),  # null without a label
         pa.field("agent_correct", pa.bool_()),
@@ -167,8 +170,7 @@ ATTRIBUTIONS = pa.schema(
 METRICS = pa.schema(
     [
         pa.field("scenario", pa.string()),
-        pa.field("benchmark", pa.string()),
-        pa.field("domain", pa.string()),
+        *GROUP,
         *_CELL,
         pa.field("predictor", pa.string()),
         pa.field("metric", pa.string()),
@@ -186,8 +188,7 @@ METRICS = pa.schema(
 COMPARISONS = pa.schema(
     [
         pa.field("scenario", pa.string()),
-        pa.field("benchmark", pa.string()),
-        pa.field("domain", pa.string()),
+        *GROUP,
         # headline: chosen beforehand; cross_fitted: on other tasks' data; hindsight: on the rows themselves.
         pa.field("choice", pa.string()),
         *_CELL[:1],

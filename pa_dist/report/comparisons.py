@@ -70,7 +70,8 @@ class Comparisons:
 
     def _of(self, of: Measured) -> list[Row]:
         """A group's rows; of best-of-N at the largest n."""
-        rows = [r for r in self.rows if r["scenario"] == of.scenario and (r["benchmark"], r["domain"]) == of.group]
+        where = (of.scenario, *of.group)
+        rows = [r for r in self.rows if (r["scenario"], r["benchmark"], r["domain"], r["behavior"]) == where]
         most = max((row["at"] for row in rows if row["at"] is not None), default=None)
         return [row for row in rows if row["at"] in (None, most)]
 

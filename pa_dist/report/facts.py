@@ -6,7 +6,7 @@ from typing import Any
 from pa_dist.pairs import DEMO, PAIRS
 from pa_dist.reduce.groups import Group
 from pa_dist.report.readings import Rejects
-from pa_dist.report.words import listed, plain, titled
+from pa_dist.report.words import listed, plain, titles
 from pa_dist.reward_models.target import asked, target
 from pa_dist.run import LOG, RunFolder
 from pa_dist.score import truncation
@@ -39,7 +39,7 @@ def title(folder: RunFolder, groups: Sequence[Group]) -> str:
 
 def data(groups: Sequence[Group]) -> str:
     """Groups in words."""
-    return listed([titled(group) for group in groups if any(group)])
+    return listed([name for group, name in titles(groups).items() if any(group)])
 
 
 def pair(folder: RunFolder) -> str:

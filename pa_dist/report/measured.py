@@ -55,11 +55,11 @@ class Measured:
 
 
 def measured(folder: RunFolder) -> list[Measured]:
-    """The metrics of a run by scenario, benchmark and domain."""
+    """The metrics of a run by scenario and group."""
     metrics = _shown(pq.read_table(folder.path("metrics.parquet"), filesystem=folder.filesystem))
     found: dict[tuple[str, Group], Measured] = {}
     for row in metrics.to_pylist():
-        group = (row["benchmark"], row["domain"])
+        group = (row["benchmark"], row["domain"], row["behavior"])
         of = found.setdefault((row["scenario"], group), Measured(row["scenario"], group, [], []))
         if row["headline"]:
             of.headline.append(row)

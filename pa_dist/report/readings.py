@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pa_dist import schema
-from pa_dist.reduce.groups import Group, by_group, floats
+from pa_dist.reduce.groups import GROUP, Group, by_group, floats
 from pa_dist.reduce.methods import Cell
 from pa_dist.reduce.ragged import Bools, Floats, Ints
 from pa_dist.report.curves import histogram, risk_coverage, roc, thinned
 from pa_dist.run import RunFolder
 
-_KEYS = ["trajectory_id", "benchmark", "domain", "reward"]
-_BLAMED = ["trajectory_id", "benchmark", "domain", "mistake_step", "predictor", "step"]
+_KEYS = ["trajectory_id", *GROUP, "reward"]
+_BLAMED = ["trajectory_id", *GROUP, "mistake_step", "predictor", "step"]
 # Reasons may quote the row they reject, so that there are as many as rows.
 REASONS = 20
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from pa_dist.reduce.aggregate import buckets
-from pa_dist.reduce.predictors import predictions
+from pa_dist.reduce.predictors import fell_back, predictions
 from pa_dist.report.pieces import Pieces
 from pa_dist.schema import PREDICTORS
 
@@ -106,11 +106,11 @@ def blamed(values: Sequence[float | None]) -> dict[str, int]:
     """
     dense = np.array([np.nan if value is None else value for value in values], np.float64)
     layout = buckets(np.isfinite(dense), np.array([0, len(dense)]))
-    places = predictions(dense[None], layout, 1)[0, :, 0].tolist()
-    known = dense[np.isfinite(dense)]
-    below, falls = bool((known < 0).any()), bool((np.diff(known) < 0).any())
-    found = {"min_cumulative": below, "sharpest_drop": below, "sharpest_abs_drop": falls}
-    return {name: place for name, place in zip(PREDICTORS, places, strict=True) if found[name]}
+    found = predictions(dense[None], layout, 1)
+    places, fallen = (each[0, :, 0].tolist() for each in (found, fell_back(dense[None], found, layout)))
+    return {
+        name: place for name, place, fell in zip(PREDICTORS, places, fallen, strict=True) if place >= 0 and not fell
+    }
 
 
 def suspicious(found: Mapping[str, int]) -> int | None:

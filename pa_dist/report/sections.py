@@ -18,7 +18,7 @@ from pa_dist.report.measured import Measured, measured, swept
 from pa_dist.report.spreadsheet import as_csv
 from pa_dist.report.svg import inlined
 from pa_dist.report.tables import BUILDERS, figure
-from pa_dist.report.words import MINE, NO_WIDTH, SCENARIOS, Slugs, finding, has_no_width, plain, titled
+from pa_dist.report.words import MINE, NO_WIDTH, SCENARIOS, Slugs, finding, has_no_width, plain, titles
 from pa_dist.reward_models.target import asked, target
 from pa_dist.run import REPORT, RunFolder
 from pa_dist.score import truncation
@@ -57,7 +57,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class GroupSection:
-    """A benchmark and domain within a scenario."""
+    """A group within a scenario."""
 
     title: str
     finding: str
@@ -158,19 +158,22 @@ class _Writer:
     def scenario(self, name: str, found: Sequence[Measured]) -> Scenario:
         """A scenario with its groups, those of most rows drawn."""
         drawn = {id(of) for of in sorted(found, key=lambda of: -of.n)[:_DRAWN_GROUPS]}
-        groups = [self._group(of, id(of) in drawn, place < _OPEN_GROUPS) for place, of in enumerate(found)]
+        named = titles(of.group for of in found)
+        groups = [
+            self._group(of, named[of.group], id(of) in drawn, place < _OPEN_GROUPS) for place, of in enumerate(found)
+        ]
         sweep = of_sweep(name, self._sweep[name]) if self._sweep.get(name) else None
         figures = [self._shown(sweep, self._slugs.of(sweep.kind))] if sweep else []
         return Scenario(name, SCENARIOS[name], groups, figures, "" if found else _why_left_out(self._folder, name))
 
-    def _group(self, of: Measured, drawn: bool, open: bool) -> GroupSection:
+    def _group(self, of: Measured, title: str, drawn: bool, open: bool) -> GroupSection:
         table = BUILDERS[of.scenario](of.headline)
         figures = self._figures(of) if drawn else Figures(left_out=[_TOO_MANY])
         slug = self._slugs.of(of.scenario, *of.group)
         best, other_data = _in_hindsight(of), self._compared.cross_fitted(of)
         more = ["best cell in hindsight", *(["cross-fitted"] if other_data else [])]
         return GroupSection(
-            title=titled(of.group),
+            title=title,
             finding=finding(of.scenario, of.headline),
             heads=[*table.heads, *more],
             lines=[
@@ -232,12 +235,13 @@ def _why_left_out(folder: RunFolder, scenario: str) -> str:
 def _summary(folder: RunFolder, found: Sequence[Measured], groups: Sequence[Group]) -> list[str]:
     """Sentences: what was scored, what was not, and what progress advantage reached in each scenario."""
     stages = folder.manifest["stages"]
+    named = titles(of.group for of in found)
     said = [_scored(stages["evaluate"], facts.data(groups), facts.pair(folder))]
     if lost := truncation.said(stages["score"]):
         said.append(f"{lost[0].upper()}{lost[1:]}.")
     for scenario, title in SCENARIOS.items():
         here = [m for m in found if m.scenario == scenario]
-        lines = [f"{titled(m.group)}: {finding(scenario, m.headline)}" for m in here[:_OPEN_GROUPS]]
+        lines = [f"{named[m.group]}: {finding(scenario, m.headline)}" for m in here[:_OPEN_GROUPS]]
         more = f" {len(here) - _OPEN_GROUPS} groups more below." if len(here) > _OPEN_GROUPS else ""
         said += [f"{title}, by {MINE}. {'. '.join(lines)}.{more}"] if lines else []
     return said

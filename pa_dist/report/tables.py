@@ -18,7 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pa_dist.reduce.comparisons import CROSS_FITTED, HEADLINE, HINDSIGHT, METHOD
+from pa_dist.reduce.groups import Group, by_name
 from pa_dist.report.terminal import console_for, visible
+from pa_dist.report.words import titles
 from pa_dist.run import RunFolder
 from pa_dist.schema import NONE
 
@@ -37,17 +39,18 @@ def show_metrics(
     """
     console = console_for(console)
     folder = RunFolder.of(out)
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, Group], list[Row]] = {}
     metrics = pq.read_table(folder.path("metrics.parquet"), filesystem=folder.filesystem)
     for row in metrics.filter(headline(metrics)).to_pylist():
         if only is not None and (row["scenario"], row["domain"]) not in only:
             continue
-        groups.setdefault((row["scenario"], row["benchmark"] or "", row["domain"] or ""), []).append(row)
+        groups.setdefault(_where(row), []).append(row)
     compared = _compared(folder)
-    for (scenario, benchmark, domain), rows in sorted(groups.items(), reverse=True):
-        title = " ".join(filter(None, (f"{scenario}:", benchmark, domain)))
-        console.print(_printed(title, BUILDERS[scenario](rows)))
-        for line in _honest(compared, (scenario, benchmark, domain)):
+    named = titles((group for _, group in groups), visible)
+    for where, rows in sorted(groups.items(), key=lambda of: (of[0][0], by_name(of[0][1])), reverse=True):
+        scenario, group = where
+        console.print(_printed(f"{scenario}: {named[group]}", BUILDERS[scenario](rows)))
+        for line in _honest(compared, where):
             console.print(line, soft_wrap=True)
     if groups:
         console.print(
@@ -57,6 +60,10 @@ def show_metrics(
             ),
             soft_wrap=True,
         )
+
+
+def _where(row: Row) -> tuple[str, Group]:
+    return row["scenario"], (row["benchmark"], row["domain"], row["behavior"])
 
 
 def headline(metrics: pa.Table) -> pa.ChunkedArray:
@@ -75,9 +82,9 @@ def _compared(folder: RunFolder) -> list[Row]:
     return [row for row in rows if row["method"] == METHOD and row["value"] is not None]
 
 
-def _honest(compared: Sequence[Row], group: tuple[str, str, str]) -> list[Text]:
+def _honest(compared: Sequence[Row], where: tuple[str, Group]) -> list[Text]:
     """What progress advantage is worth with a cell chosen on other tasks, and beside the best of the others."""
-    rows = [row for row in compared if (row["scenario"], row["benchmark"] or "", row["domain"] or "") == group]
+    rows = [row for row in compared if _where(row) == where]
     own = {row["choice"]: row for row in rows if row["against"] is None}
     if CROSS_FITTED not in own:
         return []

@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pa_dist.reduce.groups import Group
@@ -28,9 +29,22 @@ def plain(name: str) -> str:
     return "".join("\ufffd" if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Cn") else letter for letter in name)
 
 
-def titled(group: Group) -> str:
-    """A benchmark and domain in words."""
-    return " ".join(plain(name) for name in group if name) or "all trajectories"
+def titles(groups: Iterable[Group], shown: Callable[[str], str] = plain) -> dict[Group, str]:
+    """Groups in words: benchmark and domain, and the behavior where several share these.
+
+    Args:
+      groups: those that stand beside each other.
+      shown: makes a name from a file harmless where it is shown.
+    """
+    groups = list(dict.fromkeys(groups))
+    shared = Counter(group[:2] for group in groups)
+    found = {}
+    for group in groups:
+        *where, behavior = (shown(name) if name else "" for name in group)
+        found[group] = " ".join(filter(None, where)) or "all trajectories"
+        if shared[group[:2]] > 1:
+            found[group] += f", by {behavior or 'a policy without a name'}"
+    return found
 
 
 class Slugs:
