@@ -104,9 +104,9 @@ def _lines(row: Row, beta: float, threshold: float, most: int | None) -> Iterato
             yield from _thought(message, row["style"], most)
             yield _told(message, most)
             continue
-        place, step = steps[at]
+        number, step = steps[at]
         total += step["value"] or 0.0
-        yield _head(f"step {numbered(place, len(steps))}", marks.get(place, []), step, message, largest, total)
+        yield _head(f"step {numbered(number, len(steps))}", marks.get(number, []), step, message, largest, total)
         yield from _thought(message, row["style"], most)
         yield from _action(step, message, beta, scale, most)
 

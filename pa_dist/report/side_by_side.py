@@ -43,8 +43,8 @@ def _table(title: str, sides: list[Side]) -> Table:
     notes = dict.fromkeys(side.note for side in sides if side.note)
     n = max(side.n for side in sides)
     brackets = ", [95% paired bootstrap interval]" if any(side.ci_low is not None for side in sides) else ""
-    p = ", p of one comparison" if any(side.p_value is not None for side in sides) else ""
-    table.caption = Text(visible("; ".join([f"n = {n}{brackets}{p}", *notes])))
+    compared = ", p of one comparison" if any(side.p_value is not None for side in sides) else ""
+    table.caption = Text(visible("; ".join([f"n = {n}{brackets}{compared}", *notes])))
     return table
 
 

@@ -62,7 +62,8 @@ def _of_rows(table: pa.Table) -> list[int]:
 
 def _none_left(lists: pa.ListArray) -> Bools:
     """Of each step, whether no token is left."""
-    return lengths(lists.flatten()) == 0
+    none: Bools = lengths(lists.flatten()) == 0
+    return none
 
 
 def in_short(record: Mapping[str, Any]) -> str:
