@@ -1,7 +1,7 @@
 """What the run's table `comparisons` says beside the plain figures; a run evaluated without one shows none of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -26,7 +26,9 @@ class Differences:
 
     heads: list[str]
     lines: list[tuple[str, list[str]]]
-    below: str
+    least: float
+    """Below which no p-value can be before it is adjusted."""
+    below: str = field(default="", compare=False)
     """What is to be said of the figures."""
 
 
@@ -66,7 +68,8 @@ class Comparisons:
             found.setdefault(plain(row["against"]), {})[head] = f"{figure(row)}{p}"
         heads = list(dict.fromkeys(head for said in found.values() for head in said))
         lines = [(against, [said.get(head, "") for head in heads]) for against, said in found.items()]
-        return Differences(heads, lines, _below(rows, 2 / (1 + self.resamples))) if lines else None
+        least = 2 / (1 + self.resamples)
+        return Differences(heads, lines, least, _below(rows, least)) if lines else None
 
     def _of(self, of: Measured) -> list[Row]:
         """A group's rows; of best-of-N at the largest n."""
@@ -83,5 +86,5 @@ def _below(rows: Sequence[Row], least: float) -> str:
     if any(row["p_holm"] is not None for row in rows):
         said += "; p-values are adjusted for all differences of a column (Holm)"
         said += f"; the resamples allow none below {least:.2g} before that" if least < 2 else ""
-    notes = dict.fromkeys(plain(row["note"]) for row in rows if row["note"])
+    notes = dict.fromkeys(plain(row["note"]) for row in rows if row.get("note"))
     return ". ".join([said, *notes, *([NO_WIDTH.rstrip(".")] if any(map(has_no_width, rows)) else [])]) + "."
