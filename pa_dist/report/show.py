@@ -99,7 +99,7 @@ def _lines(row: Row, beta: float, threshold: float, most: int | None) -> Iterato
     for at, message in enumerate(row["messages"]):
         yield Text()
         if at not in steps:
-            label = "  ✕ labelled failure" if at == row["mistake_step"] else ""
+            label = "  ✕ labelled mistake" if at == row["mistake_step"] else ""
             yield Text.assemble(Text(visible(f"message {at} {_who(message)}"), "bold"), label)
             yield from _thought(message, row["style"], most)
             yield _told(message, most)
@@ -120,7 +120,7 @@ def _pointed_at(row: Row) -> Iterator[Text]:
     if (label := row["mistake_step"]) is not None:
         places = [place for place, step in enumerate(row["steps"]) if step["at"] == label]
         where = f"step {numbered(places[0], n_steps)}" if places else f"message {label}, which is no step"
-        yield Text(f"labelled failure: {where}")
+        yield Text(f"labelled mistake: {where}")
 
 
 def _marks(row: Row, outcome: str) -> dict[int, list[str]]:
@@ -132,7 +132,7 @@ def _marks(row: Row, outcome: str) -> dict[int, list[str]]:
             found.setdefault(place, []).append("▼ most suspicious" if name == SUSPECTED_BY else f"▼ {name}")
     for place, step in enumerate(row["steps"]):
         if step["at"] == row["mistake_step"]:
-            found.setdefault(place, []).append("✕ labelled failure")
+            found.setdefault(place, []).append("✕ labelled mistake")
     return found
 
 

@@ -46,10 +46,10 @@ def test_a_trajectory_as_text(run):
     assert "message 2 tool\n" in printed
     assert f"sum {first + second:+.3f}" in printed
     assert "[assistant]: It has shipped – çà, 中文 😀 1." in printed
-    marked = [line for line in printed.splitlines() if "✕ labelled failure" in line]
+    marked = [line for line in printed.splitlines() if "✕ labelled mistake" in line]
     assert len(marked) == 1
     assert marked[0].startswith("step 2 of 2 assistant (message 3)")
-    assert "labelled failure: step 2 of 2\n" in printed
+    assert "labelled mistake: step 2 of 2\n" in printed
     assert "\x1b" not in printed
 
 
@@ -83,8 +83,8 @@ def test_a_label_on_what_is_no_step(tmp_path):
     said = [message("user", "one"), message("assistant", "two")]
     given = [trajectory("a", None, None, said, mistake_step=0, mistake_agent="user")]
     printed = shown(write_run(str(tmp_path / "run"), given, tokenizer, str(tmp_path / "policy")), "a")
-    assert "labelled failure: message 0, which is no step" in printed
-    assert "message 0 user  ✕ labelled failure" in printed
+    assert "labelled mistake: message 0, which is no step" in printed
+    assert "message 0 user  ✕ labelled mistake" in printed
 
 
 def test_reasoning_stands_above_what_was_said(tmp_path):

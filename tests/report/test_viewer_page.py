@@ -134,7 +134,7 @@ def test_keys(opened):
     assert page.evaluate("document.activeElement.classList.contains('current')")
     assert page.locator(".message.current h3").inner_text().startswith("Step 2 of 2")
     assert page.locator(".message.current .message-number").inner_text() == "message 3"
-    assert page.locator(".message.current .badge.label").inner_text() == "labelled failure"
+    assert page.locator(".message.current .badge.label").inner_text() == "labelled mistake"
     page.keyboard.press("k")
     assert page.evaluate("location.hash") == "#run-0-1&step=1"
     page.keyboard.press("n")

@@ -68,7 +68,7 @@ const viewerConversation = (() => {
     for (const [name, number] of viewerData.mayBlame(index, place) ? Object.entries(row.blamed) : []) {
       if (name !== "sharpest_drop") marks.push({ number, kind: "predicted", name: name.replaceAll("_", " ") });
     }
-    const label = { kind: "label", name: "labelled failure", message: index.mistake_step[place] };
+    const label = { kind: "label", name: "labelled mistake", message: index.mistake_step[place] };
     if (label.message !== null) marks.push({ ...label, number: index.labelled[place] === null ? null : index.labelled[place] - 1 });
     return marks;
   }
