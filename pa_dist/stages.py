@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from pa_dist import cluster, schema
 from pa_dist.config import Config, Evaluate, Ray, Replicas, ThinkPRM, Trajectories
 from pa_dist.errors import PaDistError, RunFolderError
+from pa_dist.ingest.left_behind import in_words
 from pa_dist.ingest.sources import expand
-from pa_dist.ingest.stage import ingest
+from pa_dist.ingest.stage import Counts, ingest
 from pa_dist.lease import held
 from pa_dist.merge import sweep
 from pa_dist.reduce.methods import RewardMethod
@@ -30,6 +31,8 @@ from pa_dist.score.settle import LOGPROBS, Settled, Target, settle_again
 VERSIONS = ("pa-dist", "torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy")
 # Of these, the ones that decide numbers: a folder scored with others, wholly or in part, is refused.
 SCORING_VERSIONS = VERSIONS[:4]
+# Of an ingest that kept nothing; there may be millions.
+_REASONS_READ = 100_000
 
 Say = Callable[[str], None]
 
@@ -175,6 +178,7 @@ def _ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say, ray: 
             raise RunFolderError(
                 f"{folder}: trajectories holds {held_now} rows and ingest left {kept}; --fresh starts over"
             )
+        _refuse_none_kept(folder)
         say("ingest: done before")
         return
     began = time.perf_counter()
@@ -189,6 +193,33 @@ def _ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say, ray: 
         f"ingest: {counts.kept} trajectories kept, {counts.rejected} rejected{beyond}, of {counts.read} in "
         f"{counts.sources} files ({_since(began)} s)"
     )
+    for line in _said_of(counts):
+        say(f"ingest: {line}")
+    _refuse_none_kept(folder)
+
+
+def _said_of(counts: Counts) -> Iterator[str]:
+    """What a reader of the table should know of how it was made."""
+    if counts.told_apart:
+        labels = ", ".join(f"{name} to {n:,}" for name, n in counts.told_apart.items())
+        yield f"ids that several trajectories share were told apart; added were {labels} of them"
+    left = [
+        f"{what}: {in_words(found)}"
+        for what, found in (("of messages", counts.left_behind), ("of records, kept in extra only", counts.unread))
+        if found
+    ]
+    if left:
+        yield f"left behind {'; '.join(left)}"
+
+
+def _refuse_none_kept(folder: RunFolder) -> None:
+    """Raise `PaDistError` where ingest kept nothing, as `_refuse_nothing` does of scoring."""
+    if folder.manifest["stages"]["ingest"]["kept"]:
+        return
+    table = folder.dataset("rejects").scanner(["reason"], filter=pc.field("stage") == "ingest").head(_REASONS_READ)
+    reasons = Counter(table["reason"].to_pylist())
+    told = "; ".join(f"{n}: {reason}" for reason, n in reasons.most_common(3)) or "no record was found"
+    raise PaDistError(f"ingest: no trajectory could be kept; of {reasons.total()} rejects, {told}")
 
 
 def evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) -> Summary:
