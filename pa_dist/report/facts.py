@@ -100,7 +100,8 @@ def _work(model: str, record: dict[str, Any]) -> list[Fact]:
 
 def _reward_model(name: str, record: dict[str, Any]) -> Fact:
     model = record.get("settings", {}).get("model", {}).get("model", "")
-    return f"Reward model {plain(name)}", f"{model}: {record['rows']:,} judged, {record['rejects']:,} rejected"
+    cut = f", {record['shown_in_part']:,} of them shown in part" if record.get("shown_in_part") else ""
+    return f"Reward model {plain(name)}", f"{model}: {record['rows']:,} judged{cut}, {record['rejects']:,} rejected"
 
 
 def _evaluation(record: dict[str, Any]) -> Fact:
