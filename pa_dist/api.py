@@ -90,7 +90,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     Raises:
       RunFolderError: nothing was run there.
     """
-    folder = RunFolder(config.given_path(path, "path"))
+    folder = RunFolder.of(config.given_path(path, "path"))
     if not folder.manifest["stages"]:
         raise RunFolderError(f"{folder}: no run here")
     return Run(folder)

@@ -54,7 +54,7 @@ def held(folder: RunFolder) -> Iterator[None]:
     Raises:
       RunFolderError: another command is at work there, or took over meanwhile, or the folder is not one of ours.
     """
-    whole = RunFolder(folder.uri)
+    whole = folder.whole
     mine = (whole.uri, threading.get_ident())
     if mine in _held:  # a stage of a command that holds it
         yield

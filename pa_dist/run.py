@@ -59,12 +59,19 @@ class RunFolder:
         """The run folder at an address, or the part of one for an alpha: `OUT/alphas/0.5`."""
         body, mark, options = address.partition("?") if "://" in address else (address, "", "")
         whole, between, name = body.rstrip("/").rpartition(f"/{ALPHAS}/")
+        if not between and body.startswith(f"{ALPHAS}/"):  # in the run folder itself
+            whole, between, name = ".", "/", body.rstrip("/").removeprefix(f"{ALPHAS}/")
         try:
             part = RunFolder(whole + mark + options, float(name)) if between else None
         except ValueError:
             part = None
         # A run of its own may lie at such an address too: it has trajectories.
         return RunFolder(address) if part is None or RunFolder(address).parts("trajectories") else part
+
+    @property
+    def whole(self) -> "RunFolder":
+        """The run that it is a part of; of a run, itself."""
+        return self if self.alpha is None else RunFolder(self.uri)
 
     @cached_property
     def _location(self) -> tuple[pafs.FileSystem, str]:

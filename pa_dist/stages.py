@@ -25,7 +25,7 @@ from pa_dist.reduce.stage import Summary, evaluate
 from pa_dist.reward_models.target import asked as judges
 from pa_dist.reward_models.target import target
 from pa_dist.run import CHECKPOINT, REPORT, RunFolder, without_secrets
-from pa_dist.score import vllm
+from pa_dist.score import truncation, vllm
 from pa_dist.score.settle import LOGPROBS, Settled, Target, settle_again
 
 VERSIONS = ("pa-dist", "torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy")
@@ -129,10 +129,13 @@ def _score(config: Config, folder: RunFolder, settings: dict[str, Any], say: Say
             folder.clear(table_name, prefix)
     folder.start("score", settings, commits={m: getattr(config.pair, f"{m}_revision") for m in schema.MODELS})
     facts = score(config, folder)
-    folder.finish("score", **facts, seconds=_since(began))
+    cut = truncation.count(folder, _tasks("truncation"))
+    folder.finish("score", **facts, truncated=cut, seconds=_since(began))
     folder.filesystem.delete_dir_contents(folder.path(CHECKPOINT), missing_dir_ok=True)
     earlier = f", {facts['done_before']} of them before" if facts["done_before"] else ""
     say(f"score: {facts['rows']} trajectories scored, {facts['rejects']} rejected{earlier} ({_since(began)} s)")
+    if lost := truncation.said(folder.manifest["stages"]["score"]):
+        say(f"score: {lost}")
     for model, done in facts["models"].items():
         if not done["rows"]:
             continue
@@ -226,20 +229,37 @@ def _refuse_none_kept(folder: RunFolder) -> None:
 def evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) -> Summary:
     """The last stage. It is a cheap reading of the columns, so other settings replace its tables without asking.
 
-    Of a sweep every merged reference that is scored is evaluated as well, and `alphas.parquet` has all their metrics.
+    Of a sweep every merged reference that is scored is evaluated as well, and `alphas.parquet` has all their metrics;
+    of an alpha's part only that one, and the table takes its metrics if their settings are the run's.
 
     Raises:
       RunFolderError: the folder holds no finished scores, or rows that scoring did not leave there.
     """
-    with held(folder):
+    with held(folder.whole):
         summary = _evaluate_folder(folder, settings, say, ray)
-        scored = [part for part in sweep.begun(folder) if part.manifest["stages"].get("score", {}).get("done")]
-        for part in scored:
-            _evaluate_folder(part, settings, say, ray)
-        if scored:
-            sweep.write_alphas(folder, scored)
-            folder.logged(say)(f"alphas: the metrics of {len(scored) + 1} alphas are in alphas.parquet")
+        if folder.alpha is None:
+            for part in sweep.begun(folder):
+                if part.manifest["stages"].get("score", {}).get("done"):
+                    _evaluate_folder(part, settings, say, ray)
+        _gather_alphas(folder.whole, folder.whole.logged(say))
         return summary
+
+
+def _gather_alphas(run: RunFolder, say: Say) -> None:
+    """Write the table of all alphas' metrics. It compares them, so those of other settings have no place in it."""
+    evaluated = {
+        part: record["settings"]
+        for part in (run, *sweep.begun(run))
+        if (record := part.manifest["stages"].get("evaluate", {})).get("done")
+    }
+    parts = [part for part in evaluated if part.alpha is not None]
+    if not parts or run not in evaluated:
+        return
+    if others := [part.label.rstrip(": ") for part in parts if evaluated[part] != evaluated[run]]:
+        say(f"alphas: alphas.parquet stays as it was: {', '.join(others)} evaluated with other settings than the run")
+        return
+    sweep.write_alphas(run, parts)
+    say(f"alphas: the metrics of {len(parts) + 1} alphas are in alphas.parquet")
 
 
 def _evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) -> Summary:
@@ -260,7 +280,8 @@ def _evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) 
     folder.finish("evaluate", **asdict(summary), seconds=_since(began))
     found = f"{summary.metrics} metrics of {', '.join(summary.scenarios) or 'no scenario'}"
     why = f": {summary.note}" if summary.note else ""
-    say(f"evaluate: {summary.trajectories} trajectories, {summary.steps} steps, {found}{why} ({_since(began)} s)")
+    steps = f"{summary.scored_steps} of {summary.steps} steps with an advantage{truncation.in_short(scored)}"
+    say(f"evaluate: {summary.trajectories} trajectories, {steps}, {found}{why} ({_since(began)} s)")
     return summary
 
 

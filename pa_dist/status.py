@@ -10,6 +10,7 @@ from pa_dist.merge.sweep import begun
 from pa_dist.report.terminal import visible
 from pa_dist.reward_models.target import asked, target
 from pa_dist.run import LOG, RunFolder
+from pa_dist.score import truncation
 from pa_dist.score.settle import LOGPROBS, Target, committed
 
 # The rate is that of the last rows, written within so many seconds of the newest.
@@ -35,6 +36,8 @@ def _lines(folder: RunFolder) -> list[str]:
     stages = manifest["stages"]
     if not stages:
         raise RunFolderError(f"{folder}: no run here")
+    if folder.alpha is not None:  # its trajectories are the run's
+        stages = {**stages, "ingest": folder.whole.manifest["stages"].get("ingest")}
     rewards = dict.fromkeys([*manifest.get("config", {}).get("reward_models", {}), *asked(stages)])
     parts = {part: part.manifest["stages"] for part in begun(folder)}
     living, dead = last_seen(folder)
@@ -76,7 +79,9 @@ def _filled(record: dict[str, Any] | None, folder: RunFolder, into: Target, *, a
     if record is None:
         return f"{into.stage}: not begun"
     if record["done"]:
-        return f"{into.stage}: done, {record['rows']:,} scored, {record['rejects']:,} rejected ({record['seconds']} s)"
+        lost = f"; {said}" if (said := truncation.said(record)) else ""
+        scored = f"{record['rows']:,} scored, {record['rejects']:,} rejected ({record['seconds']} s)"
+        return f"{into.stage}: done, {scored}{lost}"
     files = folder.filesystem.get_file_info(committed(folder, into))
     total, done = folder.count("trajectories"), folder.count_rows([file.path for file in files])
     line = f"{into.stage}: {min(done, total):,} of {total:,} done"

@@ -169,7 +169,11 @@ def of_fa(measured: Measured, errors: Errors) -> Figures:
         if row["metric"] == MAIN["fa"] and (row["method"] in methods or row["method"] == "baseline")
     ]
     if methods:
-        caption = "Share of failures whose labelled step is found, 95% intervals; lines are choices without a score."
+        caption = (
+            "Share of labelled trajectories whose labelled step is found"
+            f"{', 95% intervals' if any(row['ci_low'] is not None for row in rows) else ''}; "
+            "lines are choices without a score."
+        )
         found.drawings.append(Drawing("accuracy", caption, rows, plots.fa_accuracy))
     else:
         found.left_out.append(f"Accuracies are left out: {measured.why_not()}.")

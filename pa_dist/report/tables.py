@@ -37,7 +37,7 @@ def show_metrics(
       only: the scenarios and domains to show; all by default.
     """
     console = console_for(console)
-    folder = RunFolder(out)
+    folder = RunFolder.of(out)
     groups: dict[tuple[str, Group], list[Row]] = {}
     metrics = folder.read_table(folder.path("metrics.parquet"))
     for row in metrics.filter(headline(metrics)).to_pylist():
@@ -100,12 +100,17 @@ def _honest(compared: Sequence[Row], where: tuple[str, Group]) -> list[Text]:
 
 @dataclass(frozen=True)
 class Headline:
-    """A table of text: a line a method, a cell for each of `heads`, and what stands below."""
+    """A table of text: a line a method, a cell for each of `heads`, and what stands below.
+
+    Attributes:
+      shown: the rows whose intervals stand in it, or below.
+    """
 
     what: str
     heads: list[str]
     lines: dict[str, list[str]]
     below: str
+    shown: list[Row]
 
 
 def _uq(rows: Sequence[Row]) -> Headline:
@@ -139,7 +144,7 @@ def _fa(rows: Sequence[Row]) -> Headline:
         lambda row: row["predictor"],
         heads,
         heads,
-        [f"{row['predictor']} {figure(row, True)}" for row in baselines],
+        baselines,
     )
 
 
@@ -152,7 +157,7 @@ def _table(
     head: Callable[[Row], str | None],
     with_interval: list[str],
     heads: list[str],
-    facts: Sequence[str] = (),
+    baselines: Sequence[Row] = (),
 ) -> Headline:
     cells: dict[str, dict[str | None, Row]] = {}
     for row in rows:
@@ -162,7 +167,11 @@ def _table(
     }
     n = max((row["n"] or 0 for row in rows), default=0)
     notes = dict.fromkeys(row["note"] for row in rows if row["note"])
-    return Headline(what, heads, lines, "; ".join([f"n = {n}, [95% bootstrap interval]", *facts, *notes]))
+    shown = [row for found in cells.values() for name, row in found.items() if name in with_interval]
+    shown = [row for row in (*shown, *baselines) if row["value"] is not None and row["ci_low"] is not None]
+    brackets = ", [95% bootstrap interval]" if shown else ""
+    facts = [f"{row['predictor']} {figure(row, True)}" for row in baselines]
+    return Headline(what, heads, lines, "; ".join([f"n = {n}{brackets}", *facts, *notes]), shown)
 
 
 def _printed(title: str, headline: Headline) -> Table:

@@ -21,6 +21,7 @@ MINE = "progress_advantage"
 # The predictor of whose baseline the random choice is the fair one.
 CHANCE = "random"
 _MOST_NAMED = 3
+NO_WIDTH = "An interval without width: all resamples agree, which is not certainty."
 
 
 def plain(name: str) -> str:
@@ -71,6 +72,11 @@ def figure(row: Row | None) -> str:
     return f"{row['value']:.3f}{between}"
 
 
+def has_no_width(row: Row) -> bool:
+    """Whether a row's interval is its value alone."""
+    return row["ci_low"] is not None and row["ci_low"] == row["value"] == row["ci_high"]
+
+
 def finding(scenario: str, rows: Sequence[Row]) -> str:
     """What progress advantage reached in one group, in words; rows of its headline cells and the baselines."""
     mine = [row for row in rows if row["method"] == MINE]
@@ -92,7 +98,7 @@ def finding(scenario: str, rows: Sequence[Row]) -> str:
             found = [f"{row['predictor']} {figure(row)}" for row in exact if row["method"] == MINE]
             chance = [row for row in exact if row["predictor"] == CHANCE]
             found += [f"a step at random {figure(row)}" for row in chance]
-            n = _count(exact[0] if exact else None, "labelled failure", "labelled failures")
+            n = _count(exact[0] if exact else None, "labelled trajectory", "labelled trajectories")
             return f"the labelled step is found in a share of {n}: {', '.join(found)}"
 
 
