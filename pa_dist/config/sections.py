@@ -1,14 +1,29 @@
 """The sections of a config, a docstring a key; those of reward models are in `reward_models.py`."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 FileFormat = Literal["tau2", "tau_bench", "who_and_when", "agentdojo", "inspect_log", "chat", "parquet"]
 Format = Literal[FileFormat, "auto"]
 Scenario = Literal["auto", "uq", "best_of_n", "fa"]
 MergeMethod = Literal["linear", "ties", "dare_linear", "dare_ties", "emr"]
 Positive = Annotated[int, Field(gt=0, lt=2**31)]
+
+
+def _at_home(name: str) -> str:
+    """A folder as it is, whoever's home it lies in; actors may have another one."""
+    if not name.strip():
+        raise ValueError("a folder, or a name on the Hugging Face Hub")
+    try:
+        return str(Path(name).expanduser()) if name.startswith("~") else name
+    except RuntimeError:
+        raise ValueError("nobody here has this home") from None
+
+
+# A folder, or a name on the Hugging Face Hub.
+ModelName = Annotated[str, AfterValidator(_at_home)]
 
 
 def _as_list(value: Any) -> Any:
@@ -39,8 +54,8 @@ class Trajectories(Section):
 class Pair(Section):
     """Policy and reference: folders, or names on the Hugging Face Hub."""
 
-    policy: str
-    reference: str
+    policy: ModelName
+    reference: ModelName
     policy_revision: str | None = None
     reference_revision: str | None = None
     trust_remote_code: bool = False
