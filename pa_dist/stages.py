@@ -26,6 +26,7 @@ from pa_dist.reward_models.target import asked as judges
 from pa_dist.reward_models.target import target
 from pa_dist.run import CHECKPOINT, REPORT, RunFolder, without_secrets
 from pa_dist.score import truncation, vllm
+from pa_dist.score.positions import limited
 from pa_dist.score.settle import LOGPROBS, Settled, Target, settle_again
 
 VERSIONS = ("pa-dist", "torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy")
@@ -79,13 +80,17 @@ def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
 def _ingest_and_score(config: Config, folder: RunFolder, say: Say) -> None:
     ingested = folder.is_done("ingest", ingest_settings(config.trajectories))
     asked = [folder, *sweep.asked(folder, config.merge)]
+    known = limited(config, folder.manifest["stages"].get("score", {}).get("positions", {}))
     # Alphas of one folder are one sweep: also those that this config does not ask for have to be of its settings.
-    settings = {part: score_settings(config, part.alpha) for part in (*asked, *sweep.begun(folder))}
+    settings = {part: score_settings(known, part.alpha) for part in (*asked, *sweep.begun(folder))}
     scored = {part: part.is_done("score", its) for part, its in settings.items()}
     folder.remember(config=without_secrets(config.model_dump(mode="json")), versions=_versions(VERSIONS))
     left = [part for part in asked if not scored[part]]
+    facts: dict[str, Any] = {}
     if left:
-        config = _checked(config, folder)
+        config, facts = _checked(config, folder, folder.logged(say))
+        # As they are with the tokens that the models can read.
+        settings = {part: score_settings(config, part.alpha) for part in asked}
     if left or not ingested:
         cluster.connect(config.ray, config.score, config.reward_models.values())
         if config.ray.check_resources:
@@ -99,35 +104,43 @@ def _ingest_and_score(config: Config, folder: RunFolder, say: Say) -> None:
         else:
             if part.alpha is not None:
                 _settle_late(folder, LOGPROBS)  # which the policy's columns are read from
-            _score(config, part, settings[part], part.logged(say))
+            _score(config, part, settings[part], facts, part.logged(say))
         _refuse_nothing(part)
 
 
-def _checked(config: Config, folder: RunFolder) -> Config:
-    """The config, with both models checked, and pinned to the commits that the run began with."""
+def _checked(config: Config, folder: RunFolder, say: Say) -> tuple[Config, dict[str, Any]]:
+    """The config, with both models checked, pinned to the commits that the run began with and cut to what they read.
+
+    Returns:
+      It, and facts for the manifest: what is loaded, and the tokens that each model reads at most.
+    """
     # Slow to import, and not needed where nothing is left to score.
     from pa_dist.score.actors import tokenizer
-    from pa_dist.score.check import check, check_templates, pinned
+    from pa_dist.score.check import check, check_lengths, check_pair, check_templates, pinned
 
-    check(config.pair, config.score)
+    found = check(config.pair, config.score)
     check_templates(config)
+    said = [*check_pair(config, found), *check_lengths(config, found)]
     # A name on the Hub may come to mean other weights: a run goes on with those it began with.
     pair = pinned(config.pair, folder.manifest["stages"].get("score", {}).get("commits", {}))
     if config.merge is not None:
         from pa_dist.merge.check import check_merge
 
         check_merge(pair, config.merge, (tokenizer(pair, "policy"), tokenizer(pair, "reference")))
-    return config.model_copy(update={"pair": pair})
+    for line in said:
+        say(f"score: {line}")
+    config = limited(config.model_copy(update={"pair": pair}), found.positions)
+    return config, {"loaded": found.loaded, "positions": found.positions, "max_length": config.score.max_length}
 
 
-def _score(config: Config, folder: RunFolder, settings: dict[str, Any], say: Say) -> None:
+def _score(config: Config, folder: RunFolder, settings: dict[str, Any], found: dict[str, Any], say: Say) -> None:
     from pa_dist.score.pipeline import score
 
     began = time.perf_counter()
     if "score" not in folder.manifest["stages"]:
         for table_name, prefix in (("logprobs", ""), ("rejects", "score-"), (CHECKPOINT, "")):
             folder.clear(table_name, prefix)
-    folder.start("score", settings, commits={m: getattr(config.pair, f"{m}_revision") for m in schema.MODELS})
+    folder.start("score", settings, commits={m: getattr(config.pair, f"{m}_revision") for m in schema.MODELS}, **found)
     facts = score(config, folder)
     cut = truncation.count(folder, _tasks("truncation"))
     folder.finish("score", **facts, truncated=cut, seconds=_since(began))

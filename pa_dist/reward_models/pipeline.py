@@ -17,7 +17,7 @@ import ray.data
 
 from pa_dist import cluster, schema
 from pa_dist.config import RewardModel, ThinkPRM
-from pa_dist.errors import ConfigError, first_line
+from pa_dist.errors import ConfigError
 from pa_dist.reduce.methods import methods
 from pa_dist.render.plain import ActionRule
 from pa_dist.reward_models.rows import PROMPTS, prompt_rows, rejects, reward_rows
@@ -32,7 +32,11 @@ from pa_dist.score.actors import (
     write_rejects,
 )
 from pa_dist.score.attempts import attempt, blame_engine, named
-from pa_dist.score.check import hub_commit
+from pa_dist.score.check import check_accelerate, hub_commit, named_fault
+from pa_dist.score.examine import examine
+from pa_dist.score.folder import FolderFault
+from pa_dist.score.load import empty_classifier, skeleton
+from pa_dist.score.positions import positions
 from pa_dist.score.stream import Stream, complete, tallied
 
 _READ = [field.name for field in schema.KEYS] + ["messages", "extra"]
@@ -182,11 +186,13 @@ def check(name: str, settings: RewardModel) -> None:
     key = f"reward_models.{name}"
     if name in {"baseline", *(method.name for method in methods("published"))}:
         raise ConfigError(f"{key}: a method has this name; take another")
+    empty = skeleton if isinstance(settings, ThinkPRM) else empty_classifier
     try:
-        config, tokenizer = config_of(settings), tokenizer_of(settings)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{key}.model: no model and tokenizer at {settings.model!r}: {first_line(error)}") from None
-    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+        found = examine(settings.model, settings.revision, settings.trust_remote_code, empty)
+    except FolderFault as fault:
+        raise ConfigError(named_fault(f"{key}.model", settings.model, fault)) from None
+    check_accelerate({f"{key}.num_gpus": settings.num_gpus}, f"{key}.device", settings)
+    config, tokenizer, most = found.config, found.tokenizer, positions(found.text)
     if most is not None and settings.max_length > most:
         raise ConfigError(f"{key}.max_length: the model reads at most {most} tokens, got {settings.max_length}")
     if isinstance(settings, ThinkPRM):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import time
 import uuid
 from collections.abc import Callable, Hashable, Sequence
@@ -319,7 +320,11 @@ def vocabulary(pair: Pair, model: str) -> int:
 
 
 def own_device(named: str | None) -> str:
-    """The device that Ray gave this actor, where none is named; of a CPU the threads as well."""
+    """The device that Ray gave this actor, where none is named; of a CPU the threads as well.
+
+    Raises:
+      PaDistError: it was given a GPU, and torch can use none: a run on the CPU in its stead would only seem to hang.
+    """
     import torch  # here and not above: tasks import this module as well
 
     cuda, gpus = torch.cuda.is_available(), ray.get_gpu_ids()
@@ -328,6 +333,11 @@ def own_device(named: str | None) -> str:
         torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
     if named:
         return named
-    if not gpus or not cuda:
+    if gpus and not cuda:
+        raise PaDistError(
+            f"a GPU was assigned on {platform.node()}, and torch {torch.__version__} there finds no CUDA; install a "
+            "torch for this GPU, or say device=cpu in this model's section"
+        )
+    if not gpus:
         return "cpu"
     return "auto" if len(gpus) > 1 else "cuda"
