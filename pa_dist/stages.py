@@ -218,8 +218,8 @@ def _ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say, ray: 
 def _said_of(counts: Counts) -> Iterator[str]:
     """What a reader of the table should know of how it was made."""
     if counts.told_apart:
-        labels = ", ".join(f"{name} to {n:,}" for name, n in counts.told_apart.items())
-        yield f"ids that several trajectories share were told apart; added were {labels} of them"
+        labels = ", ".join(f"by {name} {n:,}" for name, n in counts.told_apart.items())
+        yield f"ids that several trajectories share were told apart: {labels}"
     left = [
         f"{what}: {in_words(found)}"
         for what, found in (("of messages", counts.left_behind), ("of records, kept in extra only", counts.unread))
