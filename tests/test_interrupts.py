@@ -47,7 +47,7 @@ def holds(out, pattern):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_while_ray_starts(config, tmp_path, number):
-    code, said, complained = interrupted(config, tmp_path / "out", number, holds(tmp_path / "out", f"{CLAIM}*"))
+    code, said, complained = interrupted(config, tmp_path / "out", number, holds(tmp_path / "out", "manifest.json"))
     assert (code, said, complained) == (128 + number, "", f"pa-dist: {GOES_ON}\n")
     assert (tmp_path / "out" / "run.log").read_text().endswith(f" {GOES_ON}\n")
     assert not holds(tmp_path / "out", f"{CLAIM}*")()
