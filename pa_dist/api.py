@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from pa_dist import config
 from pa_dist.errors import ConfigError, RunFolderError
+from pa_dist.lease import held
 from pa_dist.run import ALPHAS, FILES, TABLES, RunFolder
 
 if TYPE_CHECKING:
@@ -122,14 +123,12 @@ def score(
       PaDistError: a config, cluster or run folder that cannot be used, or no row could be scored.
     """
     from pa_dist import stages
-    from pa_dist.lease import held
 
     folder = RunFolder(output)
     given = {**sections, "pair": pair, "output": output}
     config.parse({**given, "trajectories": {"format": "auto", "paths": ["-"]}})  # before anything is written
-    with held(folder):
-        section = _section(trajectories, folder)
-        stages.run(config.parse({**given, "trajectories": section}), lambda line: None, fresh=fresh)
+    section = _section(trajectories, folder)
+    stages.run(config.parse({**given, "trajectories": section}), lambda line: None, fresh=fresh)
     return Run(folder)
 
 
@@ -155,10 +154,10 @@ def _written(rows: list[Any], folder: RunFolder) -> str:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"trajectories: row {index}: {error}") from None
     content = b"".join(lines)
-    folder.claim()
     name = f"{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
-    if folder.read(f"{_INPUTS}/{name}") is None:
-        folder.filesystem.create_dir(folder.path(_INPUTS), recursive=True)
-        with folder.replacing(_INPUTS, name) as path, folder.filesystem.open_output_stream(path) as out:
-            out.write(content)
+    with held(folder):
+        if folder.read(f"{_INPUTS}/{name}") is None:
+            folder.filesystem.create_dir(folder.path(_INPUTS), recursive=True)
+            with folder.replacing(_INPUTS, name) as path, folder.filesystem.open_output_stream(path) as out:
+                out.write(content)
     return folder.below(_INPUTS, name)
