@@ -121,12 +121,10 @@ def score_trajectories(
       PaDistError: a config, cluster or run folder that cannot be used, or no row could be scored.
     """
     from pa_dist import stages
-    from pa_dist.lease import held
 
     given = {**sections, "pair": pair, "output": output}
     # Before anything is written.
     folder = RunFolder(config.parse({**given, "trajectories": {"format": "auto", "paths": ["-"]}}).output)
-    with held(folder):
-        section = inputs.section(trajectories, folder)
-        stages.run(config.parse({**given, "trajectories": section}), lambda line: None, fresh=fresh)
+    section = inputs.section(trajectories, folder)
+    stages.run(config.parse({**given, "trajectories": section}), lambda line: None, fresh=fresh)
     return Run(folder)

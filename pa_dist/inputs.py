@@ -25,6 +25,7 @@ from pyarrow import fs as pafs
 
 from pa_dist.errors import ConfigError, first_line
 from pa_dist.ingest.parquet import COLUMNS
+from pa_dist.lease import held
 from pa_dist.run import RunFolder
 
 # Where they lie in the run folder: a later call finds what did not change.
@@ -222,10 +223,10 @@ def _written(write: Callable[[BinaryIO], None], suffix: str, folder: RunFolder) 
         write(file)
         file.seek(0)
         name = f"{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}.{suffix}"
-        folder.claim()
-        if folder.filesystem.get_file_info(folder.path(FOLDER, name)).type is pafs.FileType.NotFound:
-            folder.filesystem.create_dir(folder.path(FOLDER), recursive=True)
-            file.seek(0)
-            with folder.replacing(FOLDER, name) as path, folder.filesystem.open_output_stream(path) as out:
-                shutil.copyfileobj(file, out)
+        with held(folder):
+            if folder.filesystem.get_file_info(folder.path(FOLDER, name)).type is pafs.FileType.NotFound:
+                folder.filesystem.create_dir(folder.path(FOLDER), recursive=True)
+                file.seek(0)
+                with folder.replacing(FOLDER, name) as path, folder.filesystem.open_output_stream(path) as out:
+                    shutil.copyfileobj(file, out)
     return folder.below(FOLDER, name)

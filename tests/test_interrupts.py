@@ -47,13 +47,13 @@ def holds(out, pattern):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_while_ray_starts(config, tmp_path, number):
-    code, said, complained = interrupted(config, tmp_path / "out", number, holds(tmp_path / "out", f"{CLAIM}*"))
+    code, said, complained = interrupted(config, tmp_path / "out", number, holds(tmp_path / "out", "manifest.json"))
     assert (code, said, complained) == (128 + number, "", f"pa-dist: {GOES_ON}\n")
     assert (tmp_path / "out" / "run.log").read_text().endswith(f" {GOES_ON}\n")
     assert not holds(tmp_path / "out", f"{CLAIM}*")()
 
 
-def test_while_it_scores_and_after_it_died(config, tmp_path):
+def test_while_it_scores(config, tmp_path):
     out = tmp_path / "out"
     code, said, complained = interrupted(config, out, signal.SIGINT, holds(out, f"{CHECKPOINT}/*.parquet"))
     assert (code, said) == (130, "")
@@ -70,21 +70,25 @@ def test_while_it_scores_and_after_it_died(config, tmp_path):
     assert "left" not in "".join(found)
     assert found[-1] == f"no command is at work here; last said {log[-1].replace(' ', ': ', 1)}"
 
-    process = kills.start(config, out)
+    assert kills.finish(kills.start(config, out)) == 0
+    assert "no command" not in "".join(status(RunFolder(str(out))))
+
+
+def test_status_of_a_run_that_was_killed(config, tmp_path):
+    out = RunFolder(str(tmp_path / "out"))
+    process = kills.start(config, tmp_path / "out")
     try:
         end = time.monotonic() + 200
-        while not holds(out, f"{CLAIM}*")():
+        while not out.manifest["stages"]:
             assert time.monotonic() < end
             time.sleep(0.05)
-        assert "no command is at work" not in "".join(status(RunFolder(str(out))))
+        assert "no command" not in "".join(status(out))
     finally:
         process.kill()
         process.wait()
-    assert status(RunFolder(str(out)))[-1].startswith(f"no command is at work here: process {process.pid} on ")
-    assert status(RunFolder(str(out)))[-1].endswith("; the same command goes on")
-
-    assert kills.finish(kills.start(config, out)) == 0
-    assert "no command" not in "".join(status(RunFolder(str(out))))
+    last = status(out)[-1]
+    assert last.startswith(f"no command is at work here: process {process.pid} on ")
+    assert last.endswith("; the same command goes on")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -36,6 +36,19 @@ def test_control_codes_go_to_terminals_only(monkeypatch, stream, term, is_one):
     assert is_one or sys.stderr.getvalue().startswith("score: 2 of 4, ")
 
 
+def test_a_command_says_nothing_but_its_own(demo):
+    """Of a whole run whose output goes to files: every byte."""
+    out, done = demo
+    log = (out / "run.log").read_text()
+    for said in (done.stdout, done.stderr, log):
+        assert not [character for character in said if not (character.isprintable() or character == "\n")]
+        for noise in ("raylet", "Loading weights", "WARNING", "it/s", "core_worker"):
+            assert noise not in said
+    # A stage's lines, those of progress, and those of the report.
+    beginnings = ("ingest: ", "score: ", "evaluate: ", "exact values: ", "report: ")
+    assert [line for line in done.stderr.splitlines() if not line.startswith(beginnings)] == []
+
+
 def test_what_cannot_be_shown_is_logged_once_and_work_goes_on(monkeypatch):
     logged = []
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
