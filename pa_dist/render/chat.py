@@ -117,7 +117,7 @@ class ChatTemplate:
         Raises:
           Unrenderable: a state or an action would lose some of its text, or the template raises, and at which message.
         """
-        schemas, roles = self._schemas(tools), [_role(message["role"]) for message in messages]
+        schemas, roles = self._schemas(tools), [role_of(message["role"]) for message in messages]
         seen = _seen(messages, roles)
         turns = [self._turn(index, roles[index], messages) for index in seen]
         if system and "system" not in roles:
@@ -280,7 +280,7 @@ class ChatTemplate:
         return rendered
 
 
-def _role(role: str) -> str:
+def role_of(role: str) -> str:
     """A role as templates have it, which know each by one name."""
     role = role.strip().lower()
     return ROLES.get(role, role)
