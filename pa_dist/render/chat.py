@@ -24,7 +24,7 @@ from pa_dist.errors import first_line
 from pa_dist.render.plain import Message, Rendered, ToolCall, assistant_body
 from pa_dist.render.probes import ANSWER, QUESTION, REASONING_KEYS, Probes
 from pa_dist.render.thoughts import TAGS, gone_on, opening, split, squeezed, thinking, visible, without
-from pa_dist.render.unrenderable import Unrenderable, limited
+from pa_dist.render.unrenderable import SECONDS, TookTooLong, Unrenderable, limited
 
 MARK = "\ufdd0"
 """A code point that Unicode keeps out of texts."""
@@ -78,6 +78,7 @@ class ChatTemplate:
         *,
         options: Mapping[str, Any] | None = None,
         end_of_turn: bool = False,
+        seconds: float = SECONDS,
     ) -> None:
         """Take a tokenizer that has a template.
 
@@ -85,12 +86,14 @@ class ChatTemplate:
           controls: control tokens of all tokenizers that will read the texts.
           options: variables of the template.
           end_of_turn: whether the token that ends the turn belongs to an action.
+          seconds: that one rendering may take.
 
         Raises:
           Unrenderable: the template has no place for what is generated, or does not come to an end.
           Exception: what it raises on a plain question and answer; any library's.
         """
         self._tokenizer, self._options, self._with_end = tokenizer, dict(options or {}), end_of_turn
+        self._seconds = seconds
         either = "|".join(map(re.escape, controls)) or "(?!)"
         self._controls, self._last_control = re.compile(either), re.compile(f"(?:{either})$")
         lead, _, end = self._answer(ANSWER).rpartition("probe_answer")
@@ -114,7 +117,7 @@ class ChatTemplate:
         Raises:
           Unrenderable: a state or an action would lose some of its text, or the template raises, and at which message.
         """
-        schemas, roles = self._schemas(tools), [_role(message["role"]) for message in messages]
+        schemas, roles = self._schemas(tools), [role_of(message["role"]) for message in messages]
         seen = _seen(messages, roles)
         turns = [self._turn(index, roles[index], messages) for index in seen]
         if system and "system" not in roles:
@@ -148,6 +151,8 @@ class ChatTemplate:
         """What a server gives the model; `new` are the last of the history, those that no state held yet."""
         try:
             return self._apply(history, schemas, prompt=True)
+        except TookTooLong:  # and would again
+            raise
         except Exception as error:  # a template raises what it likes
             raised = error
         ends = range(len(history) - len(new) + 1, len(history) + 1)
@@ -268,14 +273,14 @@ class ChatTemplate:
         return [self._marked(item) for item in value] if isinstance(value, list) else value
 
     def _apply(self, messages: list[dict[str, Any]], tools: list[Any] | None = None, *, prompt: bool = False) -> str:
-        with limited():
+        with limited(self._seconds):
             rendered: str = self._tokenizer.apply_chat_template(
                 messages, tools=tools, tokenize=False, add_generation_prompt=prompt, **self._options
             )
         return rendered
 
 
-def _role(role: str) -> str:
+def role_of(role: str) -> str:
     """A role as templates have it, which know each by one name."""
     role = role.strip().lower()
     return ROLES.get(role, role)

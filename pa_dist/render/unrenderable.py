@@ -22,11 +22,11 @@ class TookTooLong(Unrenderable):
 
 
 @contextmanager
-def limited(seconds: float = SECONDS) -> Iterator[None]:
+def limited(seconds: float) -> Iterator[None]:
     """Raise `TookTooLong` in what runs within, after so long.
 
     Only a process's main thread can be told, which is where Ray runs tasks; in another one nothing is limited. Nor is
-    one step of the interpreter, such as a power of huge numbers: `render.probe` ends that with its process.
+    one step of the interpreter, such as a power of huge numbers: `render.trial` ends that with its process.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         yield

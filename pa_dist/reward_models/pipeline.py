@@ -20,6 +20,8 @@ from pa_dist.config import RewardModel, ThinkPRM
 from pa_dist.errors import ConfigError
 from pa_dist.reduce.methods import methods
 from pa_dist.render.plain import ActionRule
+from pa_dist.render.trial import why_not
+from pa_dist.render.unrenderable import SECONDS, TookTooLong
 from pa_dist.reward_models.rows import PROMPTS, prompt_rows, rejects, reward_rows
 from pa_dist.reward_models.target import target
 from pa_dist.run import RunFolder
@@ -206,5 +208,9 @@ def check(name: str, settings: RewardModel) -> None:
         raise ConfigError(f"{key}.read: the model has {config.num_labels} labels; ordinal, or probability of a label")
     elif settings.label is not None and settings.label >= config.num_labels:
         raise ConfigError(f"{key}.label: the model has {config.num_labels} labels, from 0; got {settings.label}")
-    if (isinstance(settings, ThinkPRM) or settings.input == "chat") and tokenizer.chat_template is None:
-        raise ConfigError(f"{key}.model: the tokenizer of {settings.model!r} has no chat template")
+    if isinstance(settings, ThinkPRM) or settings.input == "chat":
+        if tokenizer.chat_template is None:
+            raise ConfigError(f"{key}.model: the tokenizer of {settings.model!r} has no chat template")
+        # It is asked for less than a policy's: only that it comes to an end.
+        if (why := why_not(tokenizer, (), {})) == str(TookTooLong(SECONDS)):
+            raise ConfigError(f"{key}.model: its chat template cannot be used: {why}")

@@ -11,8 +11,11 @@ from huggingface_hub import try_to_load_from_cache
 from pa_dist import schema
 from pa_dist.config import Config, Pair, RewardModel, Score
 from pa_dist.errors import ConfigError, first_line
+from pa_dist.render.chat import control_tokens
+from pa_dist.render.trial import why_not
+from pa_dist.render.unrenderable import SECONDS
 from pa_dist.score import vllm
-from pa_dist.score.actors import chat_templates, tokenizer
+from pa_dist.score.actors import tokenizer
 from pa_dist.score.examine import Examined, examine
 from pa_dist.score.folder import FolderFault, same_weights
 from pa_dist.score.positions import has_table, positions, shortened
@@ -168,8 +171,8 @@ def _same_model(pair: Pair) -> str | None:
     return f"{pair.policy!r} and {pair.reference!r} hold the same weights" if same_weights(*folders) else None
 
 
-def check_templates(config: Config) -> None:
-    """Find out whether the chat templates are there and render a plain question and answer.
+def check_templates(config: Config, *, seconds: float = SECONDS) -> None:
+    """Find out whether the chat templates are there and render a plain question and answer, each in so many seconds.
 
     Raises:
       ConfigError: naming the key and the reason.
@@ -181,10 +184,8 @@ def check_templates(config: Config) -> None:
         if own.chat_template is None:
             other = "; render.template_from=policy lends it the policy's" if model == "reference" else ""
             raise ConfigError(f"pair.{model}: no chat template (chat_template.jinja) at {name!r}{other}")
-        try:
-            chat_templates(config.render, [own])
-        except Exception as error:  # a template raises what it likes
-            raise ConfigError(f"pair.{model}: its chat template cannot be used: {first_line(error)}") from None
+        if why := why_not(own, control_tokens(own), config.render.template_options, seconds=seconds):
+            raise ConfigError(f"pair.{model}: its chat template cannot be used: {why}")
 
 
 def shares_tokens(config: Config) -> bool:

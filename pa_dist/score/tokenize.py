@@ -13,6 +13,7 @@ from pa_dist.render.plain import Rendered
 from pa_dist.render.unrenderable import Unrenderable
 from pa_dist.score.boundaries import Growing, Pieces, adds_prefix, sequences
 from pa_dist.score.engine import Ints, TokenSequence
+from pa_dist.score.growth import growth
 
 
 class TokenizedTrajectory(NamedTuple):
@@ -69,8 +70,16 @@ def tokenize(rendered: Rendered, tokenizer: Any, max_length: int) -> TokenizedTr
     first token that remains has no log-probability and is never scored.
 
     Source: METHOD.md, published conventions.
+
+    Raises:
+      Unrenderable: the tokenizer makes far too much of a text.
     """
+    grown = growth(tokenizer)
+    for text in rendered.texts:
+        grown.check(text)
     pieces = tokenizer(rendered.texts, add_special_tokens=False)["input_ids"]
+    for text, ids in zip(rendered.texts, pieces, strict=True):
+        grown.checked(text, ids)
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     return _joined(bos, pieces, rendered.actions, max_length)
 
@@ -86,6 +95,7 @@ def tokenize_chat(rendered: RenderedChat, tokenizer: Any, max_length: int) -> To
     """
     plain, same = _plain(tokenizer), _normalizer(tokenizer)
     controls = re.compile("|".join(map(re.escape, control_tokens(tokenizer))) or "(?!)")
+    plain("\na")  # what it makes of a letter goes for it as well
     prefixed = adds_prefix(tokenizer)
     parts, steps = [], iter(rendered.steps)
     for text in rendered.texts:
@@ -135,10 +145,12 @@ def _joined(bos: list[int], pieces: Sequence[list[int]], actions: list[int], max
 
 def _plain(tokenizer: Any) -> Callable[..., list[int]]:
     """Text to tokens, of which `split_special_tokens` lets none be a control token."""
+    grown = growth(tokenizer)
     controls = set(tokenizer.convert_tokens_to_ids(control_tokens(tokenizer))) - {tokenizer.unk_token_id}
 
     def plain(text: str, **settings: Any) -> list[int]:
-        ids: list[int] = tokenizer(text, add_special_tokens=False, **settings)["input_ids"]
+        grown.check(text)
+        ids = grown.checked(text, tokenizer(text, add_special_tokens=False, **settings)["input_ids"])
         if settings.get("split_special_tokens") and not controls.isdisjoint(ids):
             raise Unrenderable("its tokenizer makes a control token of what only looks like one")
         return ids
