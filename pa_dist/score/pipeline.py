@@ -27,11 +27,12 @@ from pa_dist.score.tally import facts
 _READ = [field.name for field in (*schema.KEYS, *schema.LABELS)] + ["messages"]
 
 
-def score(config: Config, folder: RunFolder) -> dict[str, Any]:
+def score(config: Config, folder: RunFolder, *, commit: bool = True) -> dict[str, Any]:
     """Score every row of `trajectories` that is not done yet: write `logprobs`, and `rejects` of this stage.
 
     Args:
       folder: a run's, or that of an alpha, where the reference is the merged one.
+      commit: as `Stream` has it.
 
     Returns:
       Facts for the manifest: rows, rejects, how many an earlier session had done, columns that the engine leaves null
@@ -51,6 +52,7 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
             [*_READ, *(("tools", "extra") if config.render.style == "chat" else ())],
             config.score.rows_per_block,
             partial(_scored, config, folder, shared, models, tally),
+            commit,
         ),
     )
     return {
