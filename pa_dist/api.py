@@ -90,7 +90,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     Raises:
       RunFolderError: nothing was run there.
     """
-    folder = RunFolder(config.given_path(path, "path"))
+    folder = RunFolder.of(config.given_path(path, "path"))
     if not folder.manifest["stages"]:
         raise RunFolderError(f"{folder}: no run here")
     return Run(folder)
@@ -121,10 +121,12 @@ def score_trajectories(
       PaDistError: a config, cluster or run folder that cannot be used, or no row could be scored.
     """
     from pa_dist import stages
+    from pa_dist.lease import held
 
     given = {**sections, "pair": pair, "output": output}
     # Before anything is written.
     folder = RunFolder(config.parse({**given, "trajectories": {"format": "auto", "paths": ["-"]}}).output)
-    section = inputs.section(trajectories, folder)
-    stages.run(config.parse({**given, "trajectories": section}), lambda line: None, fresh=fresh)
+    with held(folder):
+        section = inputs.section(trajectories, folder)
+        stages.run(config.parse({**given, "trajectories": section}), lambda line: None, fresh=fresh)
     return Run(folder)

@@ -9,6 +9,7 @@ import typer
 
 from pa_dist import config as configs
 from pa_dist.errors import ConfigError, PaDistError, first_line
+from pa_dist.interrupts import told
 from pa_dist.pairs import PAIRS
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ def _output(value: str) -> str:
 
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.", callback=_file)]
+Out = Annotated[str, typer.Argument(metavar="OUT", help="A run folder, or an alpha's: OUT/alphas/0.5.", callback=_path)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Replaces keys of the file.")
 ]
@@ -129,7 +131,7 @@ def score(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False)
 
 @app.command()
 def evaluate(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.", callback=_path)],
+    out: Out,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the config's `evaluate` section.")
     ] = None,
@@ -140,8 +142,8 @@ def evaluate(
     from pa_dist.report.tables import show_metrics
     from pa_dist.run import RunFolder
 
-    folder = RunFolder(out)
-    before = folder.manifest.get("config", {})
+    folder = RunFolder.of(out)
+    before = folder.whole.manifest.get("config", {})
     settings = configs.evaluate_section(before.get("evaluate", {}), overrides)
     stages.evaluate_folder(folder, settings, say, configs.Ray(**before.get("ray", {})))
     show_metrics(out)
@@ -150,7 +152,7 @@ def evaluate(
 
 @app.command()
 def report(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.", callback=_path)],
+    out: Out,
     trajectories: Annotated[
         int, typer.Option(min=1, help="Those that the viewer holds: of more, whole tasks.")
     ] = 10_000,
@@ -164,7 +166,7 @@ def report(
 
 @app.command()
 def show(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.", callback=_path)],
+    out: Out,
     trajectory_id: Annotated[str, typer.Argument(metavar="TRAJECTORY_ID")],
     full: Annotated[bool, typer.Option("--full", help="Long messages whole.")] = False,
 ) -> None:
@@ -177,7 +179,7 @@ def show(
 
 @app.command()
 def top(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.", callback=_path)],
+    out: Out,
     failures: Annotated[bool, typer.Option("--failures", help="Leave out what is known to have succeeded.")] = False,
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 20,
 ) -> None:
@@ -189,12 +191,12 @@ def top(
 
 
 @app.command()
-def status(out: Annotated[str, typer.Argument(metavar="OUT", help="A run folder.", callback=_path)]) -> None:
+def status(out: Out) -> None:
     """What is done of a run, what is left, and at which rate."""
     from pa_dist.run import RunFolder
     from pa_dist.status import status as lines
 
-    for line in lines(RunFolder(out)):
+    for line in lines(RunFolder.of(out)):
         typer.echo(line)
 
 
@@ -216,13 +218,13 @@ def compare(
     from pa_dist.report.side_by_side import show_comparison
     from pa_dist.run import RunFolder
 
-    folder = RunFolder(first)
+    folder = RunFolder.of(first)
 
     def map_tasks(*tasks: Any) -> Any:
-        cluster.connect(configs.Ray(**folder.manifest.get("config", {}).get("ray", {})))
+        cluster.connect(configs.Ray(**folder.whole.manifest.get("config", {}).get("ray", {})))
         return cluster.map_tasks(*tasks)
 
-    found = compared(folder, RunFolder(second), map_tasks)
+    found = compared(folder, RunFolder.of(second), map_tasks)
     if json_file is not None:
         text = json.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
         json_file.write_text(f"{text}\n", encoding="utf-8")
@@ -263,14 +265,15 @@ def main() -> None:
 
 
 def guarded(call: Callable[[], Any]) -> None:
-    """Run a command; an error made on purpose is one line and its own exit status, not a traceback."""
-    try:
-        call()
-    except PaDistError as error:
-        from pa_dist.report.terminal import visible
+    """Run a command; an error made on purpose, or Ctrl-C, is one line and its own exit status, not a traceback."""
+    with told():
+        try:
+            call()
+        except PaDistError as error:
+            from pa_dist.report.terminal import visible
 
-        typer.echo(f"pa-dist: {visible(str(error))}", err=True)  # it may quote a file
-        sys.exit(error.exit_code)
-    except OSError as error:
-        typer.echo(f"pa-dist: {first_line(error)}", err=True)
-        sys.exit(1)
+            typer.echo(f"pa-dist: {visible(str(error))}", err=True)  # it may quote a file
+            sys.exit(error.exit_code)
+        except OSError as error:
+            typer.echo(f"pa-dist: {first_line(error)}", err=True)
+            sys.exit(1)

@@ -45,6 +45,8 @@ class Trajectories(Section):
     """Files, folders, globs or URIs."""
     messages_column: str | None = None
     """The column of Parquet files that holds the messages; null looks for the usual names."""
+    max_record_mib: Annotated[int, Field(gt=0, le=1024)] = 64
+    """A larger record (a conversation, of some formats a file) is rejected unread; memory is a multiple of it."""
     limit: Positive | None = None
     """Keep this many trajectories, the first ones in table order (benchmark, domain, task, trial)."""
     benchmark: str | None = None

@@ -17,6 +17,7 @@ from pa_dist.plan.records import DevicePlan, Expected, ModelPlan, Plan, RewardPl
 from pa_dist.plan.sample import READ_BYTES, SIZE, Block, Corpus, blocks, read_corpus
 from pa_dist.run import RunFolder
 from pa_dist.score import vllm
+from pa_dist.score.positions import limited
 
 SAMPLE = 200
 HOUR = 3600.0
@@ -42,7 +43,7 @@ def plan(
       PaDistError: a config, a device or a folder that cannot be used.
     """
     found = speeds(config, device, like, share)
-    _check(config)
+    config = _checked(config)
     scoring = _scoring(config, found[0].kind)
     judging = {name: Judging(name, config) for name in config.reward_models}
     with tempfile.TemporaryDirectory(prefix="pa-dist-plan-") as place:
@@ -83,17 +84,23 @@ def plan(
     )
 
 
-def _check(config: Config) -> None:
-    """Find out whether what is to be planned is there. vLLM need not be: it is where the run will be."""
+def _checked(config: Config) -> Config:
+    """The config, cut to the tokens that its models read, where what is to be planned is there.
+
+    vLLM need not be: it is where the run will be.
+    """
     from pa_dist.reward_models import pipeline as judges
-    from pa_dist.score.check import check, check_templates
+    from pa_dist.score.check import check, check_lengths, check_pair, check_templates
 
     here = vllm.installed() is not None
-    check(config.pair, config.score if here else config.score.model_copy(update={"engine": "hf"}))
+    found = check(config.pair, config.score if here else config.score.model_copy(update={"engine": "hf"}))
     check_templates(config)
+    check_pair(config, found)
+    check_lengths(config, found)
     for name, model in config.reward_models.items():
         elsewhere = isinstance(model, ThinkPRM) and not here
         judges.check(name, model.model_copy(update={"engine": "hf"}) if elsewhere else model)
+    return limited(config, found.positions)
 
 
 def _scoring(config: Config, kind: str) -> Scoring:

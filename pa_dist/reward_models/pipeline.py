@@ -5,7 +5,7 @@
 It goes on after a kill as scoring does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -17,7 +17,7 @@ import ray.data
 
 from pa_dist import cluster, schema
 from pa_dist.config import RewardModel, ThinkPRM
-from pa_dist.errors import ConfigError, first_line
+from pa_dist.errors import ConfigError
 from pa_dist.reduce.methods import methods
 from pa_dist.render.plain import ActionRule
 from pa_dist.reward_models.rows import PROMPTS, prompt_rows, rejects, reward_rows
@@ -32,8 +32,12 @@ from pa_dist.score.actors import (
     write_rejects,
 )
 from pa_dist.score.attempts import attempt, blame_engine, named
-from pa_dist.score.check import hub_commit
-from pa_dist.score.stream import Stream, complete, start_tally
+from pa_dist.score.check import check_accelerate, hub_commit, named_fault
+from pa_dist.score.examine import examine
+from pa_dist.score.folder import FolderFault
+from pa_dist.score.load import empty_classifier, skeleton
+from pa_dist.score.positions import positions
+from pa_dist.score.stream import Stream, complete, tallied
 
 _READ = [field.name for field in schema.KEYS] + ["messages", "extra"]
 
@@ -45,21 +49,23 @@ def judge(name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder)
       rule: which messages are actions.
 
     Returns:
-      Facts for the manifest: rows, rejects, how many an earlier session had done, whether it judges steps and how these
-      were read, and what its actors did.
+      Facts for the manifest: rows, rejects, how many an earlier session had done, how many trajectories were too long
+      to be shown whole, whether it judges steps and how these were read, and what its actors did.
 
     Raises:
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
     """
-    into, tally = target(name), start_tally([name])
-    transform = partial(_rewards, name, settings, rule, folder, tally)
-    settled, before = complete(folder, Stream(into, tally, _READ, settings.rows_per_block, transform))
-    (reads,) = cluster.map_tasks(step_reads, [(folder, into.table)])
-    entry = ray.get(tally.snapshot.remote())[name]
+    into = target(name)
+    with tallied([name]) as tally:
+        transform = partial(_rewards, name, settings, rule, folder, tally)
+        settled, before = complete(folder, Stream(into, tally, _READ, settings.rows_per_block, transform))
+        entry = ray.get(tally.snapshot.remote())[name]
+    reads, shown_in_part = cluster.map_tasks(_call, [partial(read, folder, into.table) for read in (step_reads, cut)])
     return {
         "rows": settled.rows,
         "rejects": settled.rejects,
         "done_before": before,
+        "shown_in_part": shown_in_part,
         "judges_steps": isinstance(settings, ThinkPRM),
         "steps": reads,
         "tokens": entry.work.tokens,
@@ -68,9 +74,18 @@ def judge(name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder)
     }
 
 
-def step_reads(table: tuple[RunFolder, str]) -> dict[str, int]:
+def _call(read: Callable[[], Any]) -> Any:
+    return read()
+
+
+def cut(folder: RunFolder, name: str) -> int:
+    """How many trajectories were too long to be shown whole."""
+    flags = folder.dataset(name, schema.REWARDS).to_table(columns=["truncated"])["truncated"]
+    return int(pc.sum(flags).as_py() or 0)
+
+
+def step_reads(folder: RunFolder, name: str) -> dict[str, int]:
     """How many steps were read each way, and how many were never judged."""
-    folder, name = table
     read = folder.dataset(name, schema.REWARDS).to_table(columns=["step_read"])["step_read"]
     counts = {pair["values"]: pair["counts"] for pair in pc.value_counts(pc.list_flatten(read)).to_pylist()}
     return {
@@ -171,11 +186,13 @@ def check(name: str, settings: RewardModel) -> None:
     key = f"reward_models.{name}"
     if name in {"baseline", *(method.name for method in methods("published"))}:
         raise ConfigError(f"{key}: a method has this name; take another")
+    empty = skeleton if isinstance(settings, ThinkPRM) else empty_classifier
     try:
-        config, tokenizer = config_of(settings), tokenizer_of(settings)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{key}.model: no model and tokenizer at {settings.model!r}: {first_line(error)}") from None
-    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+        found = examine(settings.model, settings.revision, settings.trust_remote_code, empty)
+    except FolderFault as fault:
+        raise ConfigError(named_fault(f"{key}.model", settings.model, fault)) from None
+    check_accelerate({f"{key}.num_gpus": settings.num_gpus}, f"{key}.device", settings)
+    config, tokenizer, most = found.config, found.tokenizer, positions(found.text)
     if most is not None and settings.max_length > most:
         raise ConfigError(f"{key}.max_length: the model reads at most {most} tokens, got {settings.max_length}")
     if isinstance(settings, ThinkPRM):

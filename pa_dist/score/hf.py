@@ -239,8 +239,13 @@ def _head_of(model: PreTrainedModel) -> nn.Module:
 
 
 class _Identity(nn.Module):
-    def forward(self, inputs_embeds: Tensor, **_: Any) -> "_Hidden":
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> "_Hidden":
         return _Hidden(inputs_embeds)
+
+    @property
+    def decoder(self) -> "_Identity":
+        """Some heads (OPT's) run the decoder in the decoder."""
+        return self
 
 
 class _Hidden:

@@ -253,7 +253,7 @@ def test_the_command_prints_one_json_object_or_one_line(pair, chat_file, tmp_pat
     (tmp_path / "empty").mkdir()
     done = CliRunner().invoke(app, ["plan", str(path), f"pair.reference={tmp_path}/empty"])
     assert isinstance(done.exception, ConfigError)
-    assert str(done.exception).startswith(f"pair.reference: no model and tokenizer at '{tmp_path}/empty'")
+    assert str(done.exception).startswith(f"pair.reference: '{tmp_path}/empty': the folder is empty")
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no published trajectories in {DATA}; set PA_DIST_DATA")
@@ -261,7 +261,8 @@ def test_a_plan_is_near_what_the_run_uses(tmp_path, monkeypatch):
     corpus = next((DATA / "tau_bench").glob("*.json")).read_text()
     monkeypatch.setattr(tiny_models, "TEXTS", [corpus[start : start + 500] for start in range(0, 200_000, 500)])
     for seed, model in enumerate(("policy", "reference")):
-        save_model(tmp_path / model, seed, vocab_size=2000, initializer_range=1.0)  # as sure of itself as a trained one
+        long = {"vocab_size": 2000, "max_position_embeddings": 6000}
+        save_model(tmp_path / model, seed, initializer_range=1.0, **long)  # as sure of itself as a trained one
         save_tokenizer(tmp_path / model, bos=True, vocabulary=2000)
     loaded = config.parse(
         {

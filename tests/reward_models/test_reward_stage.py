@@ -119,6 +119,7 @@ def test_what_has_no_action_is_a_reject_of_every_stage_and_still_one_trajectory(
 def test_what_a_run_says_and_leaves(finished):
     loaded, lines = finished
     assert any(line.startswith("reward wild: 12 trajectories judged, 1 rejected, ") for line in lines)
+    assert "reward wild: 12 of them shown in part: longer than max_length 60" in lines
     assert "reward prm: of 24 steps 24 read from log-probs, 0 from verdicts, 0 never judged" in lines
     said = status(RunFolder(loaded.output))
     assert [line.partition(" (")[0] for line in said[2:4]] == [
@@ -200,7 +201,11 @@ def test_other_settings_are_refused_and_other_pools_are_not(finished, models):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"model": "not/a/model"}, ConfigError, r"reward_models\.rm\.model: no model and tokenizer at 'not/a/model'"),
+        (
+            {"model": "not/a/model"},
+            ConfigError,
+            r"reward_models\.rm\.model: 'not/a/model' is neither a folder",
+        ),
         ({"read": "logit"}, ConfigError, r"reward_models\.rm\.read: the model has 4 labels; ordinal, or probability"),
         ({"read": "probability", "label": 4}, ConfigError, r"reward_models\.rm\.label: the model has 4 labels, from 0"),
         ({"input": "chat"}, ConfigError, r"reward_models\.rm\.model: the tokenizer of .* has no chat template"),

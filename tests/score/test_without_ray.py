@@ -10,7 +10,7 @@ import importlib, pkgutil
 import numpy as np
 import pa_dist.score
 for module in pkgutil.iter_modules(pa_dist.score.__path__):
-    if module.name not in ("pipeline", "stream", "actors", "check"):
+    if module.name not in ("pipeline", "stream", "actors", "check", "examine"):
         importlib.import_module(f"pa_dist.score.{module.name}")
 from pa_dist.score.engine import TokenSequence
 from pa_dist.score.hf import HFEngine
