@@ -119,8 +119,12 @@ def share_out(score: config.Score, models: Sequence[str] = schema.MODELS) -> dic
     Raises:
       ResourceError: the cluster has GPUs and one model's setting leaves none of them to the other.
     """
+    return share_out_of(ray.cluster_resources().get("GPU", 0.0), score, models)
+
+
+def share_out_of(gpus: float, score: config.Score, models: Sequence[str] = schema.MODELS) -> dict[str, Actors]:
+    """As `share_out`, of so many GPUs."""
     pools: dict[str, config.Replicas] = {model: getattr(score, model) for model in models}
-    gpus = ray.cluster_resources().get("GPU", 0.0)
     unset = sum(pool.replicas for pool in pools.values() if pool.num_gpus is None)
     free = gpus - sum(pool.replicas * pool.num_gpus for pool in pools.values() if pool.num_gpus is not None)
     if unset and gpus and free <= 0:

@@ -27,11 +27,12 @@ from pa_dist.score.tally import facts
 _READ = [field.name for field in (*schema.KEYS, *schema.LABELS)] + ["messages"]
 
 
-def score(config: Config, folder: RunFolder) -> dict[str, Any]:
+def score(config: Config, folder: RunFolder, *, commit: bool = True) -> dict[str, Any]:
     """Score every row of `trajectories` that is not done yet: write `logprobs`, and `rejects` of this stage.
 
     Args:
       folder: a run's, or that of an alpha, where the reference is the merged one.
+      commit: as `Stream` has it.
 
     Returns:
       Facts for the manifest: rows, rejects, how many an earlier session had done, columns that the engine leaves null
@@ -45,7 +46,8 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
     columns = [*_READ, *(("tools", "extra") if config.render.style == "chat" else ())]
     with tallied(models) as tally:
         transform = partial(_scored, config, folder, shared, models, tally)
-        settled, before = complete(folder, Stream(LOGPROBS, tally, columns, config.score.rows_per_block, transform))
+        stream = Stream(LOGPROBS, tally, columns, config.score.rows_per_block, transform, commit)
+        settled, before = complete(folder, stream)
         did = ray.get(tally.snapshot.remote())
     return {
         "rows": settled.rows,

@@ -40,6 +40,7 @@ class Stream:
       columns: of `trajectories`, to read.
       rows_per_block: trajectories of one block.
       transform: gives a Ray dataset of the table's rows for one of blocks of trajectories.
+      commit: whether a killed run could go on. Only a benchmark does without, to know what it costs.
     """
 
     target: Target
@@ -47,6 +48,7 @@ class Stream:
     columns: Sequence[str]
     rows_per_block: int
     transform: Callable[[Any], Any]
+    commit: bool = True
 
 
 @contextmanager
@@ -71,6 +73,9 @@ def complete(folder: RunFolder, stream: Stream) -> tuple[Settled, int]:
     (left,) = cluster.map_tasks(partial(n_left, target=target), [folder])
     total = folder.count("trajectories")
     before = total - left
+    if not stream.commit:
+        _pass(folder, stream)
+        return Settled(folder.count(target.table), folder.count("rejects", target.rejects)), before
     for _ in range(_PASSES):
         if left:
             mend(folder, target)
@@ -92,6 +97,8 @@ def _pass(folder: RunFolder, stream: Stream) -> None:
         override_filesystem=folder.rooted,
         delete_checkpoint_on_success=False,  # a run that dies before it is marked done would else be scored twice over
     )
+    if not stream.commit:
+        context.checkpoint_config = None
     dataset: Any = ray.data.read_parquet(
         [folder.inside(path) for path in folder.parts("trajectories")],
         filesystem=folder.rooted,
