@@ -16,6 +16,9 @@ NULL_COLUMNS: dict[str, dict[str, str]] = {
 }
 """Of each engine, the token columns that are null, and why."""
 
+MASKED_VOCABULARY = "the model's head gives some tokens no probability: the mean of -log p over all has no value"
+"""Why a column that an engine does give is null."""
+
 
 class EngineGone(RuntimeError):
     """The engine serves this process no more."""
@@ -49,7 +52,7 @@ class TokenRow(NamedTuple):
 
 
 class TokenColumns(NamedTuple):
-    """What the forward pass leaves of each scored token, all [n], natural logarithms; None: not of this engine."""
+    """What the forward pass leaves of each scored token, all [n], natural logarithms; None: undefined, or not given."""
 
     logprob: Floats
     """Log-probability of the token."""
