@@ -20,7 +20,7 @@ from pa_dist.reduce.attribution import blamed_outcomes
 from pa_dist.reduce.choices import mean_estimates
 from pa_dist.reduce.comparisons import METHOD, Estimate, p_value
 from pa_dist.reduce.evaluated import evaluate_settings
-from pa_dist.reduce.groups import LABELLED, Group, by_group, clusters, floats, trials
+from pa_dist.reduce.groups import GROUP, LABELLED, Group, by_group, clusters, floats, trials
 from pa_dist.reduce.intervals import Resampling
 from pa_dist.reduce.methods import Cell, methods
 from pa_dist.reduce.ragged import Floats, column
@@ -42,6 +42,7 @@ class Side:
     scenario: str
     benchmark: str | None
     domain: str | None
+    behavior: str | None
     method: str
     predictor: str | None
     metric: str
@@ -203,7 +204,7 @@ def _best_of_n(group: Group, rated: pa.Table, cell: Cell, notes: list[str], sett
 
 def _of_blame(first: RunFolder, second: RunFolder, settings: Evaluate, cell: Cell) -> list[Side]:
     """FA of one method's token aggregation, and of progress advantage how often both runs blame one step."""
-    wanted = ["trajectory_id", "benchmark", "domain", "task_id", "mistake_step", "step", "agent_correct", "predictor"]
+    wanted = ["trajectory_id", *GROUP, "task_id", "mistake_step", "step", "agent_correct", "predictor"]
     chosen = (pc.field("method") == cell.method) & (pc.field("token_agg") == cell.token_agg)
     tables = [folder.dataset("attributions").to_table(columns=wanted, filter=chosen) for folder in (first, second)]
     sides: list[Side] = []

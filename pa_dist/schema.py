@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # The token aggregations, step aggregations and FA predictors of METHOD.md, in the order reports show them.
 TOKEN_AGGS = ("mean", "sum", "last", "min", "max")
@@ -27,6 +27,7 @@ MESSAGE = pa.struct(
         ("role", pa.string()),
         ("name", pa.string()),
         ("content", pa.string()),
+        ("reasoning", pa.string()),  # what the model thought before its content, where a log keeps it apart
         ("tool_calls", pa.list_(TOOL_CALL)),
         ("tool_call_id", pa.string()),
     ]
@@ -134,10 +135,12 @@ def scores(columns: list[str]) -> pa.Schema:
 
 _CELL = [pa.field("method", pa.string()), pa.field("token_agg", pa.string()), pa.field("step_agg", pa.string())]
 
+# A group: what is measured together. Rollouts of several policies over the same tasks are no trials of one.
+GROUP = [pa.field(name, pa.string()) for name in ("benchmark", "domain", "behavior")]
+
 SELECTIONS = pa.schema(
     [
-        pa.field("benchmark", pa.string()),
-        pa.field("domain", pa.string()),
+        *GROUP,
         pa.field("task_id", pa.string()),
         *_CELL,
         pa.field("n_trials", pa.int32()),
@@ -157,6 +160,7 @@ ATTRIBUTIONS = pa.schema(
         pa.field("token_agg", pa.string()),
         pa.field("predictor", pa.string()),
         pa.field("step", pa.int32()),  # null where no step could be read
+        pa.field("fallback", pa.bool_()),  # nothing pointed at a step: it is the tie rule's; null without a step
         pa.field("agent", pa.string()),
         pa.field("correct", pa.bool_()),  # null without a label
         pa.field("agent_correct", pa.bool_()),
@@ -166,8 +170,7 @@ ATTRIBUTIONS = pa.schema(
 METRICS = pa.schema(
     [
         pa.field("scenario", pa.string()),
-        pa.field("benchmark", pa.string()),
-        pa.field("domain", pa.string()),
+        *GROUP,
         *_CELL,
         pa.field("predictor", pa.string()),
         pa.field("metric", pa.string()),
@@ -185,8 +188,7 @@ METRICS = pa.schema(
 COMPARISONS = pa.schema(
     [
         pa.field("scenario", pa.string()),
-        pa.field("benchmark", pa.string()),
-        pa.field("domain", pa.string()),
+        *GROUP,
         # headline: chosen beforehand; cross_fitted: on other tasks' data; hindsight: on the rows themselves.
         pa.field("choice", pa.string()),
         *_CELL[:1],

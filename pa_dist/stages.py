@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from pa_dist import cluster, schema
 from pa_dist.config import Config, Evaluate, Ray, Replicas, ThinkPRM, Trajectories
 from pa_dist.errors import PaDistError, RunFolderError
-from pa_dist.ingest.sources import expand
-from pa_dist.ingest.stage import ingest
+from pa_dist.ingest.left_behind import in_words
+from pa_dist.ingest.sources import expand, look_up
+from pa_dist.ingest.stage import Counts, ingest
 from pa_dist.lease import held
 from pa_dist.merge import sweep
 from pa_dist.reduce.methods import RewardMethod
@@ -24,13 +25,15 @@ from pa_dist.reduce.stage import Summary, evaluate
 from pa_dist.reward_models.target import asked as judges
 from pa_dist.reward_models.target import target
 from pa_dist.run import CHECKPOINT, REPORT, RunFolder, without_secrets
-from pa_dist.score import vllm
+from pa_dist.score import truncation, vllm
 from pa_dist.score.positions import limited
 from pa_dist.score.settle import LOGPROBS, Settled, Target, settle_again
 
 VERSIONS = ("pa-dist", "torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy")
 # Of these, the ones that decide numbers: a folder scored with others, wholly or in part, is refused.
 SCORING_VERSIONS = VERSIONS[:4]
+# Of an ingest that kept nothing; there may be millions.
+_REASONS_READ = 100_000
 
 Say = Callable[[str], None]
 
@@ -139,10 +142,13 @@ def _score(config: Config, folder: RunFolder, settings: dict[str, Any], found: d
             folder.clear(table_name, prefix)
     folder.start("score", settings, commits={m: getattr(config.pair, f"{m}_revision") for m in schema.MODELS}, **found)
     facts = score(config, folder)
-    folder.finish("score", **facts, seconds=_since(began))
+    cut = truncation.count(folder, _tasks("truncation"))
+    folder.finish("score", **facts, truncated=cut, seconds=_since(began))
     folder.filesystem.delete_dir_contents(folder.path(CHECKPOINT), missing_dir_ok=True)
     earlier = f", {facts['done_before']} of them before" if facts["done_before"] else ""
     say(f"score: {facts['rows']} trajectories scored, {facts['rejects']} rejected{earlier} ({_since(began)} s)")
+    if lost := truncation.said(folder.manifest["stages"]["score"]):
+        say(f"score: {lost}")
     for model, done in facts["models"].items():
         if not done["rows"]:
             continue
@@ -185,39 +191,88 @@ def _ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say, ray: 
             raise RunFolderError(
                 f"{folder}: trajectories holds {held_now} rows and ingest left {kept}; --fresh starts over"
             )
+        _refuse_none_kept(folder)
         say("ingest: done before")
         return
     began = time.perf_counter()
     cluster.connect(ray)
     folder.start("ingest", settings)
-    counts = ingest(trajectories, folder, _tasks("ingest"))
+    sources, twice = look_up(trajectories.paths)
+    counts = ingest(trajectories, folder, _tasks("ingest"), sources)
     folder.finish("ingest", **asdict(counts), seconds=_since(began))
     if counts.formats:
         say(f"ingest: recognised {', '.join(f'{n} files as {name}' for name, n in counts.formats.items())}")
+    if twice:
+        name, first = twice[0]
+        say(f"ingest: read once, though links lead there too: {first} (also {name}){_others(len(twice) - 1)}")
     beyond = f", {counts.left_out_by_limit} beyond the limit" if counts.left_out_by_limit else ""
     say(
         f"ingest: {counts.kept} trajectories kept, {counts.rejected} rejected{beyond}, of {counts.read} in "
         f"{counts.sources} files ({_since(began)} s)"
     )
+    for line in _said_of(counts):
+        say(f"ingest: {line}")
+    _refuse_none_kept(folder)
+
+
+def _said_of(counts: Counts) -> Iterator[str]:
+    """What a reader of the table should know of how it was made."""
+    if counts.told_apart:
+        labels = ", ".join(f"{name} to {n:,}" for name, n in counts.told_apart.items())
+        yield f"ids that several trajectories share were told apart; added were {labels} of them"
+    left = [
+        f"{what}: {in_words(found)}"
+        for what, found in (("of messages", counts.left_behind), ("of records, kept in extra only", counts.unread))
+        if found
+    ]
+    if left:
+        yield f"left behind {'; '.join(left)}"
+
+
+def _refuse_none_kept(folder: RunFolder) -> None:
+    """Raise `PaDistError` where ingest kept nothing, as `_refuse_nothing` does of scoring."""
+    if folder.manifest["stages"]["ingest"]["kept"]:
+        return
+    table = folder.dataset("rejects").scanner(["reason"], filter=pc.field("stage") == "ingest").head(_REASONS_READ)
+    reasons = Counter(table["reason"].to_pylist())
+    told = "; ".join(f"{n}: {reason}" for reason, n in reasons.most_common(3)) or "no record was found"
+    raise PaDistError(f"ingest: no trajectory could be kept; of {reasons.total()} rejects, {told}")
 
 
 def evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) -> Summary:
     """The last stage. It is a cheap reading of the columns, so other settings replace its tables without asking.
 
-    Of a sweep every merged reference that is scored is evaluated as well, and `alphas.parquet` has all their metrics.
+    Of a sweep every merged reference that is scored is evaluated as well, and `alphas.parquet` has all their metrics;
+    of an alpha's part only that one, and the table takes its metrics if their settings are the run's.
 
     Raises:
       RunFolderError: the folder holds no finished scores, or rows that scoring did not leave there.
     """
-    with held(folder):
+    with held(folder.whole):
         summary = _evaluate_folder(folder, settings, say, ray)
-        scored = [part for part in sweep.begun(folder) if part.manifest["stages"].get("score", {}).get("done")]
-        for part in scored:
-            _evaluate_folder(part, settings, say, ray)
-        if scored:
-            sweep.write_alphas(folder, scored)
-            folder.logged(say)(f"alphas: the metrics of {len(scored) + 1} alphas are in alphas.parquet")
+        if folder.alpha is None:
+            for part in sweep.begun(folder):
+                if part.manifest["stages"].get("score", {}).get("done"):
+                    _evaluate_folder(part, settings, say, ray)
+        _gather_alphas(folder.whole, folder.whole.logged(say))
         return summary
+
+
+def _gather_alphas(run: RunFolder, say: Say) -> None:
+    """Write the table of all alphas' metrics. It compares them, so those of other settings have no place in it."""
+    evaluated = {
+        part: record["settings"]
+        for part in (run, *sweep.begun(run))
+        if (record := part.manifest["stages"].get("evaluate", {})).get("done")
+    }
+    parts = [part for part in evaluated if part.alpha is not None]
+    if not parts or run not in evaluated:
+        return
+    if others := [part.label.rstrip(": ") for part in parts if evaluated[part] != evaluated[run]]:
+        say(f"alphas: alphas.parquet stays as it was: {', '.join(others)} evaluated with other settings than the run")
+        return
+    sweep.write_alphas(run, parts)
+    say(f"alphas: the metrics of {len(parts) + 1} alphas are in alphas.parquet")
 
 
 def _evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) -> Summary:
@@ -238,7 +293,8 @@ def _evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) 
     folder.finish("evaluate", **asdict(summary), seconds=_since(began))
     found = f"{summary.metrics} metrics of {', '.join(summary.scenarios) or 'no scenario'}"
     why = f": {summary.note}" if summary.note else ""
-    say(f"evaluate: {summary.trajectories} trajectories, {summary.steps} steps, {found}{why} ({_since(began)} s)")
+    steps = f"{summary.scored_steps} of {summary.steps} steps with an advantage{truncation.in_short(scored)}"
+    say(f"evaluate: {summary.trajectories} trajectories, {steps}, {found}{why} ({_since(began)} s)")
     return summary
 
 
@@ -306,6 +362,10 @@ def _weights(name: str) -> str | None:
         return None
     files = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
     return _digest("\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files))
+
+
+def _others(n: int) -> str:
+    return f", and {n} more" if n else ""
 
 
 def _digest(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pa_dist.ingest import records
-from pa_dist.ingest.json_stream import Scanner
+from pa_dist.ingest.json_stream import RECORD_BYTES, Scanner
 from pa_dist.ingest.messages import messages
 from pa_dist.ingest.records import Origin, Reject, Trajectory, Unusable
 from pa_dist.ingest.sources import Source
@@ -16,12 +16,12 @@ BENCHMARK = "agentdojo"
 _EXTRA = ("injection_task_id", "attack_type", "injections", "security", "error", "duration", "benchmark_version")
 
 
-def read(source: Source) -> Iterator[Trajectory | Reject]:
+def read(source: Source, limit: int = RECORD_BYTES) -> Iterator[Trajectory | Reject]:
     """The run of one file."""
     with source.open() as file:
-        scanner = Scanner(file)
+        scanner = Scanner(file, limit)
         scanner.look(b"{")
-        yield records.usable(Origin(source, "file", scanner.take()), _trajectory)
+        yield records.usable(Origin(source, "file", scanner.take(), limit), _trajectory)
         scanner.end()
 
 
@@ -31,7 +31,8 @@ def _trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
         history = [_openai(message) for message in history]
     utility = record.get("utility")
     if utility is not None and not isinstance(utility, bool):
-        raise Unusable("utility is not true or false")
+        raise Unusable(f"utility is not true or false but {records.value_shown(utility)}")
+    converted, left_behind = messages(history)
     task = records.label(record.get("user_task_id"), "user_task_id")
     injection = records.label(record.get("injection_task_id"), "injection_task_id")
     return Trajectory(
@@ -43,12 +44,13 @@ def _trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
         task_id=task if task is None or injection is None else f"{task}/{injection}",
         trial=records.trial(None, origin.source),
         behavior=records.optional_text(record.get("pipeline_name"), "pipeline_name"),
-        messages=messages(history),
+        messages=converted,
         tools=None,
         reward=None if utility is None else float(utility),
         mistake_step=None,
         mistake_agent=None,
         extra=records.extra(record, _EXTRA),
+        left_behind=left_behind,
     )
 
 
@@ -57,19 +59,24 @@ def _openai(message: Any) -> Any:
     failed it shows the model the error instead of the content."""
     if not isinstance(message, dict):
         return message
+    message = dict(message)
     content, calls = message.get("content"), message.get("tool_calls")
     if message.get("role") == "tool":
-        content = message.get("error") or content
+        content = message.pop("error", None) or content
     if isinstance(content, list):
-        content = [{**part, "text": part["content"]} if _is_block(part) else part for part in content]
+        content = [_openai_part(part) for part in content]
     if isinstance(calls, list):
         calls = [
-            {"id": call.get("id"), "name": call.get("function"), "arguments": call.get("args")}
+            records.renamed(call, function="name", args="arguments")
             if isinstance(call, dict) and isinstance(call.get("function"), str)
             else call
             for call in calls
         ]
     return {**message, "content": content, "tool_calls": calls}
+
+
+def _openai_part(part: Any) -> Any:
+    return records.renamed(part, content="text") if _is_block(part) else part
 
 
 def _is_block(part: Any) -> bool:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from pa_dist.ingest import records
-from pa_dist.ingest.json_stream import lines
+from pa_dist.ingest.containers import not_lines
+from pa_dist.ingest.json_stream import RECORD_BYTES, lines
+from pa_dist.ingest.left_behind import holds
 from pa_dist.ingest.messages import messages
 from pa_dist.ingest.records import Origin, Reject, Trajectory, Unusable
 from pa_dist.ingest.sources import Source
@@ -18,16 +20,21 @@ _LABELS = ("task_id", "trial", "reward", "mistake_step", "mistake_agent", "bench
 _KEYS = frozenset(["messages", "id", "tools", *_LABELS])
 
 
-def read(source: Source) -> Iterator[Trajectory | Reject]:
-    """Conversations of one file; a bad line is dropped alone."""
+def read(source: Source, limit: int = RECORD_BYTES) -> Iterator[Trajectory | Reject]:
+    """Conversations of one file; a bad line is dropped alone, and a file that is no lines as a whole."""
     with source.open() as file:
-        for element in lines(file):
-            yield records.usable(Origin(source, f"line {element.index}", element.raw), trajectory)
+        for n, element in enumerate(lines(file, limit)):
+            item = records.usable(Origin(source, f"line {element.index}", element.raw, limit), trajectory)
+            if n == 0 and isinstance(item, Reject) and (fault := not_lines(source, limit)):
+                yield Reject(source.name, "file", fault)
+                return
+            yield item
 
 
 def trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
     """The trajectory of one conversation. Raises `Unusable`."""
-    history = messages(record.get("messages"))
+    history, left_behind = messages(record.get("messages"))
+    others = [key for key in record if key not in _KEYS]
     return Trajectory(
         place=origin.place,
         trajectory_id=records.given_id(record.get("id"), origin.source) or origin.new_id(),
@@ -41,11 +48,13 @@ def trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
         reward=records.number(record.get("reward"), "reward"),
         mistake_step=records.mistake_step(record.get("mistake_step"), len(history)),
         mistake_agent=records.optional_text(record.get("mistake_agent"), "mistake_agent"),
-        extra=records.extra(record, [key for key in record if key not in _KEYS]),
+        extra=records.extra(record, others),
+        left_behind=left_behind,
+        unread=[key for key in others if holds(record[key])],
     )
 
 
 def _tools(value: Any) -> str | None:
     if value is not None and not isinstance(value, list):
-        raise Unusable("tools is not a list")
+        raise Unusable(f"tools is not a list but {records.value_shown(value)}")
     return records.as_json(value or None, "tools")

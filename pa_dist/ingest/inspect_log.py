@@ -1,7 +1,6 @@
 """inspect_ai logs: `.json` (`{version, status, eval, samples}`), or `.eval`, a zip of `header.json`, `samples/*.json`.
 
-Read with the standard library: inspect_ai's own reader brings a whole evaluation framework with it. What a model
-reasoned apart from its answer is left out, as in the other formats.
+Read with the standard library: inspect_ai's own reader brings a whole evaluation framework with it.
 """
 
 import io
@@ -26,59 +25,60 @@ BENCHMARK = "inspect"
 ZIP = b"PK\x03\x04"
 _HEADER = "header.json"
 _ZSTD = 93
+_DEFLATED_OR_STORED = (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED)
 _ATTACHMENT = "attachment://"
+# What a model said or thought, of a part and of a message.
+_TEXTS = ("text", "reasoning", "content")
 # The letters of inspect_ai's scorers: correct, partially correct, incorrect, no answer.
 _LETTERS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 _EXTRA = ("input", "target", "scores", "metadata", "error", "limit")
 
 
-def read(source: Source) -> Iterator[Trajectory | Reject]:
+def read(source: Source, limit: int = RECORD_BYTES) -> Iterator[Trajectory | Reject]:
     """Samples of one log, an epoch a trial. The reward is the first score, where that is a number or a letter."""
     with source.open() as file:
         zipped = file.read(len(ZIP)) == ZIP
     try:
-        yield from _zipped(source) if zipped else _json(source)
+        yield from _zipped(source, limit) if zipped else _json(source, limit)
     except Unusable as error:
         yield Reject(source.name, "eval", str(error))
     except RecursionError:
         yield Reject(source.name, "eval", "nested too deeply")
 
 
-def _json(source: Source) -> Iterator[Trajectory | Reject]:
-    build = partial(_trajectory, about=_about(source))
+def _json(source: Source, limit: int) -> Iterator[Trajectory | Reject]:
+    build = partial(_trajectory, about=_about(source, limit))
     with source.open() as file:
-        scanner = Scanner(file)
+        scanner = Scanner(file, limit)
         for key in scanner.members():
             if key != "samples":
                 scanner.skip()
                 continue
             for element in scanner.array():
-                yield records.usable(Origin(source, f"samples.{element.index}", element.raw), build)
+                yield records.usable(Origin(source, f"samples.{element.index}", element.raw, limit), build)
         scanner.end()
 
 
-def _about(source: Source) -> dict[str, Any]:
+def _about(source: Source, limit: int) -> dict[str, Any]:
     """What a log says of all its samples; it may stand behind them."""
     with source.open() as file:
-        scanner = Scanner(file)
+        scanner = Scanner(file, limit)
         try:
             for key in scanner.members():
                 if key == "eval":
-                    return records.section({"eval": records.parse(scanner.take() or b"null")}, "eval")
+                    return records.section({"eval": records.parse(_within(scanner.take(), limit))}, "eval")
                 scanner.skip()
         except Broken:  # the pass over the samples meets the same fault, and reports it
             pass
     return {}
 
 
-def _zipped(source: Source) -> Iterator[Trajectory | Reject]:
+def _zipped(source: Source, limit: int) -> Iterator[Trajectory | Reject]:
     with source.open_seekable() as file:
         try:
             log = zipfile.ZipFile(file)
             names = log.namelist()
-            if _HEADER in names and log.getinfo(_HEADER).file_size > RECORD_BYTES:
-                raise Unusable(f"{_HEADER} is larger than {RECORD_BYTES} bytes")
-            header = records.parse(_member(log, file, _HEADER)) if _HEADER in names else {}
+            header = records.parse(_within(_member(log, file, _HEADER, limit), limit)) if _HEADER in names else {}
         except Unusable:
             raise
         except Exception as error:  # as below
@@ -88,18 +88,32 @@ def _zipped(source: Source) -> Iterator[Trajectory | Reject]:
         build = partial(_trajectory, about=records.section(header, "eval"))
         for name in sorted((n for n in names if n.startswith("samples/") and n.endswith(".json")), key=natural):
             try:
-                raw = _member(log, file, name) if log.getinfo(name).file_size <= RECORD_BYTES else None
+                raw = _member(log, file, name, limit)
             except Exception as error:  # each compression has errors of its own; nothing but reading happens here
                 yield Reject(source.name, name, f"cannot be read: {type(error).__name__}: {error}")
                 continue
-            yield records.usable(Origin(source, name, raw), build)
+            yield records.usable(Origin(source, name, raw, limit), build)
 
 
-def _member(log: zipfile.ZipFile, file: Any, name: str) -> bytes:
-    """A member's bytes. inspect_ai may compress them by zstd, which the standard library learns only in Python 3.14."""
+def _within(raw: bytes | None, limit: int) -> bytes:
+    if raw is None:
+        raise Unusable(records.too_long(limit))
+    return raw
+
+
+def _member(log: zipfile.ZipFile, file: Any, name: str, limit: int) -> bytes | None:
+    """A member's bytes, None if they are more than the limit, whatever size the archive says that they have.
+
+    inspect_ai may compress them by zstd, which the standard library learns only in Python 3.14.
+    """
     info = log.getinfo(name)
+    if max(info.file_size, info.compress_size) > limit:
+        return None
+    if info.compress_type in _DEFLATED_OR_STORED:
+        with log.open(name) as member:
+            return member.read(limit + 1)  # a size: without one, all is decompressed at once
     if info.compress_type != _ZSTD:
-        return log.read(name)
+        raise zipfile.BadZipFile(f"compression {info.compress_type} is none of inspect_ai's")
     file.seek(info.header_offset + 26)  # where a local header has the lengths of name and extra field
     file.seek(sum(struct.unpack("<HH", file.read(4))), io.SEEK_CUR)
     data = file.read(info.compress_size)
@@ -114,6 +128,7 @@ def _trajectory(record: dict[str, Any], origin: Origin, about: dict[str, Any]) -
     history = record.get("messages")
     if isinstance(history, list):
         history = [_openai(message, attachments) for message in history]
+    converted, left_behind = messages(history)
     epoch = records.integer(record.get("epoch"), "epoch")
     return Trajectory(
         place=origin.place,
@@ -123,12 +138,13 @@ def _trajectory(record: dict[str, Any], origin: Origin, about: dict[str, Any]) -
         task_id=records.label(record.get("id"), "id"),
         trial=records.trial(None if epoch is None else epoch - 1, origin.source),
         behavior=records.optional_text(about.get("model"), "eval.model"),
-        messages=messages(history),
+        messages=converted,
         tools=None,
         reward=_reward(records.section(record, "scores")),
         mistake_step=None,
         mistake_agent=None,
         extra=records.extra(record, _EXTRA),
+        left_behind=left_behind,
     )
 
 
@@ -138,24 +154,25 @@ def _openai(message: Any, attachments: dict[str, Any]) -> Any:
         return message
     content, calls = message.get("content"), message.get("tool_calls")
     if isinstance(content, list):
-        kept = [part for part in content if not (isinstance(part, dict) and part.get("type") == "reasoning")]
-        content = [
-            {**part, "text": _attached(part.get("text"), attachments)} if isinstance(part, dict) else part
-            for part in kept
-        ]
+        content = [_part(part, attachments) if isinstance(part, dict) else part for part in content]
     if isinstance(calls, list):
         calls = [
             _call(call, attachments) if isinstance(call, dict) and isinstance(call.get("function"), str) else call
             for call in calls
         ]
-    return {**message, "content": _attached(content, attachments), "tool_calls": calls}
+    return {**_part(message, attachments), "content": _attached(content, attachments), "tool_calls": calls}
 
 
 def _call(call: dict[str, Any], attachments: dict[str, Any]) -> dict[str, Any]:
+    call = records.renamed(call, function="name")
     arguments = call.get("arguments")
     if isinstance(arguments, dict):
-        arguments = {name: _attached(value, attachments) for name, value in arguments.items()}
-    return {"id": call.get("id"), "name": call["function"], "arguments": arguments}
+        call["arguments"] = {name: _attached(value, attachments) for name, value in arguments.items()}
+    return call
+
+
+def _part(part: dict[str, Any], attachments: dict[str, Any]) -> dict[str, Any]:
+    return {name: _attached(value, attachments) if name in _TEXTS else value for name, value in part.items()}
 
 
 def _attached(value: Any, attachments: dict[str, Any]) -> Any:

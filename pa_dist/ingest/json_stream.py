@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 CHUNK_BYTES = 1 << 20
-# Half of what an Arrow string column holds; also bounds what a missing quote can make the scanner swallow.
-RECORD_BYTES = 1 << 30
+# A record is held in memory several times over, parsed; also bounds what a missing quote can make the scanner swallow.
+RECORD_BYTES = 64 << 20
 BOM = b"\xef\xbb\xbf"
 
 # Possessive throughout (`++`, `*+`): with nothing to backtrack into, a long string costs no memory and no second look.

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pa_dist.ingest.identity import identify
 from pa_dist.ingest.records import Reject
 from pa_dist.ingest.staging import FLUSH_ROWS, INDEX, Rejects
 from pa_dist.run import STAGING, RunFolder
@@ -29,43 +31,40 @@ class Ordered:
     n_parts: int
     n_duplicates: int
     n_left_out: int
+    told_apart: dict[str, int]
 
 
 def order(folder: RunFolder, limit: int | None, n_groups: int) -> Ordered:
-    """Decide which staged rows are kept and in which order; write the plan, and the rejects of duplicate ids.
+    """Decide which staged rows are kept, in which order, under which id; write the plan, and the duplicates' rejects.
 
     Args:
       limit: how many rows to keep, from the first one in the table's order.
       n_groups: how many index files were staged.
     """
     keys = _index(folder, n_groups, [name for name in INDEX.names if name not in ("source", "place")])
-    first = _first_of_id(keys["trajectory_id"])
+    found = identify(keys)
+    first = found.first
     repeated = np.flatnonzero(first != np.arange(len(first)))
     _reject(folder, n_groups, keys["trajectory_id"], repeated, first[repeated])
+    ids = pc.coalesce(found.renamed, keys["trajectory_id"])
+    keys = keys.append_column("renamed", found.renamed).set_column(0, "trajectory_id", ids)
     unique = keys.filter(pa.array(first == np.arange(len(first))))
-    kept = unique.sort_by(SORT).slice(0, limit).select(["group", "offset", "size"])
-    return Ordered(_write_plan(folder, kept), len(repeated), unique.num_rows - kept.num_rows)
+    kept = unique.sort_by(SORT).slice(0, limit).select(["group", "offset", "size", "renamed"])
+    return Ordered(_write_plan(folder, kept), len(repeated), unique.num_rows - kept.num_rows, found.told_apart)
 
 
-def planned(folder: RunFolder, part: int) -> list[tuple[int, int, int]]:
-    """(group, offset, size) of each row of a part, in order."""
+def planned(folder: RunFolder, part: int) -> tuple[list[tuple[int, int, int]], list[str | None]]:
+    """(group, offset, size) of each row of a part, in order, and its id where it is not the one that was staged."""
     with folder.filesystem.open_input_file(folder.path(STAGING, PLAN)) as file:
         rows = pq.ParquetFile(file).read_row_group(part)
-    return list(zip(*(rows[name].to_pylist() for name in ("group", "offset", "size")), strict=True))
+    places = zip(*(rows[name].to_pylist() for name in ("group", "offset", "size")), strict=True)
+    return list(places), rows["renamed"].to_pylist()
 
 
 def _index(folder: RunFolder, n_groups: int, columns: list[str]) -> pa.Table:
     """Columns of all staged rows, in reading order."""
     paths = [folder.path(STAGING, f"index-{group:05d}.parquet") for group in range(n_groups)]
-    return pa.concat_tables([pq.read_table(path, columns=columns, filesystem=folder.filesystem) for path in paths])
-
-
-def _first_of_id(ids: pa.ChunkedArray) -> Rows:
-    """For each row, the first row with its id."""
-    codes = ids.combine_chunks().dictionary_encode()
-    codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
-    _, first, inverse = np.unique(codes.indices.to_numpy(), return_index=True, return_inverse=True)
-    return first[inverse].astype(np.int64)
+    return pa.concat_tables([folder.read_table(path, columns) for path in paths])
 
 
 def _reject(folder: RunFolder, n_groups: int, ids: pa.ChunkedArray, repeated: Rows, first: Rows) -> None:

@@ -2,7 +2,8 @@
 
 from pa_dist.config import FileFormat
 from pa_dist.ingest import inspect_log, parquet, records
-from pa_dist.ingest.json_stream import Broken, Scanner, lines
+from pa_dist.ingest.containers import not_text, of_list
+from pa_dist.ingest.json_stream import RECORD_BYTES, Broken, Scanner, lines
 from pa_dist.ingest.records import Unusable
 from pa_dist.ingest.sources import Source
 
@@ -17,7 +18,7 @@ _OF_OBJECTS: list[tuple[FileFormat, frozenset[str]]] = [
 _LINES = 20
 
 
-def recognise(source: Source) -> FileFormat:
+def recognise(source: Source, limit: int = RECORD_BYTES) -> FileFormat:
     """The format of one file.
 
     Raises:
@@ -29,8 +30,10 @@ def recognise(source: Source) -> FileFormat:
         return "parquet"
     if magic == inspect_log.ZIP:
         return "inspect_log"
+    if fault := not_text(source):
+        raise Unusable(fault)
     with source.open() as file:
-        scanner = Scanner(file)
+        scanner = Scanner(file, limit)
         first = scanner.peek()
         try:
             if first == b"[":
@@ -38,7 +41,7 @@ def recognise(source: Source) -> FileFormat:
             keys = _keys(scanner) if first == b"{" else []
         except Broken as error:
             raise Unusable(f"no format recognised: {error.place}: {error.reason}") from None
-    found = _of_keys(keys) or _of_lines(source)
+    found = _of_keys(keys) or _of_lines(source, limit)
     if found is None:
         what = f"an object of {', '.join(keys)[:200]}" if keys else "no JSON object"
         raise Unusable(f"no format recognised: {what}")
@@ -71,14 +74,16 @@ def _of_array(scanner: Scanner) -> FileFormat:
             break
         if isinstance(record, dict) and "traj" in record:
             return "tau_bench"
+        if fault := of_list([record]):
+            raise Unusable(fault)
         break
     raise Unusable("no format recognised: a list, but not of objects with traj")
 
 
-def _of_lines(source: Source) -> FileFormat | None:
+def _of_lines(source: Source, limit: int) -> FileFormat | None:
     """A chat log whose first lines are broken."""
     with source.open() as file:
-        for element in lines(file):
+        for element in lines(file, limit):
             try:
                 record = records.parse(element.raw or b"null")
             except (Unusable, RecursionError):

@@ -4,13 +4,19 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import islice
 from typing import Any, TypedDict
 
+from pa_dist.ingest.json_stream import RECORD_BYTES
 from pa_dist.ingest.sources import Source
 
 INT32 = range(-(2**31), 2**31)
+# Up to here a float is one integer only.
+_EXACT = 2**53
+_KINDS = {bool: "boolean", int: "integer", float: "number", str: "string", list: "list", dict: "object"}
+_LONGEST_SHOWN = 40
 
 
 class Unusable(Exception):
@@ -27,6 +33,7 @@ class Message(TypedDict):
     role: str
     name: str | None
     content: str | None
+    reasoning: str | None
     tool_calls: list[ToolCall] | None
     tool_call_id: str | None
 
@@ -48,6 +55,10 @@ class Trajectory:
     mistake_step: int | None
     mistake_agent: str | None
     extra: str | None
+    left_behind: Mapping[str, int] = field(default_factory=dict)
+    """How often a key of its messages held something that has no column."""
+    unread: Sequence[str] = ()
+    """Keys of the record that only `extra` keeps."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +72,12 @@ class Reject:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a record was found, and its bytes; None if it was longer than `json_stream.RECORD_BYTES`."""
+    """Where a record was found, and its bytes; None if they were more than the limit."""
 
     source: Source
     place: str
     raw: bytes | None
+    limit: int = RECORD_BYTES
 
     def new_id(self) -> str:
         """A stable id for a record without one. The parent folder's name tells equal rollouts of two trials apart; the
@@ -82,15 +94,19 @@ def usable(origin: Origin, build: Callable[[dict[str, Any], Origin], Trajectory]
     """Parse one record and build its trajectory, or say why it cannot be used; `build` may raise `Unusable`."""
     try:
         if origin.raw is None:
-            raise Unusable("longer than the largest record that is read")
+            raise Unusable(too_long(origin.limit))
         record = parse(origin.raw)
         if not isinstance(record, dict):
-            raise Unusable("not a JSON object")
+            raise Unusable(f"not a JSON object but {value_shown(record)}")
         return build(record, origin)
     except Unusable as error:
         return Reject(origin.source.name, origin.place, str(error))
     except RecursionError:
         return Reject(origin.source.name, origin.place, "nested too deeply")
+
+
+def too_long(limit: int) -> str:
+    return f"longer than {limit / 2**20:g} MiB, the largest record that is read (trajectories.max_record_mib)"
 
 
 def parse(raw: bytes) -> Any:
@@ -112,10 +128,22 @@ def given_id(value: Any, source: Source) -> str | None:
     return given if given is None or source.trial is None else f"{given}/trial_{source.trial}"
 
 
+def value_shown(value: Any) -> str:
+    """A value as reasons show it: the beginning of its JSON, escaped, and its type."""
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        value = value[: _LONGEST_SHOWN + 1]
+    pieces = islice(json.JSONEncoder(default=str).iterencode(value), _LONGEST_SHOWN + 1)  # of a long one, no more
+    written = "".join(piece[: _LONGEST_SHOWN + 1] for piece in pieces)
+    short = written if len(written) <= _LONGEST_SHOWN else f"{written[:_LONGEST_SHOWN]}..."
+    return f"{short} ({_KINDS.get(type(value), type(value).__name__)})"
+
+
 def text(value: Any, what: str) -> str:
     """A string that UTF-8, and so Arrow, can hold."""
     if not isinstance(value, str):
-        raise Unusable(f"{what} is not a string")
+        raise Unusable(f"{what} is not a string but {value_shown(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -129,36 +157,45 @@ def optional_text(value: Any, what: str) -> str | None:
 
 def label(value: Any, what: str) -> str | None:
     """An identifier: a string, or an integer as a string."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+    whole = _whole(value)
+    if whole is not None:
+        return str(whole)
     if value is not None and not isinstance(value, str):
-        raise Unusable(f"{what} is neither a string nor an integer")
+        raise Unusable(f"{what} is neither a string nor an integer but {value_shown(value)}")
     return optional_text(value, what)
 
 
+def _whole(value: Any) -> int | None:
+    """The integer that a value is. A column of integers with a null in it is often written as floats: 3.0 is 3."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def number(value: Any, what: str) -> float | None:
-    """A finite float. A bool is no number."""
+    """A finite float; true is 1 and false 0, as rewards are."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Unusable(f"{what} is not a number")
+    if not isinstance(value, int | float):
+        raise Unusable(f"{what} is not a number but {value_shown(value)}")
     try:
         result = float(value)
     except OverflowError:
         result = math.inf
     if not math.isfinite(result):
-        raise Unusable(f"{what} is not a finite number")
+        raise Unusable(f"{what} is not a finite number but {value_shown(value)}")
     return result
 
 
 def integer(value: Any, what: str) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise Unusable(f"{what} is not an integer")
-    if value not in INT32:
-        raise Unusable(f"{what} is beyond 32 bits")
-    return value
+    whole = _whole(value)
+    if whole is None:
+        raise Unusable(f"{what} is not an integer but {value_shown(value)}")
+    if whole not in INT32:
+        raise Unusable(f"{what} is beyond 32 bits: {value_shown(whole)}")
+    return whole
 
 
 def trial(value: Any, source: Source) -> int | None:
@@ -182,8 +219,13 @@ def as_json(value: Any, what: str) -> str | None:
 
 
 def extra(record: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The named keys that hold something, as JSON."""
+    """The named keys that are not null, as JSON."""
     return as_json({name: record[name] for name in names if record.get(name) is not None} or None, "extra")
+
+
+def renamed(record: Mapping[str, Any], **names: str) -> dict[str, Any]:
+    """A record with some of its keys under other names."""
+    return {names.get(key, key): value for key, value in record.items()}
 
 
 def section(record: Mapping[str, Any], name: str, path: str = "") -> dict[str, Any]:
@@ -192,5 +234,5 @@ def section(record: Mapping[str, Any], name: str, path: str = "") -> dict[str, A
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise Unusable(f"{path}{name} is not an object")
+        raise Unusable(f"{path}{name} is not an object but {value_shown(value)}")
     return value

@@ -5,15 +5,16 @@ read (groups of files into staging), order (all keys, no messages), gather (stag
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from pyarrow import fs as pafs
 
 from pa_dist.config import FileFormat, Trajectories
 from pa_dist.ingest.formats import read
+from pa_dist.ingest.left_behind import Tally
 from pa_dist.ingest.order import order, planned
 from pa_dist.ingest.recognise import recognise
 from pa_dist.ingest.records import Reject, Trajectory, Unusable
@@ -45,6 +46,22 @@ class Counts:
     left_out_by_limit: int
     formats: dict[str, int] = field(default_factory=dict)
     """Of `format: auto`, what the files were taken for."""
+    told_apart: dict[str, int] = field(default_factory=dict)
+    """How many rows got a benchmark, domain, behavior or trial added to an id that others have, too."""
+    left_behind: dict[str, int] = field(default_factory=dict)
+    """How often keys of messages held something that has no column, the most frequent first."""
+    unread: dict[str, int] = field(default_factory=dict)
+    """The same of keys of records that nothing reads and `extra` keeps."""
+
+
+class _Staged(NamedTuple):
+    """What one group left."""
+
+    rows: int
+    rejects: int
+    formats: Counter[str]
+    left_behind: Mapping[str, int]
+    unread: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -76,9 +93,15 @@ def ingest(
         folder.filesystem.create_dir(folder.path(table), recursive=True)
 
     groups = grouped(sources)
-    done = list(map_tasks(partial(_read_group, config, folder), groups))
-    staged, unusable, formats = zip(*done, strict=True)
-    n_staged, n_unusable = sum(staged), sum(unusable)
+    n_staged = n_unusable = 0
+    formats: Counter[str] = Counter()
+    left_behind, unread = Tally(), Tally()
+    for staged in map_tasks(partial(_read_group, config, folder), groups):
+        n_staged += staged.rows
+        n_unusable += staged.rejects
+        formats += staged.formats
+        left_behind.merge(staged.left_behind)
+        unread.merge(staged.unread)
     (ordered,) = map_tasks(partial(order, folder, config.limit), [len(groups)])
     n_kept = sum(map_tasks(partial(_write_part, folder), range(ordered.n_parts)))
     remove_staging(folder)
@@ -88,7 +111,10 @@ def ingest(
         kept=n_kept,
         rejected=n_unusable + ordered.n_duplicates,
         left_out_by_limit=ordered.n_left_out,
-        formats=dict(sum(formats, Counter())),
+        formats=dict(formats),
+        told_apart=ordered.told_apart,
+        left_behind=left_behind.sorted,
+        unread=unread.sorted,
     )
 
 
@@ -118,9 +144,11 @@ def grouped(sources: Sequence[Source]) -> list[Group]:
     return [Group(i, members) for i, members in enumerate(groups)]
 
 
-def _read_group(config: Trajectories, folder: RunFolder, group: Group) -> tuple[int, int, Counter[str]]:
-    """Stage a group's rows; how many were staged and rejected, and what files were recognised as."""
+def _read_group(config: Trajectories, folder: RunFolder, group: Group) -> _Staged:
+    """Stage a group's rows."""
     recognised: Counter[str] = Counter()
+    left_behind, unread = Tally(), Tally()
+    limit = config.max_record_mib << 20
     given = {name: getattr(config, name) for name in ("benchmark", "domain", "behavior")}
     overrides = {name: value for name, value in given.items() if value is not None}
     with Stager(folder, group.index) as staged, Rejects(folder, f"ingest-{group.index:05d}") as rejects:
@@ -128,21 +156,23 @@ def _read_group(config: Trajectories, folder: RunFolder, group: Group) -> tuple[
             format: FileFormat | None = None if config.format == "auto" else config.format
             if format is None:
                 try:
-                    format = recognise(source)
+                    format = recognise(source, limit)
                 except (Unusable, Unreadable) as error:
                     rejects.add(Reject(source.name, "file", str(error)))
                     continue
                 recognised[format] += 1
-            for item in read(format, source, config.messages_column):
+            for item in read(format, source, config.messages_column, limit):
                 if isinstance(item, Trajectory):
                     staged.add(replace(item, **overrides), source.name)
+                    left_behind.add(item.left_behind)
+                    unread.add(dict.fromkeys(item.unread, 1))
                 else:
                     rejects.add(item)
-        return staged.count, rejects.count, recognised
+        return _Staged(staged.count, rejects.count, recognised, left_behind.counts, unread.counts)
 
 
 def _write_part(folder: RunFolder, index: int) -> int:
     """Gather one part of the table; its number of rows."""
-    table = gather(folder, planned(folder, index))
+    table = gather(folder, *planned(folder, index))
     folder.write("trajectories", f"part-{index:05d}", table)
     return int(table.num_rows)

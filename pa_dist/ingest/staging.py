@@ -5,7 +5,7 @@ and each part is gathered by reading just its rows' bytes: the work grows with t
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from pa_dist.run import STAGING, RunFolder
 from pa_dist.schema import REJECTS, TRAJECTORIES
 
 FLUSH_ROWS = 10_000
+MESSAGES_AT_ONCE = 100
 # Ranges this near each other are read as one: a request to object storage costs more than the bytes between.
 GAP_BYTES = 1 << 16
 
@@ -29,6 +30,7 @@ INDEX = pa.schema(
         ("task_order", pa.large_string()),
         ("task_id", pa.large_string()),
         ("trial", pa.int32()),
+        ("behavior", pa.large_string()),
         ("group", pa.int32()),  # which rows file
         ("offset", pa.int64()),
         ("size", pa.int64()),
@@ -112,29 +114,40 @@ class Stager:
 
     def add(self, trajectory: Trajectory, source: str) -> None:
         row = {name: getattr(trajectory, name) for name in TRAJECTORIES.names}
-        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-        self._rows.write(line)
+        size = sum(self._rows.write(piece) for piece in _pieces(row))
         self._index.add(
             {
                 **{name: row[name] for name in INDEX.names if name in row},
                 "task_order": None if trajectory.task_id is None else natural(trajectory.task_id),
                 "group": self._group,
                 "offset": self._offset,
-                "size": len(line),
+                "size": size,
                 "source": source,
                 "place": trajectory.place,
             }
         )
-        self._offset += len(line)
+        self._offset += size
         self.count += 1
+
+
+def _pieces(row: dict[str, Any]) -> Iterator[bytes]:
+    """A row as a line of JSON, some messages at a time: it is large only for them."""
+    for start in range(0, len(row["messages"]), MESSAGES_AT_ONCE):
+        few = _json(row["messages"][start : start + MESSAGES_AT_ONCE])[1:-1]
+        yield (b", " if start else b'{"messages": [') + few
+    yield b"], " + _json({name: value for name, value in row.items() if name != "messages"})[1:] + b"\n"
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def rows_path(folder: RunFolder, group: int) -> str:
     return folder.path(STAGING, f"rows-{group:05d}.jsonl")
 
 
-def gather(folder: RunFolder, wanted: Sequence[tuple[int, int, int]]) -> pa.Table:
-    """Rows by (group, offset, size), in the order asked for."""
+def gather(folder: RunFolder, wanted: Sequence[tuple[int, int, int]], ids: Sequence[str | None]) -> pa.Table:
+    """Rows by (group, offset, size), in the order asked for, under another id where one is given."""
     rows: list[Any] = [None] * len(wanted)
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     for run in _runs([(*wanted[i], i) for i in order]):
@@ -143,6 +156,8 @@ def gather(folder: RunFolder, wanted: Sequence[tuple[int, int, int]]) -> pa.Tabl
             data = file.read_at(run[-1][1] + run[-1][2] - start, start)
         for _, offset, size, i in run:
             rows[i] = json.loads(data[offset - start : offset - start + size])
+            if ids[i] is not None:
+                rows[i]["trajectory_id"] = ids[i]
     return pa.Table.from_pylist(rows, schema=TRAJECTORIES)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pa_dist.ingest import records
-from pa_dist.ingest.json_stream import Scanner
+from pa_dist.ingest.json_stream import RECORD_BYTES, Scanner
 from pa_dist.ingest.messages import messages
 from pa_dist.ingest.records import Origin, Reject, Trajectory
 from pa_dist.ingest.sources import Source
@@ -13,12 +13,12 @@ BENCHMARK = "tau_bench"
 DOMAINS = ("airline", "retail")
 
 
-def read(source: Source) -> Iterator[Trajectory | Reject]:
+def read(source: Source, limit: int = RECORD_BYTES) -> Iterator[Trajectory | Reject]:
     """Runs of one file."""
     with source.open() as file:
-        scanner = Scanner(file)
+        scanner = Scanner(file, limit)
         for element in scanner.array():
-            yield records.usable(Origin(source, f"item {element.index}", element.raw), _trajectory)
+            yield records.usable(Origin(source, f"item {element.index}", element.raw, limit), _trajectory)
         scanner.end()
 
 
@@ -29,6 +29,7 @@ def _behavior_and_domain(stem: str) -> tuple[str | None, str]:
 
 def _trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
     behavior, domain = _behavior_and_domain(origin.source.stem)
+    history, left_behind = messages(record.get("traj"), "traj")
     info = records.section(record, "info")
     task = records.section(info, "task", "info.")
     return Trajectory(
@@ -39,10 +40,11 @@ def _trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
         task_id=records.label(record.get("task_id"), "task_id"),
         trial=records.trial(record.get("trial"), origin.source),
         behavior=behavior,
-        messages=messages(record.get("traj"), "traj"),
+        messages=history,
         tools=None,
         reward=records.number(record.get("reward"), "reward"),
         mistake_step=None,
         mistake_agent=None,
         extra=records.extra({**task, **info}, ("instruction", "user_id", "source", "user_cost", "error")),
+        left_behind=left_behind,
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pa_dist.ingest import records
-from pa_dist.ingest.json_stream import Scanner
+from pa_dist.ingest.json_stream import RECORD_BYTES, Scanner
 from pa_dist.ingest.messages import messages
 from pa_dist.ingest.records import Origin, Reject, Trajectory
 from pa_dist.ingest.sources import Source
@@ -15,17 +15,17 @@ ALGORITHM_GENERATED = "Algorithm-Generated"
 _EXTRA = ("question", "ground_truth", "level", "mistake_reason", "is_correct", "is_corrected", "system_prompt")
 
 
-def read(source: Source) -> Iterator[Trajectory | Reject]:
+def read(source: Source, limit: int = RECORD_BYTES) -> Iterator[Trajectory | Reject]:
     """The run of one file. Rewards are null: all of them failed, but no reward is published."""
     with source.open() as file:
-        scanner = Scanner(file)
+        scanner = Scanner(file, limit)
         scanner.look(b"{")
-        yield records.usable(Origin(source, "file", scanner.take()), _trajectory)
+        yield records.usable(Origin(source, "file", scanner.take(), limit), _trajectory)
         scanner.end()
 
 
 def _trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
-    history = messages(record.get("history"), "history")
+    history, left_behind = messages(record.get("history"), "history")
     split = origin.source.parent
     if split not in (HAND_CRAFTED, ALGORITHM_GENERATED):
         # Only the generated runs name the agent apart from its role.
@@ -44,4 +44,5 @@ def _trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
         mistake_step=records.mistake_step(record.get("mistake_step"), len(history)),
         mistake_agent=records.optional_text(record.get("mistake_agent"), "mistake_agent"),
         extra=records.extra(record, _EXTRA),
+        left_behind=left_behind,
     )

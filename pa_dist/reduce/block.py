@@ -11,7 +11,7 @@ from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.reduce.aggregate import Bucket, buckets, step_aggregates, token_aggregates, token_extremes
 from pa_dist.reduce.methods import Method, RewardMethod, StepColumns, all_methods, cells, methods
-from pa_dist.reduce.predictors import agent_matches, predictions
+from pa_dist.reduce.predictors import agent_matches, fell_back, predictions
 from pa_dist.reduce.ragged import (
     Bools,
     Floats,
@@ -210,20 +210,23 @@ def _attributions_table(table: pa.Table, steps: _Steps, readings: Sequence[_Read
     if not len(rows):
         return schema.ATTRIBUTIONS.empty_table()
     wanted = np.repeat(chosen, steps.n_steps)
-    blamed, names = [], []
+    blamed, fallback, names = [], [], []
     for method, read in readings:
         if method.attributes:
             layout = steps.layout(_valid(read) & wanted)
             # Predictors take zero for where a step turns wrong.
             above = read - settings.reward_threshold if isinstance(method, RewardMethod) else read
-            found = predictions(method.orientation * above, layout, len(table), method.predictors)
+            oriented = method.orientation * above
+            found = predictions(oriented, layout, len(table), method.predictors)
             blamed.append(found[..., rows].reshape(-1, len(rows)))
+            fell = fell_back(oriented, found, layout, method.predictors)
+            fallback.append(fell[..., rows].reshape(-1, len(rows)))
             names += [(method.name, agg, predictor) for agg in method.token_aggs for predictor in method.predictors]
-    return _attribution_rows(table, steps, rows, np.concatenate(blamed), names)
+    return _attribution_rows(table, steps, rows, np.concatenate(blamed), np.concatenate(fallback), names)
 
 
 def _attribution_rows(
-    table: pa.Table, steps: _Steps, rows: Ints, blamed: Ints, names: list[tuple[str, str, str]]
+    table: pa.Table, steps: _Steps, rows: Ints, blamed: Ints, fallback: Bools, names: list[tuple[str, str, str]]
 ) -> pa.Table:
     n_cells = len(blamed)
     picked = table.select([*_KEYS, "mistake_step", "mistake_agent"]).take(pa.array(rows))
@@ -241,7 +244,9 @@ def _attribution_rows(
     matches = np.append(agent_matches(steps.per_step["agent"], labels), False)[blamed]
     correct = _verdict(is_step.reshape(-1) & ~none, np.tile(is_valid(mistake), n_cells))
     agent_correct = _verdict(matches.reshape(-1) & ~none, np.tile(is_valid(column(picked, "mistake_agent")), n_cells))
-    return pa.Table.from_arrays([*keys, *cell, step, agent, correct, agent_correct], schema=schema.ATTRIBUTIONS)
+    fell = pa.array(fallback.reshape(-1), mask=none)
+    arrays = [*keys, *cell, step, fell, agent, correct, agent_correct]
+    return pa.Table.from_arrays(arrays, schema=schema.ATTRIBUTIONS)
 
 
 def _verdict(right: Bools, labelled: Bools) -> pa.Array:

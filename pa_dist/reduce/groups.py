@@ -1,4 +1,4 @@
-"""Rows of a table by benchmark and domain, in trajectory order, and their clusters and trials."""
+"""Rows of a table by benchmark, domain and behavior, in trajectory order, and their clusters and trials."""
 
 from collections.abc import Iterator
 
@@ -10,21 +10,36 @@ from pa_dist import schema
 from pa_dist.reduce.best_of_n import Trials
 from pa_dist.reduce.ragged import Floats, Ints, column, is_valid
 
-Group = tuple[str | None, str | None]
-"""Benchmark and domain."""
-LABELLED = [field.name for field in [*schema.KEYS, *schema.LABELS] if field.name != "behavior"]
+Group = tuple[str | None, str | None, str | None]
+"""Benchmark, domain and behavior."""
+GROUP = [field.name for field in schema.GROUP]
+LABELLED = [field.name for field in [*schema.KEYS, *schema.LABELS]]
 """The columns of `scores` that say where a trajectory belongs, and how it went."""
 
 
 def by_group(table: pa.Table) -> Iterator[tuple[Group, pa.Table]]:
-    """Each (benchmark, domain) and its rows, sorted by trajectory_id: figures do not depend on how rows were split."""
+    """Each group and its rows, sorted by trajectory_id: figures do not depend on how rows were split.
+
+    Groups come by their names, a missing name first.
+    """
     table = table.sort_by("trajectory_id")
-    benchmark, domain = (column(table, name).dictionary_encode("encode") for name in ("benchmark", "domain"))
-    width = len(domain.dictionary)
-    pairs, which = np.unique(_codes(benchmark) * width + _codes(domain), return_inverse=True)
-    names, domains = benchmark.dictionary.to_pylist(), domain.dictionary.to_pylist()
-    for k, pair in enumerate(pairs.tolist()):
-        yield (names[pair // width], domains[pair % width]), table.take(pa.array(np.flatnonzero(which == k)))
+    encoded = [column(table, name).dictionary_encode("encode") for name in GROUP]
+    benchmarks, domains, behaviors = (of.dictionary.to_pylist() for of in encoded)
+    benchmark, domain, behavior = map(_codes, encoded)
+    n_domains, n_behaviors = len(domains), len(behaviors)
+    found, which = np.unique((benchmark * n_domains + domain) * n_behaviors + behavior, return_inverse=True)
+    pairs = [divmod(code, n_behaviors) for code in found.tolist()]
+    groups = [(benchmarks[pair // n_domains], domains[pair % n_domains], behaviors[last]) for pair, last in pairs]
+    # One pass over the rows, however many groups they fall into.
+    order, ends = np.argsort(which, kind="stable"), np.cumsum(np.bincount(which, minlength=len(groups)))
+    for k in sorted(range(len(groups)), key=lambda k: by_name(groups[k])):
+        start = ends[k - 1] if k else 0
+        yield groups[k], table.take(pa.array(order[start : ends[k]]))
+
+
+def by_name(group: Group) -> tuple[tuple[bool, str], ...]:
+    """What groups are ordered by: their names, a missing one first."""
+    return tuple((name is not None, name or "") for name in group)
 
 
 def _codes(encoded: pa.DictionaryArray) -> Ints:

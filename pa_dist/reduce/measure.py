@@ -23,7 +23,7 @@ from pa_dist.reduce.choices import (
     random_trial,
 )
 from pa_dist.reduce.comparisons import CellName, Reading
-from pa_dist.reduce.groups import LABELLED, Group, by_group, clusters, floats, trials
+from pa_dist.reduce.groups import GROUP, LABELLED, Group, by_group, clusters, floats, trials
 from pa_dist.reduce.intervals import Figure, Resampling, unlabelled
 from pa_dist.reduce.methods import Cell, Method, RewardMethod, cells, methods
 from pa_dist.reduce.ragged import Floats, column
@@ -161,7 +161,7 @@ def _selections(group: Group, members: pa.Table, tried: Trials, cell: Cell) -> p
     picked = members.take(pa.array(tried.picked(score)))
     names = (*group, None, cell.method, cell.token_agg, cell.step_agg)
     arrays = [pa.repeat(pa.scalar(name, pa.string()), len(picked)) for name in names]
-    arrays[2] = column(picked, "task_id")
+    arrays[len(group)] = column(picked, "task_id")
     arrays += [pa.array(tried.sizes, pa.int32())]
     arrays += [column(picked, name) for name in ("trajectory_id", "trial", cell.column, "reward")]
     return pa.Table.from_arrays(arrays, schema=schema.SELECTIONS)
@@ -195,7 +195,7 @@ def blamed_steps(
     Args:
       names: of the method's cells, from `blaming`.
     """
-    unread = ("trial", "behavior", "agent", "correct", "method", "token_agg")
+    unread = ("trial", "fallback", "agent", "correct", "method", "token_agg")
     rows: list[Measured | Reading] = []
     predictors = list(dict.fromkeys(name[2] for name in names))
     correct: dict[Group, list[Floats]] = {}
@@ -227,7 +227,7 @@ def blaming(method: Method | RewardMethod) -> list[CellName]:
 
 def blame_baselines(folder: RunFolder, settings: Evaluate, groups: Collection[Group]) -> list[Measured | Reading]:
     """FA of the random, first-step and last-step baselines."""
-    wanted = ["trajectory_id", "benchmark", "domain", "task_id", "mistake_step", "mistake_agent", "step", "agent"]
+    wanted = ["trajectory_id", *GROUP, "task_id", "mistake_step", "mistake_agent", "step", "agent"]
     labelled = None if "fa" in settings.scenarios else pc.field("mistake_step").is_valid()
     datasets = folder.datasets(folder.parts("logprobs"), schema.LOGPROBS)
     table = pa.concat_tables([dataset.to_table(columns=wanted, filter=labelled) for dataset in datasets])

@@ -38,6 +38,32 @@ def predictions(
     return result
 
 
+def fell_back(values: Floats, blamed: Ints, layout: Sequence[Bucket], predictors: Sequence[str] = PREDICTORS) -> Bools:
+    """Where a predictor had nothing to go by, and the step it blames is only its tie rule's.
+
+    `sharpest_drop` and `earliest_below`: no valid step is below zero. `min_cumulative`: the running sum is never below
+    its first entry, and that is not below zero, so the first step is blamed for nothing. `sharpest_abs_drop`: nothing
+    falls from a valid step to the next; of a single valid step nothing ever does. In the first three the blamed step
+    itself is then not below zero, and else it is; in the last it is the first valid one, and else a later one.
+
+    Args:
+      values, layout, predictors: as of `predictions`.
+      blamed: its result.
+
+    Returns:
+      Of the shape of `blamed`; False where no step is blamed.
+    """
+    result = np.zeros(blamed.shape, np.bool_)
+    for bucket in layout:
+        for place, predictor in enumerate(predictors):
+            chosen = blamed[:, place, bucket.rows]
+            if predictor == "sharpest_abs_drop":
+                result[:, place, bucket.rows] = chosen == bucket.index[0]
+            else:
+                result[:, place, bucket.rows] = np.take_along_axis(values, chosen, axis=1) >= 0
+    return result
+
+
 def _blamed(predictor: str, dense: Floats, inside: Bools) -> Ints:
     """The place of the blamed step among the valid ones, [k, n]."""
     place: Ints

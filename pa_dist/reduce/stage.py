@@ -22,7 +22,7 @@ from pa_dist.reduce.attribution import METRICS as FA_METRICS
 from pa_dist.reduce.block import COLUMNS, reduce_block
 from pa_dist.reduce.choices import score_choices
 from pa_dist.reduce.comparisons import CHOICES, METHOD, Compared, Reading, compare
-from pa_dist.reduce.groups import Group
+from pa_dist.reduce.groups import GROUP, Group, by_name
 from pa_dist.reduce.measure import GroupFacts, Measured
 from pa_dist.reduce.methods import Cell, RewardMethod, all_methods, cells, missing
 from pa_dist.reduce.rewards import Judged, read_judged
@@ -277,16 +277,15 @@ def _write_records(folder: RunFolder, name: str, of: pa.Schema, records: list[di
 
 
 def _record(row: Measured) -> dict[str, Any]:
-    benchmark, domain = row.group
-    record = {**vars(row), **vars(row.figure), "benchmark": benchmark, "domain": domain}
+    record = {**vars(row), **vars(row.figure), **dict(zip(GROUP, row.group, strict=True))}
     return {name: record[name] for name in schema.METRICS.names}
 
 
 def _compared(row: Compared) -> dict[str, Any]:
     reading = row.reading
-    benchmark, domain = reading.group
     names = dict(zip(("token_agg", "step_agg", "predictor"), reading.cell, strict=True))
-    record = {**vars(reading), **names, **vars(row.figure), **vars(row), "benchmark": benchmark, "domain": domain}
+    record = {**vars(reading), **names, **vars(row.figure), **vars(row)}
+    record |= dict(zip(GROUP, reading.group, strict=True))
     return {name: record[name] for name in schema.COMPARISONS.names}
 
 
@@ -299,16 +298,14 @@ def _names(settings: Evaluate, rewards: Rewards) -> dict[str | None, int]:
 
 
 def _order(names: dict[str | None, int], row: Measured) -> tuple[Any, ...]:
-    group = [(name is not None, name or "") for name in row.group]
     cell = [names[name] for name in (row.method, row.token_agg, row.step_agg, row.predictor)]
     figure = row.figure
-    return names[row.scenario], group, cell, _METRIC_ORDER.index(figure.metric), figure.at or 0
+    return names[row.scenario], by_name(row.group), cell, _METRIC_ORDER.index(figure.metric), figure.at or 0
 
 
 def _order_compared(names: dict[str | None, int], row: Compared) -> tuple[Any, ...]:
     """As `_order`, each group's own figures before the differences."""
     reading = row.reading
-    group = [(name is not None, name or "") for name in reading.group]
     cell = [names[name] for name in (row.against, reading.choice, reading.method, *reading.cell)]
-    where = names[reading.scenario], group, row.against is not None
+    where = names[reading.scenario], by_name(reading.group), row.against is not None
     return *where, _METRIC_ORDER.index(reading.metric), cell

@@ -21,6 +21,8 @@ class Message(TypedDict):
     role: str
     name: str | None
     content: str | None
+    reasoning: NotRequired[str | None]
+    """What the model thought before its content. Not part of the published rendering."""
     tool_calls: list[ToolCall] | None
     tool_call_id: NotRequired[str | None]
 

@@ -25,7 +25,7 @@ _MORE_SCORES = (
     "progress_advantage__mean__last",
     "progress_advantage__sum__sum",
 )
-OUTCOMES = {True: "success", False: "failure", None: "unknown"}
+OUTCOMES = {True: "success", False: "failure", None: "unlabelled"}
 CHOSEN_BY = "progress_advantage__mean__mean"
 
 
@@ -123,7 +123,7 @@ def _chosen(folder: RunFolder, ids: pa.ChunkedArray) -> pa.Array:
 
 
 def outcome_of(row: Mapping[str, Any], threshold: float) -> bool | None:
-    """Whether a trajectory succeeded; a labelled failure step says that it did not, where nothing else says more."""
+    """Whether a trajectory succeeded; a labelled mistake says that it did not, where nothing else says more."""
     if row["reward"] is not None:
         return bool(row["reward"] >= threshold)
     return None if row["mistake_step"] is None else False

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pa_dist.errors import first_line
+from pa_dist.errors import fault, first_line
 from pa_dist.lease import held
 from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.report import sections
+from pa_dist.report.facts import title
 from pa_dist.report.page import write_page
 from pa_dist.report.viewer import TRAJECTORIES, write_viewer
 from pa_dist.run import REPORT, RunFolder
@@ -30,13 +31,12 @@ def report(folder: RunFolder, say: Callable[[str], None], trajectories: int = TR
     """
     evaluate_settings(folder)
     evaluated = folder.manifest["stages"]["evaluate"]
-    with held(folder):
+    with held(folder.whole):
         # A page whose files are gone would mislead: it goes first.
         folder.filesystem.delete_dir_contents(folder.path(REPORT), missing_dir_ok=True)
         built = sections.build(folder, _mapper(folder, evaluated["trajectories"] <= _READ_HERE))
         viewer = write_viewer(folder, trajectories, _mapper(folder, evaluated["trajectories"] <= _SHOWN_HERE))
-        title = folder.manifest.get("config", {}).get("name") or "pa-dist run"
-        page = write_page(folder, title=title, report=built, viewer=viewer)
+        page = write_page(folder, title=title(folder, built.data), report=built, viewer=viewer)
         folder.logged(say)(f"report: {page}")
 
 
@@ -44,7 +44,8 @@ def report_at_end(folder: RunFolder, say: Callable[[str], None]) -> None:
     """The same at the end of a run, whose tables are worth more than their page: what goes wrong is only said."""
     try:
         report(folder, say)
-    except Exception as error:
+    except BaseException as raised:
+        error = fault(raised)
         why = f"{type(error).__name__}: {first_line(error)}"
         folder.logged(say)(f"report: not written ({why}); the run is whole, and `pa-dist report` tries again")
 
@@ -55,5 +56,5 @@ def _mapper(folder: RunFolder, here: bool) -> "Mapper":
         return map
     from pa_dist import cluster, config
 
-    cluster.connect(config.Ray(**folder.manifest.get("config", {}).get("ray", {})))
+    cluster.connect(config.Ray(**folder.whole.manifest.get("config", {}).get("ray", {})))
     return cluster.map_tasks

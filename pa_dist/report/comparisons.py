@@ -1,13 +1,12 @@
 """What the run's table `comparisons` says beside the plain figures; a run evaluated without one shows none of it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from pa_dist.reduce import comparisons as choices
 from pa_dist.report.measured import Measured
-from pa_dist.report.words import MAIN, figure, plain
+from pa_dist.report.words import MAIN, NO_WIDTH, figure, has_no_width, plain
 from pa_dist.run import RunFolder
 
 Row = dict[str, Any]
@@ -27,6 +26,8 @@ class Differences:
     lines: list[tuple[str, list[str]]]
     least: float
     """Below which no p-value can be before it is adjusted."""
+    below: str = field(default="", compare=False)
+    """What is to be said of the figures."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,17 @@ class Comparisons:
         path = folder.path("comparisons.parquet")
         if not folder.filesystem.get_file_info(path).is_file:
             return Comparisons([], 0)
-        rows = pq.read_table(path, filesystem=folder.filesystem).to_pylist()
+        rows = folder.read_table(path).to_pylist()
         resamples = folder.manifest["stages"]["evaluate"]["settings"]["evaluate"]["resamples"]
         return Comparisons([row for row in rows if row["metric"] == MAIN[row["scenario"]]], resamples)
 
     def cross_fitted(self, of: Measured) -> dict[str, str]:
         """Each method's own figure with its aggregation chosen on other data."""
-        rows = [row for row in self._of(of) if row["against"] is None and row["choice"] == choices.CROSS_FITTED]
-        return {row["method"]: figure(row) for row in rows}
+        return {row["method"]: figure(row) for row in self.shown(of)}
+
+    def shown(self, of: Measured) -> list[Row]:
+        """The rows of these figures."""
+        return [row for row in self._of(of) if row["against"] is None and row["choice"] == choices.CROSS_FITTED]
 
     def differences(self, of: Measured) -> Differences | None:
         """Of each other method and baseline; None where the run has none."""
@@ -62,10 +66,23 @@ class Comparisons:
             found.setdefault(plain(row["against"]), {})[head] = f"{figure(row)}{p}"
         heads = list(dict.fromkeys(head for said in found.values() for head in said))
         lines = [(against, [said.get(head, "") for head in heads]) for against, said in found.items()]
-        return Differences(heads, lines, 2 / (1 + self.resamples)) if lines else None
+        least = 2 / (1 + self.resamples)
+        return Differences(heads, lines, least, _below(rows, least)) if lines else None
 
     def _of(self, of: Measured) -> list[Row]:
         """A group's rows; of best-of-N at the largest n."""
-        rows = [r for r in self.rows if r["scenario"] == of.scenario and (r["benchmark"], r["domain"]) == of.group]
+        where = (of.scenario, *of.group)
+        rows = [r for r in self.rows if (r["scenario"], r["benchmark"], r["domain"], r["behavior"]) == where]
         most = max((row["at"] for row in rows if row["at"] is not None), default=None)
         return [row for row in rows if row["at"] in (None, most)]
+
+
+def _below(rows: Sequence[Row], least: float) -> str:
+    """What intervals and p-values are, of those that are there; `least` is the lowest p-value that resamples allow."""
+    said = "Paired differences on the same trajectories"
+    said += ", [95% bootstrap interval]" if any(row["ci_low"] is not None for row in rows) else ""
+    if any(row["p_holm"] is not None for row in rows):
+        said += "; p-values are adjusted for all differences of a column (Holm)"
+        said += f"; the resamples allow none below {least:.2g} before that" if least < 2 else ""
+    notes = dict.fromkeys(plain(row["note"]) for row in rows if row.get("note"))
+    return ". ".join([said, *notes, *([NO_WIDTH.rstrip(".")] if any(map(has_no_width, rows)) else [])]) + "."

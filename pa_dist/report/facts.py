@@ -1,30 +1,57 @@
 """What a run was made of and what it took, from its manifest and log: labels with text, in the order of the page."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from pa_dist.pairs import DEMO, PAIRS
+from pa_dist.reduce.groups import Group
 from pa_dist.report.readings import Rejects
-from pa_dist.report.words import plain
+from pa_dist.report.words import listed, plain, titles
 from pa_dist.reward_models.target import asked, target
 from pa_dist.run import LOG, RunFolder
+from pa_dist.score import truncation
 
 Fact = tuple[str, str]
 
 
 def facts(folder: RunFolder) -> list[Fact]:
     """Models, rendering, tokens, throughput, versions and dates of a run that is evaluated."""
-    manifest = folder.manifest
-    stages = manifest["stages"]
+    stages, whole = folder.manifest["stages"], folder.whole.manifest
     found = [
+        ("Config", whole.get("config", {}).get("name") or ""),
         *_dates(folder),
-        *_ingest(stages.get("ingest")),
+        *_ingest(whole["stages"].get("ingest")),
         *_models(stages["score"]),
         *_settings(stages["score"].get("settings", {})),
         *(fact for name, record in stages["score"].get("models", {}).items() for fact in _work(name, record)),
+        ("Truncation", truncation.said(stages["score"]).partition(": ")[2]),
         *(_reward_model(name, stages[target(name).stage]) for name in asked(stages)),
         _evaluation(stages["evaluate"]),
-        ("Versions", _listed(manifest.get("versions", {}))),
+        ("Versions", _listed(whole.get("versions", {}))),
     ]
     return [(label, plain(text)) for label, text in found if text]
+
+
+def title(folder: RunFolder, groups: Sequence[Group]) -> str:
+    """What the page is of: the data and the pair that were really scored, whatever the config calls itself."""
+    return f"{data(groups) or 'Trajectories'}, scored by {pair(folder)}"
+
+
+def data(groups: Sequence[Group]) -> str:
+    """Groups in words."""
+    return listed([name for group, name in titles(groups).items() if any(group)])
+
+
+def pair(folder: RunFolder) -> str:
+    """Policy and reference, by the pair's name where it is a known one."""
+    settings = folder.manifest["stages"]["score"].get("settings", {})
+    given, merged = settings.get("pair", {}), settings.get("merge")
+    policy, reference = given.get("policy"), given.get("reference")
+    by = f"{plain(policy or 'a policy')} over {plain(reference or 'a reference')}"
+    for name, known in {**PAIRS, "demo": DEMO}.items():
+        if (known.policy, known.reference) == (policy, reference):
+            by = f"the pair {name}"
+    return by if merged is None else f"{by}, its reference merged ({merged['method']}, alpha {folder.alpha:g})"
 
 
 def _dates(folder: RunFolder) -> list[Fact]:
@@ -73,7 +100,8 @@ def _work(model: str, record: dict[str, Any]) -> list[Fact]:
 
 def _reward_model(name: str, record: dict[str, Any]) -> Fact:
     model = record.get("settings", {}).get("model", {}).get("model", "")
-    return f"Reward model {plain(name)}", f"{model}: {record['rows']:,} judged, {record['rejects']:,} rejected"
+    cut = f", {record['shown_in_part']:,} of them shown in part" if record.get("shown_in_part") else ""
+    return f"Reward model {plain(name)}", f"{model}: {record['rows']:,} judged{cut}, {record['rejects']:,} rejected"
 
 
 def _evaluation(record: dict[str, Any]) -> Fact:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pa_dist.report import plots
 from pa_dist.report.measured import MOST_SERIES, Measured
 from pa_dist.report.readings import Curves
-from pa_dist.report.words import MAIN, MINE, figure, plain, titled
+from pa_dist.report.words import MAIN, MINE, figure, plain, titles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -169,7 +169,11 @@ def of_fa(measured: Measured, errors: Errors) -> Figures:
         if row["metric"] == MAIN["fa"] and (row["method"] in methods or row["method"] == "baseline")
     ]
     if methods:
-        caption = "Share of failures whose labelled step is found, 95% intervals; lines are choices without a score."
+        caption = (
+            "Share of labelled trajectories whose labelled step is found"
+            f"{', 95% intervals' if any(row['ci_low'] is not None for row in rows) else ''}; "
+            "lines are choices without a score."
+        )
         found.drawings.append(Drawing("accuracy", caption, rows, plots.fa_accuracy))
     else:
         found.left_out.append(f"Accuracies are left out: {measured.why_not()}.")
@@ -202,21 +206,22 @@ def of_sweep(scenario: str, rows: Sequence[Row]) -> Drawing | None:
       scenario: which.
       rows: of `alphas`, the main metric of the headline cell; of one predictor, of one n.
     """
-    groups = list(dict.fromkeys((row["benchmark"], row["domain"]) for row in rows))
+    groups = list(dict.fromkeys((row["benchmark"], row["domain"], row["behavior"]) for row in rows))
+    named = titles(groups)
     metric = MAIN[scenario]
     table = [
-        {"group": titled(group), "alpha": row["alpha"], metric: row["value"]}
+        {"group": named[group], "alpha": row["alpha"], metric: row["value"]}
         | {"ci_low": row["ci_low"], "ci_high": row["ci_high"], "n": row["n"]}
         for group in groups[:MOST_SERIES]
         for row in sorted(rows, key=lambda row: float(row["alpha"]))
-        if (row["benchmark"], row["domain"]) == group and row["value"] is not None
+        if (row["benchmark"], row["domain"], row["behavior"]) == group and row["value"] is not None
     ]
     if len({row["alpha"] for row in table}) < 2:
         return None
     more = f" {len(groups) - MOST_SERIES} groups more are in alphas.parquet." if len(groups) > MOST_SERIES else ""
-    named = {"uq": "", "best_of_n": " at the largest n", "fa": f" of {rows[0]['predictor']}"}[scenario]
+    which = {"uq": "", "best_of_n": " at the largest n", "fa": f" of {rows[0]['predictor']}"}[scenario]
     caption = (
-        f"{_SAID[metric]}{named} of {MINE} against references merged with the policy "
+        f"{_SAID[metric]}{which} of {MINE} against references merged with the policy "
         f"({rows[0]['merge_method']}), reference + alpha (policy - reference).{more}"
     )
     return Drawing(f"{scenario.replace('_', '-')}-alphas", caption, table, partial(plots.alphas, value=metric))

@@ -156,7 +156,7 @@ def fa_errors(rows: Sequence[Row], most: int = 15) -> "Figure":
         axes.axvline(0, color=MUTED, linewidth=0.8)
         axes.grid(False, axis="x")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[len(panels) // 2].set_ylabel("failures")
+    panels[len(panels) // 2].set_ylabel("trajectories")
     beyond = f" (±{width}: or more)" if width == most else ""
     panels[-1].set_xlabel(f"predicted minus labelled message{beyond}")
     return figure

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pa_dist import schema
-from pa_dist.reduce.groups import Group, by_group, floats
+from pa_dist.reduce.groups import GROUP, Group, by_group, floats
 from pa_dist.reduce.methods import Cell
 from pa_dist.reduce.ragged import Bools, Floats, Ints
 from pa_dist.report.curves import histogram, risk_coverage, roc, thinned
 from pa_dist.run import RunFolder
 
-_KEYS = ["trajectory_id", "benchmark", "domain", "reward"]
-_BLAMED = ["trajectory_id", "benchmark", "domain", "mistake_step", "predictor", "step"]
+_KEYS = ["trajectory_id", *GROUP, "reward"]
+_BLAMED = ["trajectory_id", *GROUP, "mistake_step", "predictor", "step"]
 # Reasons may quote the row they reject, so that there are as many as rows.
 REASONS = 20
 
@@ -82,6 +82,12 @@ def blame_errors(folder: RunFolder, token_agg: str, method: str) -> dict[Group, 
     return found
 
 
+def groups(folder: RunFolder) -> list[Group]:
+    """All groups of a run's trajectories, with labels or without."""
+    table = folder.dataset("scores").to_table(columns=_KEYS)
+    return [group for group, _ in by_group(table)]
+
+
 @dataclass(frozen=True)
 class Rejects:
     """How many rows each stage rejected for which reason, most first, and what the rest comes to."""
@@ -94,8 +100,16 @@ class Rejects:
 def rejects(folder: RunFolder) -> Rejects:
     """Of a run's `rejects`, the `REASONS` most frequent reasons."""
     counts: Counter[tuple[str, str]] = Counter()
-    for dataset in folder.datasets(folder.parts("rejects"), schema.REJECTS):
-        for batch in dataset.to_batches(columns=["stage", "reason"]):
+    of = pc.field("stage").is_valid() if folder.alpha is None else pc.field("stage") != "ingest"
+    read = [(dataset, of) for dataset in folder.datasets(folder.parts("rejects"), schema.REJECTS)]
+    if folder.alpha is not None:  # its trajectories are the run's, and so is what became none
+        whole = folder.whole
+        read += [
+            (dataset, pc.field("stage") == "ingest")
+            for dataset in whole.datasets(whole.parts("rejects"), schema.REJECTS)
+        ]
+    for dataset, wanted in read:
+        for batch in dataset.to_batches(columns=["stage", "reason"], filter=wanted):
             table = pa.Table.from_batches([batch]).group_by(["stage", "reason"]).aggregate([([], "count_all")])
             for row in table.to_pylist():
                 counts[row["stage"], row["reason"]] += row["count_all"]

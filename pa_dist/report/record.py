@@ -1,17 +1,20 @@
 """One trajectory as the viewer and the terminal show it: messages, and of each action its tokens and its advantage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pa_dist.reduce.aggregate import buckets
-from pa_dist.reduce.predictors import predictions
+from pa_dist.reduce.predictors import fell_back, predictions
 from pa_dist.report.pieces import Pieces
 from pa_dist.schema import PREDICTORS
 
 Row = dict[str, Any]
+
+SUSPECTED_BY = "sharpest_drop"
+"""The predictor whose step the list, `show` and `top` name: the lowest advantage, where one is below zero."""
 
 LOGPROBS = (
     "trajectory_id",
@@ -40,7 +43,7 @@ def record(scored: pa.Table, steps: Sequence[Row], pieces: Pieces | str, *, empt
       `steps`: of each, `at` (message index), `agent`, `value` (its advantage by the mean of its tokens), `why` (that is
       null), `cut` (whether tokens were cut), `pieces` (texts; null where they cannot be had), `joined` (of pieces of
       several tokens, place and token ids), `policy` and `reference` (log-probs of each token in thousandths of a nat;
-      the reference's null where its tokens are others). `blamed`: the message index that each predictor blames.
+      the reference's null where its tokens are others). `blamed`: as `blamed` has it.
     """
     (row,) = scored.select(["step", "agent", "truncated", "token_ids", "token_ids_reference"]).to_pylist()
     policy = _thousandths(scored["policy_logprob"])
@@ -63,7 +66,7 @@ def record(scored: pa.Table, steps: Sequence[Row], pieces: Pieces | str, *, empt
             }
         )
     values = [0.0 if empty_is_zero and not step["policy"] else step["value"] for step in told]
-    return {"steps": told, "blamed": blamed(values, row["step"])}
+    return {"steps": told, "blamed": blamed(values)}
 
 
 def _thousandths(column: pa.ChunkedArray) -> list[list[int | None] | None]:
@@ -92,14 +95,33 @@ def _pieces(ids: list[int], pieces: Pieces | str) -> Row:
     return {"pieces": texts, "joined": joined}
 
 
-def blamed(values: Sequence[float | None], steps: Sequence[int]) -> dict[str, int]:
-    """The message index that each predictor blames; none of a trajectory without values.
+def blamed(values: Sequence[float | None]) -> dict[str, int]:
+    """The place, among a trajectory's steps, of the one that each predictor blames.
+
+    A predictor that found nothing and fell back to its tie rule blames none: where no step is below zero, or nothing
+    falls, its answer says nothing of the step.
 
     Args:
       values: of each step.
-      steps: the message index of each.
     """
     dense = np.array([np.nan if value is None else value for value in values], np.float64)
     layout = buckets(np.isfinite(dense), np.array([0, len(dense)]))
-    places = predictions(dense[None], layout, 1)[0, :, 0].tolist()
-    return {name: steps[place] for name, place in zip(PREDICTORS, places, strict=True) if place >= 0}
+    found = predictions(dense[None], layout, 1)
+    places, fallen = (each[0, :, 0].tolist() for each in (found, fell_back(dense[None], found, layout)))
+    return {
+        name: place for name, place, fell in zip(PREDICTORS, places, fallen, strict=True) if place >= 0 and not fell
+    }
+
+
+def suspicious(found: Mapping[str, int]) -> int | None:
+    """The step most worth a look: where the advantage is lowest, by its place; None where none is below zero.
+
+    Args:
+      found: what `blamed` found.
+    """
+    return found.get(SUSPECTED_BY)
+
+
+def numbered(place: int, n_steps: int) -> str:
+    """A step as people read it: its number among the trajectory's actions, counted from 1."""
+    return f"{place + 1} of {n_steps}"

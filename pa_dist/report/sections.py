@@ -4,14 +4,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.csv as pacsv
 from markupsafe import Markup
 
-from pa_dist.pairs import DEMO, PAIRS
 from pa_dist.reduce.groups import Group
 from pa_dist.reduce.methods import Cell, RewardMethod, cells
 from pa_dist.report import facts, plots, readings
@@ -19,11 +15,13 @@ from pa_dist.report.comparisons import CROSS_FITTED, Comparisons, Differences
 from pa_dist.report.facts import Fact
 from pa_dist.report.figures import Drawing, Figures, of_best_of_n, of_fa, of_sweep, of_uq
 from pa_dist.report.measured import Measured, measured, swept
+from pa_dist.report.spreadsheet import as_csv
 from pa_dist.report.svg import inlined
 from pa_dist.report.tables import BUILDERS, figure
-from pa_dist.report.words import MINE, SCENARIOS, Slugs, finding, listed, plain, titled
+from pa_dist.report.words import MINE, NO_WIDTH, SCENARIOS, Slugs, finding, has_no_width, plain, titles
 from pa_dist.reward_models.target import asked, target
 from pa_dist.run import REPORT, RunFolder
+from pa_dist.score import truncation
 
 if TYPE_CHECKING:
     from pa_dist.ingest.stage import Mapper
@@ -36,7 +34,6 @@ _DRAWN_GROUPS = 12
 _OPEN_GROUPS = 3
 _FORMATS = ("svg", "png", "csv")
 _TOO_MANY = f"Figures are drawn of the {_DRAWN_GROUPS} groups with most rows."
-_NO_WIDTH = "An interval without width: all resamples agree, which on so few trajectories is not certainty."
 _HINDSIGHT = (
     "Best cell in hindsight: the highest of all of a method's aggregations on these very labels. It flatters; new data "
     "need not repeat it."
@@ -60,7 +57,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class GroupSection:
-    """A benchmark and domain within a scenario."""
+    """A group within a scenario."""
 
     title: str
     finding: str
@@ -93,6 +90,8 @@ class Report:
     seconds: list[Fact]
     rejects: list[tuple[str, str, int]]
     other_rejects: str
+    data: list[Group]
+    """Of the trajectories, whether or not they have labels."""
 
 
 def build(folder: RunFolder, map_tasks: "Mapper") -> Report:
@@ -109,12 +108,15 @@ def build(folder: RunFolder, map_tasks: "Mapper") -> Report:
     with plots.style():
         scenarios = [writer.scenario(name, [of for of in found if of.scenario == name]) for name in SCENARIOS]
     reasons, other = facts.reject_lines(read.rejects)
-    return Report(_summary(folder, found), scenarios, facts.facts(folder), facts.seconds(folder), reasons, other)
+    summary = _summary(folder, found, read.groups)
+    return Report(summary, scenarios, facts.facts(folder), facts.seconds(folder), reasons, other, read.groups)
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What was read of rows: curves by method and group, errors by group and predictor."""
+    """What was read of rows: all groups, curves by method and group, errors by group and predictor."""
+
+    groups: list[Group]
 
     curves: dict[str, dict[Group, readings.Curves]]
     errors: dict[Group, dict[str, Counter[int | None]]]
@@ -130,7 +132,8 @@ def _read(folder: RunFolder, found: Sequence[Measured], map_tasks: "Mapper") -> 
     if any(of.scenario == "fa" for of in found):
         (errors,) = map_tasks(partial(readings.blame_errors, folder, "mean"), [MINE])
     (rejects,) = map_tasks(readings.rejects, [folder])
-    return _Read(by_method, errors, rejects)
+    (groups,) = map_tasks(readings.groups, [folder])
+    return _Read(groups, by_method, errors, rejects)
 
 
 def _columns(folder: RunFolder, found: Sequence[Measured]) -> list[Cell]:
@@ -155,19 +158,22 @@ class _Writer:
     def scenario(self, name: str, found: Sequence[Measured]) -> Scenario:
         """A scenario with its groups, those of most rows drawn."""
         drawn = {id(of) for of in sorted(found, key=lambda of: -of.n)[:_DRAWN_GROUPS]}
-        groups = [self._group(of, id(of) in drawn, place < _OPEN_GROUPS) for place, of in enumerate(found)]
+        named = titles(of.group for of in found)
+        groups = [
+            self._group(of, named[of.group], id(of) in drawn, place < _OPEN_GROUPS) for place, of in enumerate(found)
+        ]
         sweep = of_sweep(name, self._sweep[name]) if self._sweep.get(name) else None
         figures = [self._shown(sweep, self._slugs.of(sweep.kind))] if sweep else []
         return Scenario(name, SCENARIOS[name], groups, figures, "" if found else _why_left_out(self._folder, name))
 
-    def _group(self, of: Measured, drawn: bool, open: bool) -> GroupSection:
+    def _group(self, of: Measured, title: str, drawn: bool, open: bool) -> GroupSection:
         table = BUILDERS[of.scenario](of.headline)
         figures = self._figures(of) if drawn else Figures(left_out=[_TOO_MANY])
         slug = self._slugs.of(of.scenario, *of.group)
         best, other_data = _in_hindsight(of), self._compared.cross_fitted(of)
         more = ["best cell in hindsight", *(["cross-fitted"] if other_data else [])]
         return GroupSection(
-            title=titled(of.group),
+            title=title,
             finding=finding(of.scenario, of.headline),
             heads=[*table.heads, *more],
             lines=[
@@ -176,7 +182,7 @@ class _Writer:
             ],
             below=[
                 plain(table.below) + ".",
-                *([_NO_WIDTH] if any(_has_no_width(row) for row in of.headline) else []),
+                *([NO_WIDTH] if any(map(has_no_width, [*table.shown, *self._compared.shown(of)])) else []),
                 _HINDSIGHT,
                 *([CROSS_FITTED] if other_data else []),
                 *figures.left_out,
@@ -199,22 +205,12 @@ class _Writer:
     def _shown(self, drawing: Drawing, name: str) -> Shown:
         drawn = drawing.draw(drawing.rows)
         svg = plots.saved(drawn, "svg")
-        for format, content in (("svg", svg), ("png", plots.saved(drawn, "png")), ("csv", _csv(drawing.rows))):
+        for format, content in (("svg", svg), ("png", plots.saved(drawn, "png")), ("csv", as_csv(drawing.rows))):
             path = self._folder.path(REPORT, FIGURES, f"{name}.{format}")
             with self._folder.filesystem.open_output_stream(path) as out:
                 out.write(content)
         files = [(format.upper(), f"{FIGURES}/{name}.{format}") for format in _FORMATS]
         return Shown(Markup(inlined(svg.decode(), f"{name}-", drawing.caption, plots.COLOURS)), drawing.caption, files)
-
-
-def _has_no_width(row: Row) -> bool:
-    return row["ci_low"] is not None and row["ci_low"] == row["value"] == row["ci_high"]
-
-
-def _csv(rows: Sequence[Row]) -> bytes:
-    out = BytesIO()
-    pacsv.write_csv(pa.Table.from_pylist(list(rows)), out)
-    return out.getvalue()
 
 
 def _in_hindsight(of: Measured) -> dict[str, str]:
@@ -236,25 +232,24 @@ def _why_left_out(folder: RunFolder, scenario: str) -> str:
     return _NO_LABELS[scenario] if "auto" in wanted or scenario in wanted else "evaluate.scenarios does not name it"
 
 
-def _summary(folder: RunFolder, found: Sequence[Measured]) -> list[str]:
-    """Sentences: what was scored, and what progress advantage reached in each scenario."""
+def _summary(folder: RunFolder, found: Sequence[Measured], groups: Sequence[Group]) -> list[str]:
+    """Sentences: what was scored, what was not, and what progress advantage reached in each scenario."""
     stages = folder.manifest["stages"]
-    evaluated = stages["evaluate"]
-    groups = list(dict.fromkeys(of.group for of in found))
-    by = _pair(stages["score"].get("settings", {}).get("pair", {}))
-    of = f" of {listed([titled(group) for group in groups])}" if groups else ""
-    said = [f"{evaluated['trajectories']:,} trajectories{of} with {evaluated['steps']:,} steps were scored by {by}."]
+    named = titles(of.group for of in found)
+    said = [_scored(stages["evaluate"], facts.data(groups), facts.pair(folder))]
+    if lost := truncation.said(stages["score"]):
+        said.append(f"{lost[0].upper()}{lost[1:]}.")
     for scenario, title in SCENARIOS.items():
         here = [m for m in found if m.scenario == scenario]
-        lines = [f"{titled(m.group)}: {finding(scenario, m.headline)}" for m in here[:_OPEN_GROUPS]]
+        lines = [f"{named[m.group]}: {finding(scenario, m.headline)}" for m in here[:_OPEN_GROUPS]]
         more = f" {len(here) - _OPEN_GROUPS} groups more below." if len(here) > _OPEN_GROUPS else ""
         said += [f"{title}, by {MINE}. {'. '.join(lines)}.{more}"] if lines else []
     return said
 
 
-def _pair(pair: Mapping[str, str]) -> str:
-    """Its name where it is a known one."""
-    for name, known in {**PAIRS, "demo": DEMO}.items():
-        if (known.policy, known.reference) == (pair.get("policy"), pair.get("reference")):
-            return f"the pair {name}"
-    return f"{plain(pair.get('policy', 'a policy'))} over {plain(pair.get('reference', 'a reference'))}"
+def _scored(evaluated: Mapping[str, Any], data: str, pair: str) -> str:
+    """How much was scored of what by which pair."""
+    trajectories, steps, scored = (evaluated.get(name) for name in ("trajectories", "steps", "scored_steps"))
+    of = f" of {data}" if data else ""
+    have = f"{steps:,} steps" if scored is None else f"{scored:,} of {steps:,} steps have an advantage"
+    return f"{trajectories:,} trajectories{of}, scored by {pair}: {have}."

@@ -15,7 +15,7 @@ from pa_dist.render.plain import Message
 from pa_dist.report.choose import CHOSEN_BY, OUTCOMES, outcome_of
 from pa_dist.report.find import holding, rows
 from pa_dist.report.pieces import policy_pieces
-from pa_dist.report.record import LOGPROBS, STEPS, Row, record
+from pa_dist.report.record import LOGPROBS, STEPS, SUSPECTED_BY, Row, numbered, record, suspicious
 from pa_dist.report.terminal import bar, coloured, console_for, line, visible
 from pa_dist.run import RunFolder
 
@@ -50,6 +50,7 @@ def show(folder: RunFolder, trajectory_id: str, console: Console | None = None, 
     row |= record(scored, [] if steps is None else steps.to_pylist(), pieces, empty_is_zero=settings.preset == "paper")
     score = _row(folder, "scores", trajectory_id, [CHOSEN_BY])
     row["score"] = None if score is None else score[CHOSEN_BY][0].as_py()
+    row["style"] = folder.manifest["stages"]["score"]["settings"].get("render", {}).get("style", "plain")
     for text in _lines(row, settings.beta, settings.success_threshold, None if full else _MOST):
         console.print(text, soft_wrap=True)
     if isinstance(pieces, str):
@@ -77,14 +78,13 @@ def _why_none(folder: RunFolder, wanted: str) -> str:
 
 def _lines(row: Row, beta: float, threshold: float, most: int | None) -> Iterator[Text]:
     outcome = OUTCOMES[outcome_of(row, threshold)]
-    if outcome == "success" and row["mistake_step"] is None:
-        row = {**row, "blamed": {}}
     reward = "" if row["reward"] is None else f" (reward {row['reward']:g})"
     yield Text(visible(row["trajectory_id"]), "bold")
     place = [row["benchmark"], row["domain"], f"task {row['task_id']}" if row["task_id"] is not None else None]
     place += [f"trial {row['trial']}" if row["trial"] is not None else None]
     yield Text(" · ".join(visible(part) for part in place if part))
     yield Text(f"{outcome}{reward}; score {_signed(row['score'])} ({CHOSEN_BY})")
+    yield from _pointed_at(row)
     scale = _scale(row, beta)
     yield Text.assemble(
         "Tokens by advantage, nats: ",
@@ -92,31 +92,68 @@ def _lines(row: Row, beta: float, threshold: float, most: int | None) -> Iterato
         " less likely than under the reference, more ",
         coloured(f" +{scale:.2f} ", scale, scale),
     )
-    steps = {step["at"]: step for step in row["steps"]}
+    steps = {step["at"]: (place, step) for place, step in enumerate(row["steps"])}
+    marks = _marks(row, outcome)
     largest = max((abs(step["value"]) for step in row["steps"] if step["value"] is not None), default=0.0)
     total = 0.0
     for at, message in enumerate(row["messages"]):
         yield Text()
-        step = steps.get(at)
-        if step is None:
-            yield Text(visible(f"{at} {_who(message)}"), "bold")
+        if at not in steps:
+            label = "  ✕ labelled mistake" if at == row["mistake_step"] else ""
+            yield Text.assemble(Text(visible(f"message {at} {_who(message)}"), "bold"), label)
+            yield from _thought(message, row["style"], most)
             yield _told(message, most)
             continue
+        number, step = steps[at]
         total += step["value"] or 0.0
-        yield _head(row, step, message, largest, total)
+        yield _head(f"step {numbered(number, len(steps))}", marks.get(number, []), step, message, largest, total)
+        yield from _thought(message, row["style"], most)
         yield from _action(step, message, beta, scale, most)
 
 
-def _head(row: Row, step: Row, message: Message, largest: float, total: float) -> Text:
-    head = Text(visible(f"{step['at']} {_who(message)}"), "bold")
+def _pointed_at(row: Row) -> Iterator[Text]:
+    """The most suspicious step, and the labelled one, by the numbers that heads have."""
+    n_steps, place = len(row["steps"]), suspicious(row["blamed"])
+    yield Text(
+        f"most suspicious step: {'none, no advantage is below zero' if place is None else numbered(place, n_steps)}"
+    )
+    if (label := row["mistake_step"]) is not None:
+        places = [place for place, step in enumerate(row["steps"]) if step["at"] == label]
+        where = f"step {numbered(places[0], n_steps)}" if places else f"message {label}, which is no step"
+        yield Text(f"labelled mistake: {where}")
+
+
+def _marks(row: Row, outcome: str) -> dict[int, list[str]]:
+    """What is said of steps, by place. Predictors of a failure have nothing to say of what is known to be none."""
+    succeeded = outcome == "success" and row["mistake_step"] is None
+    found: dict[int, list[str]] = {}
+    for name, place in row["blamed"].items():
+        if name == SUSPECTED_BY or not succeeded:
+            found.setdefault(place, []).append("▼ most suspicious" if name == SUSPECTED_BY else f"▼ {name}")
+    for place, step in enumerate(row["steps"]):
+        if step["at"] == row["mistake_step"]:
+            found.setdefault(place, []).append("✕ labelled mistake")
+    return found
+
+
+def _thought(message: Message, style: str, most: int | None) -> Iterator[Text]:
+    """What a model thought before it spoke, set apart from what it said."""
+    if not (text := message.get("reasoning")):
+        return
+    known = ", no part of the plain rendering and not scored" if style == "plain" else ""
+    yield Text(f"reasoning{known}:", "dim italic")
+    yield _cut(text, most, "dim")
+
+
+def _head(number: str, marks: Sequence[str], step: Row, message: Message, largest: float, total: float) -> Text:
+    head = Text(visible(f"{number} {_who(message)}"), "bold")
+    head.append(f" (message {step['at']})", "not bold dim")
     head.append(f"  advantage {_signed(step['value'])} ", "not bold")
     if step["value"] is not None:
         head.append(bar(step["value"], largest), _tint(step["value"]))
         head.append(f"  sum {_signed(total)}", "not bold")
-    for name, at in row["blamed"].items():
-        head.append(f"  ▼ {name}" if at == step["at"] else "")
-    if row["mistake_step"] == step["at"]:
-        head.append("  ✕ labelled failure")
+    for mark in marks:
+        head.append(f"  {mark}")
     return head
 
 
@@ -158,10 +195,14 @@ def _scale(row: Row, beta: float) -> float:
 
 def _told(message: Message, most: int | None) -> Text:
     calls = [f"{call['name'] or ''}({call['arguments'] or ''})" for call in message["tool_calls"] or []]
-    text = "\n".join(filter(None, [message["content"], *calls]))
+    return _cut("\n".join(filter(None, [message["content"], *calls])), most)
+
+
+def _cut(text: str, most: int | None, style: str = "") -> Text:
+    """A text by its beginning, where it is long."""
     if most is None or len(text) <= most:
-        return Text(visible(text))
-    return Text(f"{visible(text[:most])}… {len(text) - most:,} more characters; --full shows them")
+        return Text(visible(text), style)
+    return Text(f"{visible(text[:most])}… {len(text) - most:,} more characters; --full shows them", style)
 
 
 def _who(message: Message) -> str:

@@ -6,7 +6,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pa_dist.compare import AGREEMENT, Comparison, Side
+from pa_dist.reduce.groups import Group, by_name
 from pa_dist.report.terminal import console_for, visible
+from pa_dist.report.words import titles
 
 
 def show_comparison(found: Comparison, console: Console | None = None) -> None:
@@ -16,11 +18,12 @@ def show_comparison(found: Comparison, console: Console | None = None) -> None:
     for line in found.differences or ["the settings of both are the same"]:
         console.print(Text(visible(line)), soft_wrap=True)
     console.print(f"trajectories: {found.shared} in both, {found.only_first} and {found.only_second} in one alone")
-    groups: dict[tuple[str, str, str], list[Side]] = {}
+    groups: dict[tuple[str, Group], list[Side]] = {}
     for side in found.sides:
-        groups.setdefault((side.scenario, side.benchmark or "", side.domain or ""), []).append(side)
-    for (scenario, benchmark, domain), sides in sorted(groups.items(), reverse=True):
-        console.print(_table(" ".join(filter(None, (f"{scenario}:", benchmark, domain))), sides))
+        groups.setdefault((side.scenario, (side.benchmark, side.domain, side.behavior)), []).append(side)
+    named = titles((group for _, group in groups), visible)
+    for (scenario, group), sides in sorted(groups.items(), key=lambda of: (of[0][0], by_name(of[0][1])), reverse=True):
+        console.print(_table(f"{scenario}: {named[group]}", sides))
 
 
 def _table(title: str, sides: list[Side]) -> Table:
@@ -39,7 +42,9 @@ def _table(title: str, sides: list[Side]) -> Table:
         table.add_row(Text(side.method), Text(name), *both, Text(apart), *p)
     notes = dict.fromkeys(side.note for side in sides if side.note)
     n = max(side.n for side in sides)
-    table.caption = Text("; ".join([f"n = {n}, [95% paired bootstrap interval], p of one comparison", *notes]))
+    brackets = ", [95% paired bootstrap interval]" if any(side.ci_low is not None for side in sides) else ""
+    compared = ", p of one comparison" if any(side.p_value is not None for side in sides) else ""
+    table.caption = Text(visible("; ".join([f"n = {n}{brackets}{compared}", *notes])))
     return table
 
 

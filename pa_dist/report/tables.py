@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyarrow.fs import FileType
 from rich import box
 from rich.console import Console
@@ -18,7 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pa_dist.reduce.comparisons import CROSS_FITTED, HEADLINE, HINDSIGHT, METHOD
+from pa_dist.reduce.groups import Group, by_name
 from pa_dist.report.terminal import console_for, visible
+from pa_dist.report.words import titles
 from pa_dist.run import RunFolder
 from pa_dist.schema import NONE
 
@@ -36,18 +37,19 @@ def show_metrics(
       only: the scenarios and domains to show; all by default.
     """
     console = console_for(console)
-    folder = RunFolder(out)
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    metrics = pq.read_table(folder.path("metrics.parquet"), filesystem=folder.filesystem)
+    folder = RunFolder.of(out)
+    groups: dict[tuple[str, Group], list[Row]] = {}
+    metrics = folder.read_table(folder.path("metrics.parquet"))
     for row in metrics.filter(headline(metrics)).to_pylist():
         if only is not None and (row["scenario"], row["domain"]) not in only:
             continue
-        groups.setdefault((row["scenario"], row["benchmark"] or "", row["domain"] or ""), []).append(row)
+        groups.setdefault(_where(row), []).append(row)
     compared = _compared(folder)
-    for (scenario, benchmark, domain), rows in sorted(groups.items(), reverse=True):
-        title = " ".join(filter(None, (f"{scenario}:", benchmark, domain)))
-        console.print(_printed(title, BUILDERS[scenario](rows)))
-        for line in _honest(compared, (scenario, benchmark, domain)):
+    named = titles((group for _, group in groups), visible)
+    for where, rows in sorted(groups.items(), key=lambda of: (of[0][0], by_name(of[0][1])), reverse=True):
+        scenario, group = where
+        console.print(_printed(f"{scenario}: {named[group]}", BUILDERS[scenario](rows)))
+        for line in _honest(compared, where):
             console.print(line, soft_wrap=True)
     if groups:
         console.print(
@@ -57,6 +59,10 @@ def show_metrics(
             ),
             soft_wrap=True,
         )
+
+
+def _where(row: Row) -> tuple[str, Group]:
+    return row["scenario"], (row["benchmark"], row["domain"], row["behavior"])
 
 
 def headline(metrics: pa.Table) -> pa.ChunkedArray:
@@ -70,14 +76,14 @@ def _compared(folder: RunFolder) -> list[Row]:
     """The cross-fitted rows of `comparisons`, and the best in hindsight; none of a run that was evaluated before."""
     if folder.filesystem.get_file_info(folder.path("comparisons.parquet")).type is FileType.NotFound:
         return []
-    table = pq.read_table(folder.path("comparisons.parquet"), filesystem=folder.filesystem)
+    table = folder.read_table(folder.path("comparisons.parquet"))
     rows: list[Row] = table.filter(pc.not_equal(table["choice"], HEADLINE)).to_pylist()
     return [row for row in rows if row["method"] == METHOD and row["value"] is not None]
 
 
-def _honest(compared: Sequence[Row], group: tuple[str, str, str]) -> list[Text]:
+def _honest(compared: Sequence[Row], where: tuple[str, Group]) -> list[Text]:
     """What progress advantage is worth with a cell chosen on other tasks, and beside the best of the others."""
-    rows = [row for row in compared if (row["scenario"], row["benchmark"] or "", row["domain"] or "") == group]
+    rows = [row for row in compared if _where(row) == where]
     own = {row["choice"]: row for row in rows if row["against"] is None}
     if CROSS_FITTED not in own:
         return []
@@ -94,12 +100,17 @@ def _honest(compared: Sequence[Row], group: tuple[str, str, str]) -> list[Text]:
 
 @dataclass(frozen=True)
 class Headline:
-    """A table of text: a line a method, a cell for each of `heads`, and what stands below."""
+    """A table of text: a line a method, a cell for each of `heads`, and what stands below.
+
+    Attributes:
+      shown: the rows whose intervals stand in it, or below.
+    """
 
     what: str
     heads: list[str]
     lines: dict[str, list[str]]
     below: str
+    shown: list[Row]
 
 
 def _uq(rows: Sequence[Row]) -> Headline:
@@ -133,7 +144,7 @@ def _fa(rows: Sequence[Row]) -> Headline:
         lambda row: row["predictor"],
         heads,
         heads,
-        [f"{row['predictor']} {figure(row, True)}" for row in baselines],
+        baselines,
     )
 
 
@@ -146,7 +157,7 @@ def _table(
     head: Callable[[Row], str | None],
     with_interval: list[str],
     heads: list[str],
-    facts: Sequence[str] = (),
+    baselines: Sequence[Row] = (),
 ) -> Headline:
     cells: dict[str, dict[str | None, Row]] = {}
     for row in rows:
@@ -156,7 +167,11 @@ def _table(
     }
     n = max((row["n"] or 0 for row in rows), default=0)
     notes = dict.fromkeys(row["note"] for row in rows if row["note"])
-    return Headline(what, heads, lines, "; ".join([f"n = {n}, [95% bootstrap interval]", *facts, *notes]))
+    shown = [row for found in cells.values() for name, row in found.items() if name in with_interval]
+    shown = [row for row in (*shown, *baselines) if row["value"] is not None and row["ci_low"] is not None]
+    brackets = ", [95% bootstrap interval]" if shown else ""
+    facts = [f"{row['predictor']} {figure(row, True)}" for row in baselines]
+    return Headline(what, heads, lines, "; ".join([f"n = {n}{brackets}", *facts, *notes]), shown)
 
 
 def _printed(title: str, headline: Headline) -> Table:

@@ -1,11 +1,11 @@
 """`pa-dist top`: the trajectories and steps most worth a look."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -14,17 +14,19 @@ from rich.text import Text
 from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.report.choose import CHOSEN_BY, OUTCOMES, outcome_of
 from pa_dist.report.find import grouped, holding, rows
+from pa_dist.report.record import blamed, numbered, suspicious
 from pa_dist.report.terminal import console_for, line
 from pa_dist.run import RunFolder
 
 _VALUE = "progress_advantage__mean"
+_LABELS = ("trajectory_id", "reward", "mistake_step")
 # A UUID and its trial are 44: an id is there to be copied.
 _ID_CHARS = 80
 Row = dict[str, Any]
 
 
 def top(folder: RunFolder, n: int, console: Console | None = None, *, failures: bool = False) -> None:
-    """Print the lowest scores with the worst step of each, and the largest drops from one step to the next.
+    """Print the lowest scores with the most suspicious step of each, and the largest drops from one step to the next.
 
     Args:
       n: rows of each table.
@@ -36,25 +38,40 @@ def top(folder: RunFolder, n: int, console: Console | None = None, *, failures: 
     console = console_for(console)
     threshold = evaluate_settings(folder).success_threshold
     lowest = lowest_scores(folder, n, threshold, failures=failures)
-    worst = {key: _worst(steps) for key, steps in _steps(folder, [row["trajectory_id"] for row in lowest]).items()}
     drops = largest_drops(folder, n, threshold, failures=failures)
-    blamed = [*((key, step["step"]) for key, step in worst.items() if step)]
-    said = _beginnings(folder, {*blamed, *((drop["trajectory_id"], drop["step"]) for drop in drops)})
-    what = "that did not succeed" if failures else "of any outcome"
-    table = _table(f"Lowest scores, {what}, by {CHOSEN_BY}", "score", "outcome", "worst step", "advantage", "it begins")
+    steps = _by_id(folder, "steps", [row["trajectory_id"] for row in (*lowest, *drops)], ["step", _VALUE])
+    suspects = {row["trajectory_id"]: _suspect(steps.get(row["trajectory_id"], [])) for row in lowest}
+    seen = {*((key, step["step"]) for key, step in suspects.items() if step)}
+    said = _beginnings(folder, {*seen, *((drop["trajectory_id"], drop["step"]) for drop in drops)})
+
+    outcomes = {row["trajectory_id"]: OUTCOMES[outcome_of(row, threshold)] for row in lowest}
+    title = f"Lowest scores, by {CHOSEN_BY}: {_listed(outcomes, failures)}"
+    table = _table(title, "score", "outcome", "most suspicious step", "advantage", "it begins")
     for row in lowest:
-        step = worst.get(row["trajectory_id"])
-        outcome = OUTCOMES[outcome_of(row, threshold)]
-        told = ("", "", "") if step is None else _told(step["step"], step[_VALUE], said, row["trajectory_id"])
-        table.add_row(Text(line(row["trajectory_id"], _ID_CHARS)), f"{row[CHOSEN_BY]:+.3f}", outcome, *told)
+        key = row["trajectory_id"]
+        told = _told(steps.get(key, []), suspects[key], said)
+        table.add_row(Text(line(key, _ID_CHARS)), f"{row[CHOSEN_BY]:+.3f}", outcomes[key], *told)
     console.print(table)
-    table = _table(
-        f"Largest drops from a step to the next, {what}, by {_VALUE}", "drop", "step", "advantage", "it begins"
-    )
+
+    labels = _by_id(folder, "scores", [drop["trajectory_id"] for drop in drops], _LABELS[1:])
+    outcomes = {key: OUTCOMES[outcome_of(row, threshold)] for key, (row,) in labels.items()}
+    in_these = f"{len(drops)} in " if drops else ""
+    title = f"Largest drops from a step to the next, by {_VALUE}: {in_these}{_listed(outcomes, failures)}"
+    table = _table(title, "drop", "outcome", "step", "advantage", "it begins")
     for drop in drops:
-        told = _told(drop["step"], drop["value"], said, drop["trajectory_id"])
-        table.add_row(Text(line(drop["trajectory_id"], _ID_CHARS)), f"{drop['drop']:+.3f}", *told)
+        key = drop["trajectory_id"]
+        (step,) = (step for step in steps[key] if step["step"] == drop["step"])
+        told = _told(steps[key], step, said)
+        table.add_row(Text(line(key, _ID_CHARS)), f"{drop['drop']:+.3f}", outcomes[key], *told)
     console.print(table)
+
+
+def _listed(outcomes: Mapping[str, str], failures: bool) -> str:
+    """How the trajectories listed ended, counted: one without labels is no failure."""
+    counts = Counter(outcomes.values())
+    many = {"success": "successes", "failure": "failures"}
+    listed = [f"{n} {name if n == 1 else many.get(name, name)}" for name in OUTCOMES.values() if (n := counts[name])]
+    return (", ".join(listed) or "none") + ("; known successes left out" if failures else "")
 
 
 def _table(title: str, *heads: str) -> Table:
@@ -64,8 +81,18 @@ def _table(title: str, *heads: str) -> Table:
     return table
 
 
-def _told(step: int, value: float, said: dict[tuple[str, int], str], key: str) -> tuple[str, str, Text]:
-    return str(step), f"{value:+.3f}", Text(line(said.get((key, step), "")))
+def _told(steps: Sequence[Row], step: Row | None, said: Mapping[tuple[str, int], str]) -> tuple[str, str, Text]:
+    """A step's number, its advantage and how it begins; nothing of none."""
+    if step is None:
+        return "", "", Text()
+    begins = Text(line(said.get((step["trajectory_id"], step["step"]), "")))
+    return numbered(steps.index(step), len(steps)), f"{step[_VALUE]:+.3f}", begins
+
+
+def _suspect(steps: Sequence[Row]) -> Row | None:
+    """The step that the viewer and `show` name too."""
+    place = suspicious(blamed([step[_VALUE] for step in steps]))
+    return None if place is None else steps[place]
 
 
 def _not_succeeded(threshold: float) -> pc.Expression:
@@ -77,9 +104,8 @@ def lowest_scores(folder: RunFolder, n: int, threshold: float, *, failures: bool
     wanted = pc.field(CHOSEN_BY).is_valid()
     if failures:
         wanted &= _not_succeeded(threshold)
-    columns = ["trajectory_id", "reward", "mistake_step", CHOSEN_BY]
     held: pa.Table | None = None
-    for batch in folder.dataset("scores").scanner(columns=columns, filter=wanted).to_batches():
+    for batch in folder.dataset("scores").scanner(columns=[*_LABELS, CHOSEN_BY], filter=wanted).to_batches():
         both = (
             pa.Table.from_batches([batch]) if held is None else pa.concat_tables([held, pa.Table.from_batches([batch])])
         )
@@ -95,7 +121,7 @@ def largest_drops(folder: RunFolder, n: int, threshold: float, *, failures: bool
         scores = folder.dataset("scores")
         among = scores.to_table(columns=["trajectory_id"], filter=_not_succeeded(threshold))["trajectory_id"]
     for path in folder.parts("steps"):
-        dataset = pads.dataset(path, filesystem=folder.filesystem, format="parquet")
+        dataset = folder.files([path])
         table = dataset.to_table(columns=["trajectory_id", "step", _VALUE], filter=pc.field(_VALUE).is_valid())
         if among is not None:
             table = table.filter(pc.is_in(table["trajectory_id"], value_set=among.combine_chunks()))
@@ -108,28 +134,22 @@ def _drops(table: pa.Table, n: int) -> Iterable[Row]:
     same = pc.equal(before["trajectory_id"], after["trajectory_id"])
     drop = pc.if_else(same, pc.subtract(after[_VALUE], before[_VALUE]), None)
     after = after.append_column("drop", drop).filter(pc.fill_null(pc.less(drop, 0.0), False))
-    lowest = after.sort_by([("drop", "ascending"), ("trajectory_id", "ascending")]).slice(0, n).to_pylist()
-    return ({**row, "value": row[_VALUE]} for row in lowest)
+    lowest: list[Row] = after.sort_by([("drop", "ascending"), ("trajectory_id", "ascending")]).slice(0, n).to_pylist()
+    return lowest
 
 
-def _steps(folder: RunFolder, ids: list[str]) -> dict[str, list[Row]]:
-    (files,) = holding(folder, "steps", [ids])
-    return grouped(rows(folder, files, ids, ["trajectory_id", "step", _VALUE])) if files else {}
-
-
-def _worst(steps: list[Row]) -> Row | None:
-    return min((step for step in steps if step[_VALUE] is not None), key=lambda step: step[_VALUE], default=None)
+def _by_id(folder: RunFolder, table_name: str, ids: Sequence[str], columns: Sequence[str]) -> dict[str, list[Row]]:
+    """Rows of some trajectories, by id."""
+    wanted = sorted(set(ids))
+    (files,) = holding(folder, table_name, [wanted])
+    return grouped(rows(folder, files, wanted, ["trajectory_id", *columns])) if files else {}
 
 
 def _beginnings(folder: RunFolder, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], str]:
     """What the messages of some steps say."""
-    ids = sorted({key for key, _ in wanted})
-    (files,) = holding(folder, "trajectories", [ids])
-    if not files:
-        return {}
     messages = {
-        row["trajectory_id"]: row["messages"]
-        for row in rows(folder, files, ids, ["trajectory_id", "messages"]).to_pylist()
+        key: row["messages"]
+        for key, (row,) in _by_id(folder, "trajectories", [key for key, _ in wanted], ["messages"]).items()
     }
     found = {}
     for key, step in wanted:

@@ -21,8 +21,9 @@ from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.report.choose import Group, choose, read_choice
 from pa_dist.report.find import grouped, places, rows
 from pa_dist.report.pieces import Pieces, policy_pieces
-from pa_dist.report.record import LOGPROBS, STEPS, Row, record
+from pa_dist.report.record import LOGPROBS, STEPS, Row, record, suspicious
 from pa_dist.run import RunFolder
+from pa_dist.score import truncation
 
 if TYPE_CHECKING:
     from pa_dist.ingest.stage import Mapper
@@ -35,6 +36,7 @@ DATA = ("report", "data")
 _CHUNK_CHARS = 1 << 20
 _EMBEDDED_BYTES = 3 << 20
 _ABOUT_CHARS = 120
+_GIVEN = ["trajectory_id", "messages", "mistake_step", "mistake_agent"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Viewer:
 class _Written:
     """What a task says of the trajectories that it wrote, in order."""
 
-    blamed: list[dict[str, int]]
+    suspicious: list[int | None]
+    labelled: list[int | None]
+    """Numbers of steps, counted from 1: the most suspicious one's, and the labelled one's where the label is on one."""
     abouts: list[str]
     chunks: list[tuple[int, int]]
     """The number of each chunk, which is its first trajectory's place in the index, and its bytes."""
@@ -81,12 +85,13 @@ def packed(text: str) -> str:
 
 def _write_group(folder: RunFolder, settings: Evaluate, group: Group) -> _Written:
     pieces = policy_pieces(folder.manifest)
-    written = _Written([], [], [], [])
+    written = _Written([], [], [], [], [])
     waiting: list[str] = []
     texts: dict[str, int] = {}
     first, size = group.first, 0
     for place, row in enumerate(_rows(folder, group, settings.preset == "paper", pieces), group.first + 1):
-        written.blamed.append(row["blamed"])
+        written.suspicious.append(_number(suspicious(row["blamed"])))
+        written.labelled.append(_number(_labelled(row)))
         written.abouts.append(about(row["messages"]))
         written.largest.extend(_largest(row))
         waiting.append(json.dumps(_shared(row, texts), separators=(",", ":")))
@@ -102,7 +107,7 @@ def _rows(folder: RunFolder, group: Group, empty_is_zero: bool, pieces: Pieces |
     """A group's trajectories as chunks hold them, in order."""
     read = {
         name: rows(folder, group.files[name], group.ids, columns)
-        for name, columns in (("trajectories", ["trajectory_id", "messages", "mistake_agent"]), ("logprobs", LOGPROBS))
+        for name, columns in (("trajectories", _GIVEN), ("logprobs", LOGPROBS))
     }
     at = {name: places(table) for name, table in read.items()}
     steps = grouped(rows(folder, group.files["steps"], group.ids, STEPS))
@@ -110,6 +115,15 @@ def _rows(folder: RunFolder, group: Group, empty_is_zero: bool, pieces: Pieces |
         given, scored = (read[name].slice(at[name][key][0], 1) for name in ("trajectories", "logprobs"))
         shown = record(scored, steps.get(key, []), pieces, empty_is_zero=empty_is_zero)
         yield {**given.to_pylist()[0], **shown}
+
+
+def _labelled(row: Row) -> int | None:
+    """The place of the step that is labelled; None where no step is."""
+    return next((place for place, step in enumerate(row["steps"]) if step["at"] == row["mistake_step"]), None)
+
+
+def _number(place: int | None) -> int | None:
+    return None if place is None else place + 1
 
 
 def about(messages: Sequence[Mapping[str, Any]]) -> str:
@@ -183,7 +197,9 @@ def _facts(folder: RunFolder, settings: Evaluate, written: Sequence[_Written]) -
         "scale": _round_scale(settings.beta * float(np.median(largest))) if largest else 1.0,
         "without_pieces": pieces if isinstance(pieces, str) else None,
         "max_length": score["settings"].get("score", {}).get("max_length"),
-        "rejected": stages.get("ingest", {}).get("rejected", 0) + score.get("rejects", 0),
+        "style": score["settings"].get("render", {}).get("style", "plain"),
+        "truncated": truncation.said(score),
+        "rejected": folder.whole.manifest["stages"].get("ingest", {}).get("rejected", 0) + score.get("rejects", 0),
     }
 
 
@@ -199,7 +215,8 @@ def _index(written: Sequence[_Written]) -> Row:
     abouts: dict[str, int] = {}
     told = [abouts.setdefault(text, len(abouts)) for part in written for text in part.abouts]
     return {
-        "blamed": [row.get("sharpest_drop") for part in written for row in part.blamed],
+        "suspicious": [number for part in written for number in part.suspicious],
+        "labelled": [number for part in written for number in part.labelled],
         "about": told,
         "abouts": list(abouts),
         "chunks": [number for part in written for number, _ in part.chunks],

@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pa_dist.reduce.groups import Group
@@ -20,6 +21,7 @@ MINE = "progress_advantage"
 # The predictor of whose baseline the random choice is the fair one.
 CHANCE = "random"
 _MOST_NAMED = 3
+NO_WIDTH = "An interval without width: all resamples agree, which is not certainty."
 
 
 def plain(name: str) -> str:
@@ -27,9 +29,22 @@ def plain(name: str) -> str:
     return "".join("\ufffd" if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Cn") else letter for letter in name)
 
 
-def titled(group: Group) -> str:
-    """A benchmark and domain in words."""
-    return " ".join(plain(name) for name in group if name) or "all trajectories"
+def titles(groups: Iterable[Group], shown: Callable[[str], str] = plain) -> dict[Group, str]:
+    """Groups in words: benchmark and domain, and the behavior where several share these.
+
+    Args:
+      groups: those that stand beside each other.
+      shown: makes a name from a file harmless where it is shown.
+    """
+    groups = list(dict.fromkeys(groups))
+    shared = Counter(group[:2] for group in groups)
+    found = {}
+    for group in groups:
+        *where, behavior = (shown(name) if name else "" for name in group)
+        found[group] = " ".join(filter(None, where)) or "all trajectories"
+        if shared[group[:2]] > 1:
+            found[group] += f", by {behavior or 'a policy without a name'}"
+    return found
 
 
 class Slugs:
@@ -57,6 +72,11 @@ def figure(row: Row | None) -> str:
     return f"{row['value']:.3f}{between}"
 
 
+def has_no_width(row: Row) -> bool:
+    """Whether a row's interval is its value alone."""
+    return row["ci_low"] is not None and row["ci_low"] == row["value"] == row["ci_high"]
+
+
 def finding(scenario: str, rows: Sequence[Row]) -> str:
     """What progress advantage reached in one group, in words; rows of its headline cells and the baselines."""
     mine = [row for row in rows if row["method"] == MINE]
@@ -78,7 +98,7 @@ def finding(scenario: str, rows: Sequence[Row]) -> str:
             found = [f"{row['predictor']} {figure(row)}" for row in exact if row["method"] == MINE]
             chance = [row for row in exact if row["predictor"] == CHANCE]
             found += [f"a step at random {figure(row)}" for row in chance]
-            n = _count(exact[0] if exact else None, "labelled failure", "labelled failures")
+            n = _count(exact[0] if exact else None, "labelled trajectory", "labelled trajectories")
             return f"the labelled step is found in a share of {n}: {', '.join(found)}"
 
 

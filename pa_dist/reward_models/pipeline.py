@@ -5,7 +5,7 @@
 It goes on after a kill as scoring does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -37,7 +37,7 @@ from pa_dist.score.examine import examine
 from pa_dist.score.folder import FolderFault
 from pa_dist.score.load import empty_classifier, skeleton
 from pa_dist.score.positions import positions
-from pa_dist.score.stream import Stream, complete, start_tally
+from pa_dist.score.stream import Stream, complete, tallied
 
 _READ = [field.name for field in schema.KEYS] + ["messages", "extra"]
 
@@ -49,21 +49,23 @@ def judge(name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder)
       rule: which messages are actions.
 
     Returns:
-      Facts for the manifest: rows, rejects, how many an earlier session had done, whether it judges steps and how these
-      were read, and what its actors did.
+      Facts for the manifest: rows, rejects, how many an earlier session had done, how many trajectories were too long
+      to be shown whole, whether it judges steps and how these were read, and what its actors did.
 
     Raises:
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
     """
-    into, tally = target(name), start_tally([name])
-    transform = partial(_rewards, name, settings, rule, folder, tally)
-    settled, before = complete(folder, Stream(into, tally, _READ, settings.rows_per_block, transform))
-    (reads,) = cluster.map_tasks(step_reads, [(folder, into.table)])
-    entry = ray.get(tally.snapshot.remote())[name]
+    into = target(name)
+    with tallied([name]) as tally:
+        transform = partial(_rewards, name, settings, rule, folder, tally)
+        settled, before = complete(folder, Stream(into, tally, _READ, settings.rows_per_block, transform))
+        entry = ray.get(tally.snapshot.remote())[name]
+    reads, shown_in_part = cluster.map_tasks(_call, [partial(read, folder, into.table) for read in (step_reads, cut)])
     return {
         "rows": settled.rows,
         "rejects": settled.rejects,
         "done_before": before,
+        "shown_in_part": shown_in_part,
         "judges_steps": isinstance(settings, ThinkPRM),
         "steps": reads,
         "tokens": entry.work.tokens,
@@ -72,9 +74,18 @@ def judge(name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder)
     }
 
 
-def step_reads(table: tuple[RunFolder, str]) -> dict[str, int]:
+def _call(read: Callable[[], Any]) -> Any:
+    return read()
+
+
+def cut(folder: RunFolder, name: str) -> int:
+    """How many trajectories were too long to be shown whole."""
+    flags = folder.dataset(name, schema.REWARDS).to_table(columns=["truncated"])["truncated"]
+    return int(pc.sum(flags).as_py() or 0)
+
+
+def step_reads(folder: RunFolder, name: str) -> dict[str, int]:
     """How many steps were read each way, and how many were never judged."""
-    folder, name = table
     read = folder.dataset(name, schema.REWARDS).to_table(columns=["step_read"])["step_read"]
     counts = {pair["values"]: pair["counts"] for pair in pc.value_counts(pc.list_flatten(read)).to_pylist()}
     return {

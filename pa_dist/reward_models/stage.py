@@ -54,6 +54,10 @@ def ask(config: Config, name: str, settings: dict[str, Any], folder: RunFolder, 
         f"{into.stage}: {facts['rows']} trajectories judged, {facts['rejects']} rejected{earlier}, "
         f"{facts['tokens_per_second']:,.0f} tokens a second and actor"
     )
+    if facts["shown_in_part"]:
+        say(
+            f"{into.stage}: {facts['shown_in_part']} of them shown in part: longer than max_length {model.max_length:,}"
+        )
     if facts["judges_steps"]:
         steps = facts["steps"]
         say(

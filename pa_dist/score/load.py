@@ -141,13 +141,16 @@ def check_weights(name: str, model: PreTrainedModel, report: dict[str, Any]) -> 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers says nothing of weights meanwhile."""
-    before = logging.get_verbosity()
+    """transformers says nothing of weights meanwhile, and draws no bars."""
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def widen(model: nn.Module) -> None:

@@ -21,7 +21,7 @@ from pa_dist.score.actors import Recall, Scorer, Tokenize
 from pa_dist.score.check import shares_tokens
 from pa_dist.score.engine import NULL_COLUMNS
 from pa_dist.score.settle import LOGPROBS
-from pa_dist.score.stream import Stream, complete, start_tally
+from pa_dist.score.stream import Stream, complete, tallied
 from pa_dist.score.tally import facts
 
 _READ = [field.name for field in (*schema.KEYS, *schema.LABELS)] + ["messages"]
@@ -42,24 +42,18 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
     """
     shared = shares_tokens(config)
     models = schema.MODELS if folder.alpha is None else ("reference",)
-    tally = start_tally(models)
-    settled, before = complete(
-        folder,
-        Stream(
-            LOGPROBS,
-            tally,
-            [*_READ, *(("tools", "extra") if config.render.style == "chat" else ())],
-            config.score.rows_per_block,
-            partial(_scored, config, folder, shared, models, tally),
-        ),
-    )
+    columns = [*_READ, *(("tools", "extra") if config.render.style == "chat" else ())]
+    with tallied(models) as tally:
+        transform = partial(_scored, config, folder, shared, models, tally)
+        settled, before = complete(folder, Stream(LOGPROBS, tally, columns, config.score.rows_per_block, transform))
+        did = ray.get(tally.snapshot.remote())
     return {
         "rows": settled.rows,
         "rejects": settled.rejects,
         "done_before": before,
         "shared_tokens": shared,
         "null_columns": NULL_COLUMNS[config.score.engine],
-        "models": {model: facts(entry) for model, entry in ray.get(tally.snapshot.remote()).items()},
+        "models": {model: facts(entry) for model, entry in did.items()},
     }
 
 

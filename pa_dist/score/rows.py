@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from pa_dist import schema
-from pa_dist.render.chat import MARK, ChatTemplate, Unrenderable
+from pa_dist.errors import fault
+from pa_dist.render.chat import MARK, ChatTemplate
 from pa_dist.render.plain import ActionRule, action_rule, render
+from pa_dist.render.unrenderable import Unrenderable
 from pa_dist.score.attempts import Outcome, reason
 from pa_dist.score.engine import TokenColumns, TokenRow, TokenSequence
 from pa_dist.score.tokenize import TokenizedTrajectory, tokenize, tokenize_chat
@@ -63,8 +65,8 @@ def tokenize_rows(
         except Unrenderable as error:
             lost[row["trajectory_id"]] = str(error)
             continue
-        except Exception as error:  # a tokenizer may be anybody's; one row must not stop the run
-            lost[row["trajectory_id"]] = reason(error)
+        except BaseException as raised:  # a tokenizer may be anybody's; one row must not stop the run
+            lost[row["trajectory_id"]] = reason(fault(raised))
             continue
         carried = [_carry(model, t) for model, t in zip(schema.MODELS, tokenized, strict=False)]
         rows.append(

@@ -35,7 +35,9 @@ def test_tau2(put, run, info_last):
     assert row == {
         "trajectory_id": "s0", "benchmark": "tau2", "domain": "airline", "task_id": "0", "trial": 0,
         "behavior": "gpt-x",
-        "messages": [{"role": "user", "name": None, "content": "hi", "tool_calls": None, "tool_call_id": None}],
+        "messages": [{
+            "role": "user", "name": None, "content": "hi", "reasoning": None, "tool_calls": None, "tool_call_id": None,
+        }],
         "tools": '{"f": {"name": "f"}}', "reward": 0.5, "mistake_step": None, "mistake_agent": None,
         "extra": '{"termination_reason": "user_stop", "seed": 3, "system_message": "Be kind."}',
     }  # fmt: skip
@@ -57,18 +59,20 @@ def test_tau2_without_info_or_reward(put, run):
     [
         ({"info": INFO}, "file", "no simulations"),
         ({"info": INFO, "simulations": []}, "file", "no records"),
-        ({"info": 3, "simulations": [simulation(0)]}, "info", "info is not an object"),
-        ({"info": {"agent_info": []}, "simulations": []}, "info", "info.agent_info is not an object"),
+        ({"info": 3, "simulations": [simulation(0)]}, "info", "info is not an object but 3 (integer)"),
+        ({"info": {"agent_info": []}, "simulations": []}, "info",
+         "info.agent_info is not an object but [] (list)"),
         ({"info": {"environment_info": {"domain_name": 1}}}, "info",
-         "info.environment_info.domain_name is not a string"),
+         "info.environment_info.domain_name is not a string but 1 (integer)"),
         ('{"info": {"a": tru}, "simulations": []}', "info", "not JSON: Expecting value: line 1 column 7 (char 6)"),
         ({"simulations": None}, "byte 16", "expected '[', found b'n'; the rest of the file was not read"),
         ([], "byte 0", "expected '{', found b'['; the rest of the file was not read"),
         (b"", "byte 0", "the file is empty"),
-        ({"simulations": [simulation(0, reward_info=1)]}, "simulations.0", "reward_info is not an object"),
+        ({"simulations": [simulation(0, reward_info=1)]}, "simulations.0",
+         "reward_info is not an object but 1 (integer)"),
         ({"simulations": [simulation(0, reward_info={"reward": "1"})]}, "simulations.0",
-         "reward_info.reward is not a number"),
-        ({"simulations": [None]}, "simulations.0", "not a JSON object"),
+         'reward_info.reward is not a number but "1" (string)'),
+        ({"simulations": [None]}, "simulations.0", "not a JSON object but null"),
     ],
 )  # fmt: skip
 def test_tau2_that_cannot_be_used(put, run, content, place, reason):
@@ -89,7 +93,7 @@ def test_a_bad_simulation_is_dropped_alone(put, run):
     result = run("tau2", put("x.json", b"\xef\xbb\xbf" + data))
     assert [row["trajectory_id"] for row in result.rows] == ["s0", "s1"]
     assert result.rejects == [
-        ("x.json", "simulations.1", "reward_info.reward is not a finite number"),
+        ("x.json", "simulations.1", "reward_info.reward is not a finite number but NaN (number)"),
         ("x.json", "simulations.2", "not JSON: Expecting ',' delimiter: line 1 column 9 (char 8)"),
         ("x.json", "simulations.3", "not UTF-8 (byte 7 of the record)"),
     ]
@@ -171,14 +175,14 @@ def test_who_and_when(put, run, name, message, domain):
     ("content", "place", "reason"),
     [
         ({**FAILED, "history": [HI]}, "file", "mistake_step 1 is outside the history of 1 messages"),
-        ({**FAILED, "history": [HI], "mistake_step": "one"}, "file", "mistake_step is not an integer"),
+        (
+            {**FAILED, "history": [HI], "mistake_step": "one"},
+            "file",
+            'mistake_step is not an integer but "one" (string)',
+        ),
         (FAILED, "file", "no messages"),
         ([FAILED], "byte 0", "expected '{', found b'['; the rest of the file was not read"),
-        (
-            json.dumps(FAILED).encode("utf-16"),
-            "byte 0",
-            "expected '{', found b'\\xff'; the rest of the file was not read",
-        ),
+        (json.dumps(FAILED).encode("utf-16"), "file", "text in UTF-16; expected UTF-8"),
         (json.dumps(FAILED)[:-1], "byte 96", "truncated: the file ends inside the JSON document"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import cloudpickle
 import fsspec
@@ -51,7 +52,7 @@ def test_trial_of_the_folder_wins_and_ids_differ(jsonl, run, tmp_path):
 
 def test_a_trial_of_a_folder_beyond_32_bits(jsonl, run):
     result = run("chat", jsonl("trial_4294967296/a.jsonl", record()))
-    assert result.reasons == ["trial of the folder is beyond 32 bits"]
+    assert result.reasons == ["trial of the folder is beyond 32 bits: 4294967296 (integer)"]
 
 
 def test_ids_are_stable_when_a_corpus_moves(jsonl, run, tmp_path):
@@ -63,10 +64,11 @@ def test_ids_are_stable_when_a_corpus_moves(jsonl, run, tmp_path):
 
 
 def test_the_first_of_a_duplicate_id_wins(jsonl, run, tmp_path):
-    jsonl("f2.jsonl", record("a", "1"), record("b", "2"), record("b", "3"))
-    jsonl("f10.jsonl", record("a", "0"), record("c", "4"))
+    shop = {"domain": "shop"}
+    jsonl("f2.jsonl", record("a", "1", **shop), record("b", "2", **shop), record("b", "3", **shop))
+    jsonl("f10.jsonl", record("a", "0", **shop), record("c", "4", **shop))
     result = run("chat", tmp_path / "data/*.jsonl")
-    assert [(row["trajectory_id"], row["task_id"]) for row in result.rows] == [("c", "4"), ("a", "1"), ("b", "2")]
+    assert [(row["trajectory_id"], row["task_id"]) for row in result.rows] == [("a", "1"), ("b", "2"), ("c", "4")]
     path = tmp_path / "data/f2.jsonl"
     assert result.rejects == [
         ("f2.jsonl", "line 3", f"duplicate id 'b': first in {path}, line 2"),
@@ -173,10 +175,15 @@ def test_parts_hold_what_sorting_in_memory_gives(run, jsonl, tmp_path, monkeypat
     for i, rows in enumerate(files):
         jsonl(f"{i}.jsonl", *(record(f"id{n}", task, trial, text=f"{i}") for n, task, trial in rows))
     result = run("chat", tmp_path / "data", limit=limit, domain="d")
-    seen: dict[str, tuple] = {}
+    seen: dict[tuple, tuple] = {}
     for i, rows in enumerate(files):
         for n, task, trial in rows:
-            seen.setdefault(f"id{n}", (f"id{n}", task, trial, f'{{"text": "{i}"}}'))
+            seen.setdefault((n, trial), (f"id{n}", task, trial, f'{{"text": "{i}"}}'))
+    # An id of several trials has the trial in it, but where that is null.
+    times = Counter(n for n, _ in seen)
+    for (n, trial), row in seen.items():
+        if times[n] > 1 and trial is not None:
+            seen[n, trial] = (f"id{n}/trial_{trial}", *row[1:])
     last = float("inf")
     expected = sorted(
         seen.values(), key=lambda r: (last if r[1] is None else int(r[1]), last if r[2] is None else r[2], r[0])

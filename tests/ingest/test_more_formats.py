@@ -54,11 +54,12 @@ def test_agentdojo(put, run, tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"utility": 1}, "utility is not true or false"),
+        ({"utility": 1}, "utility is not true or false but 1 (integer)"),
         ({"messages": None}, "no messages"),
         ({"messages": [{"role": "assistant", "content": [{"type": "image"}]}]},
          "messages[0].content[0] is not a text part but 'image'"),
-        ({"messages": [{"role": "assistant", "tool_calls": [3]}]}, "messages[0].tool_calls[0] is not an object"),
+        ({"messages": [{"role": "assistant", "tool_calls": [3]}]},
+         "messages[0].tool_calls[0] is not an object but 3 (integer)"),
     ],
 )  # fmt: skip
 def test_agentdojo_that_cannot_be_used(put, run, change, reason):
@@ -157,10 +158,13 @@ def test_inspect_scores(put, run, value, reward):
     assert row["reward"] == reward
 
 
-def test_inspect_header_too_large(put, run, monkeypatch):
-    monkeypatch.setattr("pa_dist.ingest.inspect_log.RECORD_BYTES", 10)
-    result = run("inspect_log", put("l.eval", zipped(MEMBERS)))
-    assert result.rejects == [("l.eval", "eval", "header.json is larger than 10 bytes")]
+TOO_LONG = "longer than 1 MiB, the largest record that is read (trajectories.max_record_mib)"
+
+
+def test_inspect_header_too_large(put, run):
+    large = {**MEMBERS, "header.json": {"version": 2, "eval": {**EVAL, "note": "x" * (1 << 20)}}}
+    result = run("inspect_log", put("l.eval", zipped(large)), max_record_mib=1)
+    assert result.rejects == [("l.eval", "eval", TOO_LONG)]
 
 
 def test_inspect_logs_that_cannot_be_used(put, run, tmp_path):
@@ -175,7 +179,7 @@ def test_inspect_logs_that_cannot_be_used(put, run, tmp_path):
     assert [row["task_id"] for row in result.rows] == ["2"]
     (a, b, c, d, e) = result.rejects
     assert a == ("a.json", "samples.0", 'attachment "abc" is not in the log')
-    assert b == ("b.json", "eval", "eval is not an object")
+    assert b == ("b.json", "eval", "eval is not an object but 3 (integer)")
     assert c == ("c.eval", "file", "cannot be read after 0 records: BadZipFile: File is not a zip file")
     assert d[:2] == ("d.eval", "eval")
     assert d[2].startswith("not JSON")
@@ -206,7 +210,7 @@ def test_parquet_with_a_column_named_and_json_text(put, run):
     path = put("d.parquet", parquet(dialogue=[json.dumps([HI]), "not JSON"]))
     result = run("parquet", path, messages_column="dialogue")
     assert [row["messages"][0]["content"] for row in result.rows] == ["hi"]
-    assert result.rejects == [("d.parquet", "row 1", "messages is not a list")]
+    assert result.rejects == [("d.parquet", "row 1", 'messages is not a list but "not JSON" (string)')]
     [(_, place, reason)] = run("parquet", path).rejects
     assert place == "file"
     assert reason.startswith("no column messages or conversations or")
@@ -240,9 +244,10 @@ def test_published_trials_are_told_apart_by_their_folders_and_duplicates_are_not
     simulations = {"simulations": [{"id": "s", "task_id": "1", "messages": [HI]}]}
     for trial in range(3):
         put(f"{benchmark}/bon8/pair/trial_{trial}/{benchmark}.json", simulations)
-    put(f"{benchmark}/bon8/pair/trial_2/again.json", simulations)
+    # A file of another name would be another domain.
+    put(f"{benchmark}/bon8/pair/trial_2/copy/trial_2/{benchmark}.json", simulations)
     result = run("tau2", tmp_path / "data", benchmark=benchmark)
-    assert {(row["benchmark"], row["domain"]) for row in result.rows if row["domain"] != "again"} == {(benchmark,) * 2}
+    assert {(row["benchmark"], row["domain"]) for row in result.rows} == {(benchmark,) * 2}
     got = [(r["benchmark"], r["domain"], r["trajectory_id"], r["trial"]) for r in result.rows]
     assert sorted(row[2:] for row in got) == [("s/trial_0", 0), ("s/trial_1", 1), ("s/trial_2", 2)]
     [(name, _, reason)] = result.rejects
@@ -254,7 +259,7 @@ def test_published_trials_are_told_apart_by_their_folders_and_duplicates_are_not
 
 @needs_data
 def test_published_files_are_recognised(run):
-    result = run("auto", DATA)
+    result = run("auto", *(DATA / name for name in ("tau2", "tau_bench", "who_and_when")))
     assert result.counts.formats == {"tau2": 17, "tau_bench": 1, "who_and_when": 109}
     assert (result.counts.kept, result.rejects) == (50 + 29 + 120 + 109, [])
 

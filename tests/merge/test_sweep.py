@@ -11,7 +11,7 @@ import pytest
 import ray
 
 import pa_dist
-from pa_dist import config, schema, stages, whereabouts
+from pa_dist import cli, config, schema, stages, whereabouts
 from pa_dist.errors import ConfigError, RunFolderError
 from pa_dist.merge import recall as recalling
 from pa_dist.merge import sweep
@@ -102,6 +102,30 @@ def test_the_metrics_of_all_alphas_are_one_table(swept):
         assert ours == json.loads(Path(part.path("metrics.json")).read_text())
 
 
+def test_a_command_that_takes_a_run_folder_takes_an_alphas(swept, capsys):
+    run, one, _ = swept
+    address = f"{run.uri}/alphas/1.0/"
+    before = Path(run.path("alphas.parquet")).read_bytes()
+    try:
+        cli.evaluate(address, ["resamples=10"])
+    finally:
+        ray.shutdown()
+    said = capsys.readouterr().err
+    assert f"alpha 1.0: report: {one.path('report', 'index.html')}" in said
+    assert Path(one.path("report", "index.html")).is_file()
+    assert one.manifest["stages"]["evaluate"]["settings"]["evaluate"]["resamples"] == 10
+    # Of other settings than the run's, its metrics are no row of a table that compares alphas.
+    assert "alphas.parquet stays as it was: alpha 1.0 evaluated with other settings than the run" in said
+    assert Path(run.path("alphas.parquet")).read_bytes() == before
+    # Its settings begin with the run's: those of its config, which a part has none of.
+    assert run.manifest["config"]["evaluate"]["resamples"] == 20
+    cli.status(address)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("ingest: done, 13 trajectories kept")
+    assert [line.split(",")[0] for line in lines[1:]] == ["score: done", "evaluate: done"]
+    assert pa_dist.open_run(address).folder == one
+
+
 @pytest.mark.parametrize("alphas", [[1], [0.5]])
 def test_alphas_of_one_folder_have_the_same_settings(swept, alphas, pair, chat_file):
     refused = load(pair, chat_file, swept[0].uri, alphas=alphas, density=0.3)
@@ -146,9 +170,8 @@ def test_columns_are_found_again_in_the_files_that_hold_them(scored, digest_size
 
 def test_only_files_that_hold_the_rows_are_read(scored, monkeypatch):
     where, read = whereabouts.locate(scored, "logprobs"), []
-    monkeypatch.setattr(
-        recalling.pq, "read_table", lambda path, **_: read.append(path) or pa.table({"trajectory_id": []})
-    )
+    nothing = pa.table({"trajectory_id": []})
+    monkeypatch.setattr(RunFolder, "read_table", lambda self, path, *_: read.append(path) or nothing)
     recalling.recall(scored, where, ["d", "e"])
     assert read == [scored.parts("logprobs")[1]]
 
@@ -173,3 +196,5 @@ def test_a_part_of_a_folder_reads_the_trajectories_of_the_whole():
     run, part = RunFolder("/a/b"), RunFolder("/a/b", 0.25)
     assert part.path("trajectories") == run.path("trajectories") == "/a/b/trajectories"
     assert (part.path("logprobs", "x"), part.path()) == ("/a/b/alphas/0.25/logprobs/x", "/a/b/alphas/0.25")
+    assert (part.whole, run.whole) == (run, run)
+    assert RunFolder.of("alphas/0.25") == RunFolder(".", 0.25)

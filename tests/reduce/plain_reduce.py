@@ -52,6 +52,17 @@ def predict(steps):
     return {"min_cumulative": valid[running.index(min(running))], "sharpest_drop": drop, "sharpest_abs_drop": fall}
 
 
+def fell_back(steps):
+    """Whether each predictor had nothing to go by; of steps that `predict` blames one of."""
+    valid = [s for s in steps if s is not None]
+    running = list(itertools.accumulate(valid))
+    return {
+        "min_cumulative": running[0] >= 0 and min(running) == running[0],
+        "sharpest_drop": not any(s < 0 for s in valid),
+        "sharpest_abs_drop": not any(after < before for before, after in itertools.pairwise(valid)),
+    }
+
+
 def step_values(row, method, agg, preset="published", beta=1.0):
     """One value a step, None where there is none. `row` holds lists as in `logprobs`."""
     paper = preset == "paper"

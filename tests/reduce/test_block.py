@@ -57,6 +57,7 @@ def _check_attributions(rows, attributions, preset, beta):
                 blamed = found[row["trajectory_id"], method, token_agg, predictor]
                 step = None if position is None else row["step"][position]
                 assert blamed["step"] == step
+                assert blamed["fallback"] == (None if step is None else plain.fell_back(oriented)[predictor])
                 assert blamed["agent"] == (None if step is None else "assistant")
                 assert blamed["correct"] == (step == row["mistake_step"])
                 agent = row["mistake_agent"]

@@ -91,7 +91,7 @@ def test_the_run_folder_keeps_the_contract(done):
     assert sorted(scores["trajectory_id"].to_pylist()) == [row["trajectory_id"] for row in _corpus()]
     assert pq.read_table(folder.path("metrics.parquet")).to_pylist() == records
     assert pq.read_schema(folder.path("metrics.parquet")).equals(schema.METRICS)
-    assert len({tuple(list(r.values())[:9]) for r in records}) == len(records) == summary.metrics
+    assert len({tuple(list(r.values())[:10]) for r in records}) == len(records) == summary.metrics
     for r in records:
         assert list(r) == schema.METRICS.names
         assert r["note"] if r["value"] is None else r["n"] > 0
@@ -254,9 +254,50 @@ def test_empty_columns_are_null_and_select_nothing(tmp_path):
 
 def test_survey_counts_labels(done):
     facts = {fact.group: fact for fact in measure.survey(done[0])}
-    assert facts["who", None].n_mistakes == 12
-    assert facts["tau", "airline"].n_rewards == 11
-    assert facts[None, None].most_trials == 0
+    assert facts["who", None, None].n_mistakes == 12
+    assert facts["tau", "airline", None].n_rewards == 11
+    assert facts[None, None, None].most_trials == 0
+
+
+def _rollout(behavior, task, trial, reward, advantage):
+    """One step of one token, whose advantage is as given."""
+    return plain.row(
+        f"{behavior}-{task}-{trial}",
+        [[(-2.0 + advantage, -2.0, -3.0, 1.0, 2.0)]],
+        behavior=behavior,
+        task_id=task,
+        trial=trial,
+        reward=reward,
+    )
+
+
+def test_behaviors_are_groups_of_their_own(tmp_path):
+    # `old` fails where its score is high, and `new` succeeds there. Two trials a task of each: never four.
+    rows = [
+        _rollout(behavior, f"t{task}", trial, float((trial == 0) == (behavior == "new")), 1.0 - trial)
+        for behavior in ("old", "new")
+        for task in range(3)
+        for trial in range(2)
+    ]
+    together = _folder(tmp_path / "both", rows)
+    evaluate(SETTINGS, together, map)
+    records = _metrics(together)
+    wanted = {"method": "progress_advantage", "token_agg": "mean", "step_agg": "mean"}
+    for behavior, auroc, success in (("new", 1.0, 1.0), ("old", 0.0, 0.0)):
+        (found,) = _pick(records, metric="auroc", behavior=behavior, **wanted)
+        assert (found["value"], found["n"]) == (auroc, 6)
+        best = _pick(records, metric="success", behavior=behavior, **wanted)
+        assert [(r["at"], r["n"]) for r in best] == [(1.0, 3), (2.0, 3)]
+        assert best[-1]["value"] == success
+        # Its figures are those of a run of its own.
+        alone = _folder(tmp_path / behavior, [row for row in rows if row["behavior"] == behavior])
+        evaluate(SETTINGS, alone, map)
+        for table in ("metrics", "comparisons"):
+            of_both, of_one = (json.loads(folder.read(f"{table}.json")) for folder in (together, alone))
+            assert _pick(of_both, behavior=behavior) == of_one
+    assert {r["behavior"] for r in records} == {"new", "old"}
+    selections = together.dataset("selections").to_table().to_pylist()
+    assert {(r["behavior"], r["n_trials"]) for r in selections} == {("new", 2), ("old", 2)}
 
 
 def test_methods_without_their_column_are_missing_with_the_reason(tmp_path):

@@ -16,9 +16,10 @@ from pa_dist.run import RunFolder
 Row = dict[str, Any]
 
 
-def message(role: str, content: str | None, *calls: tuple[str, str]) -> Row:
+def message(role: str, content: str | None, *calls: tuple[str, str], reasoning: str | None = None) -> Row:
     tool_calls = [{"id": f"c{i}", "name": name, "arguments": arguments} for i, (name, arguments) in enumerate(calls)]
-    return {"role": role, "name": None, "content": content, "tool_calls": tool_calls or None, "tool_call_id": None}
+    said = {"role": role, "name": None, "content": content, "reasoning": reasoning}
+    return {**said, "tool_calls": tool_calls or None, "tool_call_id": None}
 
 
 def trajectory(key: str, task: str | None, trial: int | None, messages: list[Row], **labels: Any) -> Row:

@@ -53,8 +53,10 @@ def test_a_reader_goes_through_the_report(out, browser_page):
     labelled = labels.filter(labels["mistake_step"].is_valid()).to_pylist()[0]
     browser_page.goto(f"{address}#{quote(labelled['trajectory_id'], safe='')}")
     expect(browser_page.locator(".trajectory-heading")).to_have_text(labelled["trajectory_id"])
-    step = f"step {labelled['mistake_step']}"
-    expect(browser_page.locator(".conversation")).to_contain_text(f"labelled failure: {step}")
+    steps = pads.dataset(out / "steps").to_table().select(["trajectory_id", "step"]).to_pylist()
+    places = [row["step"] for row in steps if row["trajectory_id"] == labelled["trajectory_id"]]
+    step = f"step {places.index(labelled['mistake_step']) + 1} of {len(places)}"
+    expect(browser_page.locator(".conversation")).to_contain_text(f"labelled mistake: {step}")
     browser_page.keyboard.press("j")
     expect(browser_page.locator(".message.current")).to_have_count(1)
     browser_page.locator(".token:not(.unscored)").first.hover()

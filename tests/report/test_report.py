@@ -17,15 +17,18 @@ from axe_playwright_python.sync_playwright import Axe
 
 from pa_dist import schema
 from pa_dist.config import Evaluate
+from pa_dist.pairs import DEMO, PAIRS
 from pa_dist.reduce.stage import evaluate
 from pa_dist.report import sections
 from pa_dist.report.command import report, report_at_end
 from pa_dist.report.comparisons import Comparisons, Differences
+from pa_dist.report.facts import title
 from pa_dist.report.figures import of_sweep
-from pa_dist.report.measured import Measured, swept
+from pa_dist.report.measured import Measured, measured, swept
 from pa_dist.report.plots import saved, style
 from pa_dist.report.svg import inlined
-from pa_dist.report.words import Slugs, plain
+from pa_dist.report.tables import BUILDERS
+from pa_dist.report.words import NO_WIDTH, Slugs, has_no_width, plain
 from pa_dist.run import RunFolder
 
 HOSTILE = "<script>alert(1)</script>"
@@ -180,7 +183,8 @@ def test_many_groups_are_tables_and_tasks_may_run_elsewhere(folder, tmp_path, mo
 
 def test_comparisons_stand_beside_the_plain_figures(tmp_path):
     assert Comparisons.of(RunFolder(str(tmp_path))) == Comparisons([], 0)
-    group = {"scenario": "uq", "benchmark": "b", "domain": None, "metric": "auroc", "at": None, "predictor": None}
+    group = {"scenario": "uq", "benchmark": "b", "domain": None, "behavior": None}
+    group |= {"metric": "auroc", "at": None, "predictor": None}
     own = {"method": "entropy", "against": None, "value": 0.6, "ci_low": 0.5, "ci_high": 0.7, "p_holm": None}
     less = {**own, "method": "progress_advantage", "against": "entropy", "value": 0.1, "ci_low": -0.1, "ci_high": 0.3}
     rows = [
@@ -192,13 +196,64 @@ def test_comparisons_stand_beside_the_plain_figures(tmp_path):
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "comparisons.parquet")
     RunFolder(str(tmp_path)).start("evaluate", {"evaluate": {"resamples": 399}})
-    found, of = Comparisons.of(RunFolder(str(tmp_path))), Measured("uq", ("b", None), [], [])
+    found, of = Comparisons.of(RunFolder(str(tmp_path))), Measured("uq", ("b", None, None), [], [])
     assert found.cross_fitted(of) == {"entropy": "0.600 [0.50, 0.70]"}
     assert found.differences(of) == Differences(
         ["aggregation chosen beforehand", "cross-fitted"],
         [("entropy", ["0.100 [-0.10, 0.30], p 0.250", "undefined"])],
         0.005,
     )
+    assert found.differences(of).below == (
+        "Paired differences on the same trajectories, [95% bootstrap interval]; p-values are adjusted for all "
+        "differences of a column (Holm); the resamples allow none below 0.005 before that."
+    )
+    bare = [{**row, "ci_low": None, "ci_high": None, "p_holm": None, "note": "too few tasks"} for row in found.rows]
+    assert Comparisons(bare, 399).differences(of).below == (
+        "Paired differences on the same trajectories. too few tasks."
+    )
+    narrow = [{**row, "ci_low": row["value"], "ci_high": row["value"]} for row in found.rows]
+    assert NO_WIDTH in Comparisons(narrow, 399).differences(of).below
+    assert NO_WIDTH not in found.differences(of).below
+
+
+def test_a_note_on_intervals_stands_under_tables_that_show_them(folder):
+    """Of the headline's rows some have an interval that no table shows, such as risks at full coverage."""
+    of = next(of for of in measured(folder) if of.scenario == "uq" and of.group[1] == HOSTILE)
+    hidden = {"metric": "risk", "at": 1.0, "value": 0.5, "ci_low": 0.5, "ci_high": 0.5}
+    headline = [*of.headline, {**of.headline[0], **hidden}]
+    assert not any(map(has_no_width, BUILDERS["uq"](headline).shown))
+    first = next(row for row in headline if row["metric"] == "auroc")
+    narrow = [{**row, "ci_low": row["value"], "ci_high": row["value"]} if row is first else row for row in headline]
+    assert [row["metric"] for row in BUILDERS["uq"](narrow).shown if has_no_width(row)] == ["auroc"]
+
+
+def test_titles_name_the_pair_and_the_data_that_ran(folder, html):
+    folder.remember(config={"name": "uq_tau2_qwen3.5-9b"})
+    said = f"$\\frac$ {HOSTILE}, $\\frac$ failed, scored by P over R"
+    assert title(folder, sections.build(folder, map).data) == said
+    assert "uq_tau2" not in title(folder, [])
+    for pair, name in ((PAIRS["qwen3-14b"], "the pair qwen3-14b"), (DEMO, "the pair demo")):
+        folder.start("score", {"pair": {"policy": pair.policy, "reference": pair.reference}})
+        assert title(folder, []) == f"Trajectories, scored by {name}"
+    folder.start("score", {"pair": {"policy": "P", "reference": "R"}})
+    folder.finish("score", seconds=1.0)
+    merged = RunFolder(folder.uri, 0.5)
+    merged.start("score", {"pair": {"policy": "P", "reference": "R"}, "merge": {"method": "ties", "alpha": 0.5}})
+    assert title(merged, []) == "Trajectories, scored by P over R, its reference merged (ties, alpha 0.5)"
+
+
+def test_the_summary_says_what_was_scored_and_what_was_cut(folder):
+    counts = {"trajectories": 2, "steps": 5, "whole_steps": 3, "of_steps": 180}
+    record = folder.manifest["stages"]["evaluate"]
+    folder.finish("evaluate", scored_steps=177)
+    folder.finish("score", rows=45, truncated=counts)
+    built = sections.build(folder, map)
+    assert built.summary[0].endswith(" failed, scored by P over R: 177 of 180 steps have an advantage.")
+    assert built.summary[1] == (
+        "Truncation: 5 of 180 steps, in 2 of 45 trajectories, lost tokens: 3 all of them, which are not scored, 2 some."
+    )
+    assert dict(built.facts)["Truncation"].startswith("5 of 180 steps")
+    assert record["steps"] == 180
 
 
 def test_a_sweep_is_a_line_a_group_against_alpha(tmp_path):

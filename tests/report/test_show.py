@@ -1,7 +1,10 @@
 """`pa-dist show` and `pa-dist top`: what they print, by hand, and nothing that a terminal would obey."""
 
+import base64
+import gzip
 import io
 import itertools
+import json
 import re
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from pa_dist.errors import RunFolderError
 from pa_dist.report.show import show
 from pa_dist.report.terminal import bar, visible
 from pa_dist.report.top import largest_drops, lowest_scores, top
+from pa_dist.report.viewer import write_viewer
 from pa_dist.run import RunFolder
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 [bold]no[/bold] \u202egnp \r\x00\x9b0m"
@@ -38,15 +42,65 @@ def test_a_trajectory_as_text(run):
     printed = shown(run, "run-1-1")
     table = run.dataset("steps").to_table().to_pylist()
     first, second = (row["progress_advantage__mean"] for row in table if row["trajectory_id"] == "run-1-1")
-    assert f"1 assistant  advantage {first:+.3f}" in printed
+    assert f"step 1 of 2 assistant (message 1)  advantage {first:+.3f}" in printed
+    assert "message 2 tool\n" in printed
     assert f"sum {first + second:+.3f}" in printed
     assert "[assistant]: It has shipped – çà, 中文 😀 1." in printed
-    marked = [line for line in printed.splitlines() if "✕ labelled failure" in line]
+    marked = [line for line in printed.splitlines() if "✕ labelled mistake" in line]
     assert len(marked) == 1
-    assert marked[0].startswith("3 assistant")
+    assert marked[0].startswith("step 2 of 2 assistant (message 3)")
+    assert "labelled mistake: step 2 of 2\n" in printed
     assert "\x1b" not in printed
-    assert "▼" in printed
-    assert "▼" not in shown(run, "run-1-0")  # which succeeded
+
+
+def test_show_top_and_the_viewer_name_the_same_step(run):
+    (lowest,) = (table for table in printed_top(run).split("Largest drops")[:1])
+    index = json.loads(gzip.decompress(base64.b64decode(write_viewer(run, 100, map).index)))
+    places = dict(zip(index["id"], zip(index["suspicious"], index["n_steps"], strict=True), strict=True))
+    for key in places:
+        number, n_steps = places[key]
+        (row,) = (row for row in lowest.splitlines() if row.startswith(f" {visible(key)} "))
+        printed = shown(run, key)
+        if number is None:
+            assert "most suspicious step: none, no advantage is below zero" in printed
+            assert "▼ most suspicious" not in printed
+            assert not re.search(r"\d of \d", row)
+        else:
+            assert f"most suspicious step: {number} of {n_steps}" in printed
+            (marked,) = (line for line in printed.splitlines() if "▼ most suspicious" in line)
+            assert marked.startswith(f"step {number} of {n_steps} ")
+            assert f" {number} of {n_steps} " in row
+    assert {number for number, _ in places.values()} == {None, 1, 2}
+
+
+def test_predictors_of_failures_have_nothing_to_say_of_a_success(run):
+    marked = [name for trial in range(3) for name in re.findall("▼ (.+?)(?:  |$)", shown(run, f"run-{trial}-0"), re.M)]
+    assert set(marked) <= {"most suspicious"}
+
+
+def test_a_label_on_what_is_no_step(tmp_path):
+    tokenizer = save_tokenizer(tmp_path / "policy", bos=True)
+    said = [message("user", "one"), message("assistant", "two")]
+    given = [trajectory("a", None, None, said, mistake_step=0, mistake_agent="user")]
+    printed = shown(write_run(str(tmp_path / "run"), given, tokenizer, str(tmp_path / "policy")), "a")
+    assert "labelled mistake: message 0, which is no step" in printed
+    assert "message 0 user  ✕ labelled mistake" in printed
+
+
+def test_reasoning_stands_above_what_was_said(tmp_path):
+    tokenizer = save_tokenizer(tmp_path / "policy", bos=True)
+    said = [message("user", "one"), message("assistant", "two", reasoning=f"{HOSTILE} {'y' * 1000}")]
+    folder = write_run(str(tmp_path / "run"), [trajectory("a", None, None, said)], tokenizer, str(tmp_path / "policy"))
+    printed = shown(folder, "a")
+    head, thought, said = (printed.index(part) for part in ("step 1 of 1", "reasoning, no part of", "[assistant]: two"))
+    assert head < thought < said
+    assert "and not scored:\n␛[31mred␛]0;title␇ [bold]no[/bold]" in printed
+    assert "more characters; --full shows them" in printed
+    assert "y" * 1000 in shown(folder, "a", full=True)
+    assert "\x1b" not in printed
+    score = folder.manifest["stages"]["score"]
+    folder.start("score", {**score["settings"], "render": {"style": "chat"}})
+    assert "\nreasoning:\n" in shown(folder, "a")  # which a template may show, and then it is scored
 
 
 def test_an_alphas_part_shows_the_runs_trajectories(run, tmp_path):
@@ -61,6 +115,16 @@ def test_an_alphas_part_shows_the_runs_trajectories(run, tmp_path):
 
 def test_tokens_have_grounds_of_colour(run):
     assert shown(run, "run-1-1", colour=True).count("\x1b[38;2;16;16;16;48;2;") > 10
+
+
+def printed_top(run, **options):
+    out = io.StringIO()
+    top(run, 20, Console(file=out), **options)
+    return out.getvalue()
+
+
+def squeezed(printed):
+    return "\n".join(line.strip() for line in printed.splitlines())
 
 
 @pytest.mark.parametrize("colour", [False, True])
@@ -108,11 +172,14 @@ def test_the_lowest_and_the_largest_drops(run):
 
 
 def test_top_says_what_it_ranks_by_and_how_steps_begin(run):
-    out = io.StringIO()
-    top(run, 20, Console(file=out), failures=True)
-    printed = out.getvalue()
-    assert "Lowest scores, that did not succeed, by progress_advantage__mean__mean" in printed
+    printed = printed_top(run, failures=True)
+    score, drop = "progress_advantage__mean__mean", "progress_advantage__mean"
+    assert f"Lowest scores, by {score}: 9 failures, 1 unlabelled; known successes left out\n" in squeezed(printed)
+    drops = largest_drops(run, 20, 1.0, failures=True)
+    assert f"Largest drops from a step to the next, by {drop}: {len(drops)} in {len(drops)} failures;" in printed
+    assert re.search(r"run-␛\[2J\[red\] +[+-]\d\.\d+ +unlabelled", printed)
     assert "run-2-0" not in printed
+    assert f"Lowest scores, by {score}: 3 successes, 9 failures, 1 unlabelled\n" in squeezed(printed_top(run))
     assert "run-2-1" in printed
     assert "It has shipped" in printed
     assert "\x1b" not in printed

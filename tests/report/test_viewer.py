@@ -14,7 +14,7 @@ from tiny_models import save_tokenizer
 from pa_dist import schema
 from pa_dist.report import viewer
 from pa_dist.report.choose import score_columns, task_numbers
-from pa_dist.report.record import blamed
+from pa_dist.report.record import blamed, suspicious
 from pa_dist.report.viewer import about, packed, write_viewer
 
 
@@ -35,6 +35,14 @@ def test_the_index_is_the_tables(run):
     assert index["id"] == [f"run-{task}-{trial}" for task in range(3) for trial in range(4)]
     assert index["success"] == [trial == 0 for _ in range(3) for trial in range(4)]
     assert index["mistake_step"] == [3 if trial == 1 else None for _ in range(3) for trial in range(4)]
+    # Message 3 is the second action; the most suspicious one is where the table's advantage is lowest, below zero.
+    assert index["labelled"] == [2 if trial == 1 else None for _ in range(3) for trial in range(4)]
+    values = {key: [] for key in index["id"]}
+    for row in run.dataset("steps").to_table().to_pylist():
+        values[row["trajectory_id"]].append(row["progress_advantage__mean"])
+    lowest = [1 + v.index(min(v)) if min(v) < 0 else None for v in values.values()]
+    assert index["suspicious"] == lowest
+    assert None in lowest
     assert index["groups"] == [["desk", "orders"]]
     assert (index["total"], index["tasks_left_out"]) == (12, 0)
     assert [index["abouts"][i] for i in index["about"]][::4] == [
@@ -99,10 +107,18 @@ def test_texts_that_are_no_utf8_survive():
 
 
 def test_predictors_by_hand():
-    # Sums 0.5, 0.1, 0.2, -0.1: the lowest at 7. Lowest value -0.4 at 3; the falls are 0.9 to 3 and 0.4 to 7.
-    steps, values = [1, 3, 5, 6, 7], [0.5, -0.4, 0.1, None, -0.3]
-    assert blamed(values, steps) == {"min_cumulative": 7, "sharpest_drop": 3, "sharpest_abs_drop": 3}
-    assert blamed([None, None], [1, 3]) == {}
+    # Sums 0.5, 0.1, 0.2, -0.1: the lowest at the last. Lowest value -0.4; the falls are 0.9 to it, and 0.4 to the last.
+    values = [0.5, -0.4, 0.1, None, -0.3]
+    assert blamed(values) == {"min_cumulative": 4, "sharpest_drop": 1, "sharpest_abs_drop": 1}
+    assert suspicious(blamed(values)) == 1
+
+
+def test_predictors_that_found_nothing_blame_nothing():
+    # No step is below zero, and the only fall is from the first to the second.
+    assert blamed([0.3, 0.1, None, 0.2]) == {"sharpest_abs_drop": 1}
+    assert blamed([0.1, 0.2]) == blamed([None, None]) == blamed([]) == {}
+    assert suspicious(blamed([0.3, 0.1])) is None
+    assert blamed([-0.2]) == {"min_cumulative": 0, "sharpest_drop": 0}
 
 
 def test_tasks_of_other_domains_and_none_are_apart():

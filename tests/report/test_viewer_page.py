@@ -1,6 +1,7 @@
 """The viewer in Chromium, from disk: what trajectories say stays text, and everything can be reached."""
 
 import json
+import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -28,7 +29,13 @@ def run(tmp_path_factory):
     call = ("__proto__", '{"__proto__": {"polluted": true}, "n": 12345678901234567890, "half": "\\ud800"}')
     given = [
         *rows(),
-        trajectory(ODD, HOSTILE, None, [message("user", HOSTILE), message("assistant", HOSTILE, call)], reward=0.5),
+        trajectory(
+            ODD,
+            HOSTILE,
+            None,
+            [message("user", HOSTILE), message("assistant", HOSTILE, call, reasoning=HOSTILE)],
+            reward=0.5,
+        ),
         trajectory(
             LIKE_A_SECTION, None, None, [message(HOSTILE, "hi"), message("assistant", "yes"), message("tool", LONG)]
         ),
@@ -125,8 +132,9 @@ def test_keys(opened):
     assert page.evaluate("location.hash") == "#run-0-1&step=1"
     page.keyboard.press("j")
     assert page.evaluate("document.activeElement.classList.contains('current')")
-    assert page.locator(".message.current h3").inner_text().startswith("Step 3")
-    assert page.locator(".message.current .badge.label").inner_text() == "labelled failure"
+    assert page.locator(".message.current h3").inner_text().startswith("Step 2 of 2")
+    assert page.locator(".message.current .message-number").inner_text() == "message 3"
+    assert page.locator(".message.current .badge.label").inner_text() == "labelled mistake"
     page.keyboard.press("k")
     assert page.evaluate("location.hash") == "#run-0-1&step=1"
     page.keyboard.press("n")
@@ -168,7 +176,46 @@ def test_a_strip_marks_steps_and_goes_to_them(opened):
     assert page.locator(".strip-sign.label").count() == 1
     box = page.locator(".strip svg").bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + 60)
-    assert page.evaluate("location.hash") == "#run-0-1&step=3"
+    assert page.evaluate("location.hash") == "#run-0-1&step=2"
+    assert page.locator(".strip text", has_text=re.compile("^[12]$")).count() == 2
+
+
+def test_links_to_steps_and_to_messages(opened):
+    page = opened("#run-0-1&message=3")  # which is the second action
+    expect(page.locator(".message.current h3")).to_contain_text("Step 2 of 2")
+    assert page.evaluate("location.hash") == "#run-0-1&step=2"
+    page.evaluate("location.hash = '#run-0-1&message=2'")
+    expect(page.locator(".message", has_text="shipped").first).to_be_focused()
+    page.evaluate("location.hash = '#run-0-1&step=3'")  # as older links named message 3
+    expect(page.locator("#viewer-trouble")).to_contain_text("There is no step 3 here, of 2.")
+    page.evaluate("location.hash = '#run-0-1&step=1'")
+    expect(page.locator("#viewer-trouble")).to_be_hidden()
+
+
+def test_the_list_claims_no_failure_that_nobody_labelled(opened):
+    page = opened()
+    page.fill("#filter-text", "section-")
+    row = page.locator("#list-rows tr")
+    expect(row).to_have_count(1)
+    assert row.locator("td:nth-child(5)").inner_text() == "? unlabelled"
+    assert "Most suspicious step" in page.locator("#list-head").inner_text()
+    assert "fail" not in row.inner_text().lower()
+    page.fill("#filter-text", "")
+    page.select_option("#filter-outcome", "unlabelled")
+    assert ids(page) == [LIKE_A_SECTION]
+
+
+def test_reasoning_is_folded_text_above_what_was_said(opened):
+    page = opened(f"#{ODD.replace('/', '%2F')}&step=1")
+    thought = page.locator(".message.action .reasoning")
+    assert thought.locator("summary").inner_text() == (
+        f"Reasoning, {len(HOSTILE)} characters, no part of the plain rendering and not scored"
+    )
+    assert page.locator(".reasoning .text").count() == 0
+    thought.locator("summary").click()
+    assert "<script>window.ran = 1</script>" in thought.locator(".text").inner_text()
+    assert page.evaluate("window.ran") is None
+    assert thought.bounding_box()["y"] < page.locator(".message.action .tokens").bounding_box()["y"]
 
 
 def test_trials_side_by_side(opened):
@@ -190,19 +237,20 @@ def test_an_unknown_id_says_so(opened):
     expect(page.locator("#list-rows tr")).to_have_count(14)
 
 
-def test_a_link_to_a_message_that_is_no_step_opens_the_trajectory(opened):
-    page = opened("#run-0-1&step=2")
+def test_a_link_to_a_message_that_is_not_there_opens_the_trajectory(opened):
+    page = opened("#run-0-1&message=99")
     expect(page.locator(".trajectory-heading")).to_be_focused()
+    expect(page.locator("#viewer-trouble")).to_contain_text("no message 99")
 
 
-@pytest.mark.parametrize("hash_", ["#/trajectories", "#run-0-1&step=3", "#run-0-1&with=run-0-2", "#%2Ftrajectories"])
+@pytest.mark.parametrize("hash_", ["#/trajectories", "#run-0-1&step=2", "#run-0-1&with=run-0-2", "#%2Ftrajectories"])
 @pytest.mark.parametrize("width", [320, 390])
 def test_a_phones_width(opened, hash_, width):
     assert opened(hash_, width=width).evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("hash_", ["#/trajectories", "#run-0-1&step=3"])
+@pytest.mark.parametrize("hash_", ["#/trajectories", "#run-0-1&step=2"])
 def test_axe_finds_nothing(opened, browser_page, scheme, hash_):
     browser_page.emulate_media(color_scheme=scheme)
     found = Axe().run(opened(hash_))

@@ -119,6 +119,7 @@ def test_what_has_no_action_is_a_reject_of_every_stage_and_still_one_trajectory(
 def test_what_a_run_says_and_leaves(finished):
     loaded, lines = finished
     assert any(line.startswith("reward wild: 12 trajectories judged, 1 rejected, ") for line in lines)
+    assert "reward wild: 12 of them shown in part: longer than max_length 60" in lines
     assert "reward prm: of 24 steps 24 read from log-probs, 0 from verdicts, 0 never judged" in lines
     said = status(RunFolder(loaded.output))
     assert [line.partition(" (")[0] for line in said[2:4]] == [

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from tiny_models import save_tokenizer
+from tiny_models import PANICS, save_panicking_tokenizer, save_tokenizer
 
 from pa_dist import schema
 from pa_dist.score.engine import TokenColumns
@@ -53,6 +53,15 @@ def test_a_step_is_truncated_where_either_model_lost_tokens(tokenizer, tmp_path)
     assert scored["truncated"].to_pylist() == [[True]]
     scored, _ = tokenize_rows(table, [coarse], [10_000], "assistant", long - 1)
     assert scored["truncated"].to_pylist() == [[False]]
+
+
+def test_a_row_that_makes_the_tokenizer_panic_is_a_reject(tmp_path):
+    tokenizer = save_panicking_tokenizer(tmp_path)
+    scored, rejects = tokenize_rows(block("aa", PANICS, LONG), [tokenizer], [10_000], "assistant", 100)
+    assert scored["trajectory_id"].to_pylist() == ["aa", LONG]
+    (reject,) = rejects.to_pylist()
+    assert reject["trajectory_id"] == PANICS
+    assert reject["reason"].startswith("PanicException: ")
 
 
 def test_what_was_not_scored_is_a_reject(tokenizer):

@@ -58,19 +58,29 @@
       throw new Error(`This page holds no trajectory ${JSON.stringify(missing)}` +
         (index.total > index.size ? "; it has some of the run's tasks only." : "."));
     }
-    if (open?.place === places[0] && open.other === (places[1] ?? null)) return goTo(link.step);
+    if (open?.place === places[0] && open.other === (places[1] ?? null)) return arrive(link);
     const rows = await Promise.all(places.map((place) => viewerData.trajectory(index, place)));
     if (turn !== asked) return undefined;
     close();
     swap("trajectory");
     draw(places, rows);
     document.title = `${plain(link.id)} – ${title}`;
-    if (!rows[0].steps.some((step) => step.at === link.step)) {
-      scrollTo(0, 0);
-      open.columns[0].heading.focus({ preventScroll: true });
-      return undefined;
-    }
-    return goTo(link.step);
+    return arrive(link);
+  }
+
+  // Go to what a link asks for, a step or a message, or else to the top.
+  function arrive({ step, message }) {
+    trouble(null);
+    const [column] = open.columns;
+    const { steps, messages } = column.row;
+    const number = step !== null ? step - 1 : steps.findIndex((one) => one.at === message);
+    if (steps[number]) return goTo(number);
+    if (message !== null && messages[message]) return column.goToMessage(message);
+    scrollTo(0, 0);
+    column.heading.focus({ preventScroll: true });
+    if (step !== null) trouble(`There is no step ${step} here, of ${steps.length}. Links made before steps were counted from 1 name a message instead.`);
+    else if (message !== null) trouble(`There is no message ${message} here, of ${messages.length}.`);
+    return undefined;
   }
 
   function draw(places, rows) {
@@ -80,8 +90,8 @@
     const columns = rows.map((row, i) => viewerConversation.draw({
       index, row, place: places[i], details: details.tell, heading: rows.length > 1 ? "h3" : "h2",
       scale: () => index.run.scale * zoom,
-      onStep: (number) => (i ? columns[i].goTo(number) : goTo(row.steps[number].at)),
-      linkTo: (step) => viewerLink.to(index.id[places[i]], { step, other: i ? null : idOf(other) }),
+      onStep: (number) => (i ? columns[i].goTo(number) : goTo(number)),
+      linkTo: (where) => viewerLink.to(index.id[places[i]], { ...where, other: i ? null : idOf(other) }),
     }));
     open = { place, other, columns };
     const heading = rows.length > 1 ? make("h2", {}, "Two trials side by side") : columns[0].heading;
@@ -148,20 +158,18 @@
     };
   }
 
-  // Go to the step of a message index, and put it into the address without a new entry of the history.
-  function goTo(step) {
+  // Go to a step, and put it into the address without a new entry of the history.
+  function goTo(number) {
     const [column] = open.columns;
-    const number = column.row.steps.findIndex((one) => one.at === step);
-    if (number < 0) return;
     column.goTo(number);
-    history.replaceState(history.state, "", viewerLink.to(index.id[open.place], { step, other: idOf(open.other) }));
+    history.replaceState(history.state, "", viewerLink.to(index.id[open.place], { step: number + 1, other: idOf(open.other) }));
   }
 
   function byStep(distance) {
     const [column] = open.columns;
     const now = column.current();
     const next = now === null ? (distance > 0 ? 0 : -1) : now + distance;
-    if (column.row.steps[next]) goTo(column.row.steps[next].at);
+    if (column.row.steps[next]) goTo(next);
   }
 
   function byTrajectory(distance) {

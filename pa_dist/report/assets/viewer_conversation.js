@@ -4,20 +4,21 @@ const viewerConversation = (() => {
   // Characters of a message that are shown at once: of what is no part of the talk fewer.
   const LONG = { aside: 600, talk: 2400 };
 
-  // context: {index, place, row, scale, details, heading, onStep, linkTo}. Returns {element, steps, goTo, recolour}.
+  // context: {index, place, row, scale, details, heading, onStep, linkTo}. Returns {element, heading, row, goTo, goToMessage, recolour ...}.
   function draw(context) {
     const { index, place, row } = context;
     const marks = marksOf(index, place, row);
     const element = make("div", { className: "conversation" });
     const heading = make(context.heading, { className: "trajectory-heading", tabIndex: -1 }, quote(index.id[place]));
     const strip = make("div", { className: "strip" });
-    const articles = new Map();
+    const articles = new Map(), messages = new Map();
     const list = make("div", { className: "messages" });
     const steps = new Map(row.steps.map((step, i) => [step.at, { ...step, number: i }]));
     row.messages.forEach((message, at) => {
       const step = steps.get(at) ?? null;
       const article = step ? action(context, message, step, marks) : said(context, message, at);
       if (step) articles.set(step.number, article);
+      messages.set(at, article);
       list.append(article);
     });
     element.append(heading, facts(index, place, row), notes(context), strip, marked(context, marks), list);
@@ -44,18 +45,31 @@ const viewerConversation = (() => {
       if (focus) article.focus({ preventScroll: true });
     }
 
+    // A message that is no step.
+    function goToMessage(at) {
+      const article = messages.get(at);
+      if (!article) return;
+      article.scrollIntoView({ block: "start" });
+      article.focus({ preventScroll: true });
+    }
+
     const recolour = () => {
       for (const tokens of element.querySelectorAll(".tokens")) tokens.recolour();
       for (const [number, article] of articles) colourStep(article, row.steps[number], context);
     };
-    return { element, heading, row, goTo, recolour, close: () => observer.disconnect(), current: () => current,
+    return { element, heading, row, goTo, goToMessage, recolour, close: () => observer.disconnect(), current: () => current,
       tokens: () => articles.get(current ?? 0)?.querySelector(".tokens") };
   }
 
+  // The most suspicious step as the list has it, what the other predictors of a failure say, and the label.
   function marksOf(index, place, row) {
-    const blamed = viewerData.mayBlame(index, place) ? Object.entries(row.blamed) : [];
-    const marks = blamed.map(([name, at]) => ({ at, kind: "predicted", name }));
-    if (index.mistake_step[place] !== null) marks.push({ at: index.mistake_step[place], kind: "label", name: "labelled failure" });
+    const marks = [];
+    if (index.suspicious[place] !== null) marks.push({ number: index.suspicious[place] - 1, kind: "predicted", name: "most suspicious" });
+    for (const [name, number] of viewerData.mayBlame(index, place) ? Object.entries(row.blamed) : []) {
+      if (name !== "sharpest_drop") marks.push({ number, kind: "predicted", name: name.replaceAll("_", " ") });
+    }
+    const label = { kind: "label", name: "labelled mistake", message: index.mistake_step[place] };
+    if (label.message !== null) marks.push({ ...label, number: index.labelled[place] === null ? null : index.labelled[place] - 1 });
     return marks;
   }
 
@@ -91,10 +105,11 @@ const viewerConversation = (() => {
   // The marks of the strip as words and links.
   function marked({ row, linkTo }, marks) {
     const line = make("p", { className: "marks" });
-    const known = new Set(row.steps.map((step) => step.at));
-    for (const { at, kind, name } of marks) {
-      const step = known.has(at) ? make("a", { href: linkTo(at) }, `step ${at}`) : `message ${at}, which is no step`;
-      line.append(make("span", { className: `mark ${kind}` }, kind === "label" ? "✕ " : "▼ ", `${name.replaceAll("_", " ")}: `, step));
+    for (const { number, message, kind, name } of marks) {
+      const href = linkTo(number === null ? { message } : { step: number + 1 });
+      const where = number === null ? `message ${message}` : `step ${number + 1} of ${row.steps.length}`;
+      line.append(make("span", { className: `mark ${kind}` }, kind === "label" ? "✕ " : "▼ ", `${name}: `,
+        make("a", { href }, where), number === null ? ", which is no step" : ""));
     }
     return line;
   }
@@ -105,10 +120,27 @@ const viewerConversation = (() => {
   }
 
   function said(context, message, at) {
-    const article = make("article", { className: "message" });
-    article.append(make("header", {}, make("h3", {}, `${at} `, ...role(message))));
+    const article = make("article", { className: "message", tabIndex: -1 });
+    article.append(make("header", {}, make("h3", {}, ...role(message)), numbered(context, at)));
+    thought(context, article, message);
     body(article, message);
     return article;
+  }
+
+  // The number that tables know a message by.
+  function numbered(context, at) {
+    return make("a", { className: "message-number", href: context.linkTo({ message: at }) }, `message ${at}`);
+  }
+
+  // What the model thought before it spoke, folded.
+  function thought({ index }, parent, message) {
+    if (!message.reasoning) return;
+    const scored = index.run.style === "plain" ? ", no part of the plain rendering and not scored" : "";
+    const summary = make("summary", {}, `Reasoning, ${message.reasoning.length.toLocaleString("en")} characters${scored}`);
+    const details = make("details", { className: "reasoning" }, summary);
+    const text = () => folded(make("div", { className: "text", dir: "auto" }), message.reasoning, LONG.talk);
+    details.addEventListener("toggle", () => details.children.length === 1 && details.append(text()), { once: true });
+    parent.append(details);
   }
 
   // What a message holds, as it was recorded.
@@ -126,18 +158,20 @@ const viewerConversation = (() => {
 
   function action(context, message, step, marks) {
     const article = make("article", { className: "message action", tabIndex: -1 });
-    const badges = marks.filter((mark) => mark.at === step.at)
-      .map(({ kind, name }) => make("span", { className: `badge ${kind}` }, name.replaceAll("_", " ")));
-    const title = make("h3", {}, make("a", { href: context.linkTo(step.at) }, `Step ${step.at}`), " ", ...role(message));
+    const badges = marks.filter((mark) => mark.number === step.number)
+      .map(({ kind, name }) => make("span", { className: `badge ${kind}` }, name));
+    const number = `Step ${step.number + 1} of ${context.row.steps.length}`;
+    const title = make("h3", {}, make("a", { href: context.linkTo({ step: step.number + 1 }) }, number), " ", ...role(message));
     const value = make("span", { className: "value" }, "advantage ", make("b", {}, signed(step.value)));
-    article.append(make("header", {}, title, value, ...badges));
+    article.append(make("header", {}, title, value, ...badges, numbered(context, step.at)));
+    thought(context, article, message);
     if (step.why !== null || step.cut) article.append(make("p", { className: "reason" }, reason(context, step)));
     if (step.pieces?.length) {
       article.append(viewerTokens.draw(step, { ...context, beta: context.index.run.beta }));
       article.append(recorded(message));
     } else body(article, message);
     colourStep(article, step, context);
-    attributes(article, { "aria-label": `Step ${step.at}, advantage ${signed(step.value)}` });
+    attributes(article, { "aria-label": `${number}, advantage ${signed(step.value)}` });
     return article;
   }
 

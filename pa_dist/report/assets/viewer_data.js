@@ -85,10 +85,10 @@ const viewerData = (() => {
   }
 
   function outcome(index, place) {
-    return index.success[place] === null ? "unknown" : index.success[place] ? "success" : "failure";
+    return index.success[place] === null ? "unlabelled" : index.success[place] ? "success" : "failure";
   }
 
-  // A step is predicted for every trajectory; of one that succeeded, and that nobody blames, it says nothing.
+  // Predictors are of failures: of what succeeded, and what nobody blames, theirs say nothing.
   function mayBlame(index, place) {
     return index.success[place] !== true || index.mistake_step[place] !== null;
   }

@@ -49,8 +49,8 @@ const viewerList = (() => {
       values: () => index.scores[state.column],
       cell: (place) => [signed(index.scores[state.column][place])],
     },
-    steps: { head: "Steps", wide: true, number: true, values: () => index.n_steps, cell: (place) => [String(index.n_steps[place])] },
-    blamed: { head: "Failed at step", wide: true, values: () => shownBlame(), cell: blameCell },
+    steps: { head: "Steps", wide: true, number: true, values: () => index.n_steps, cell: (place) => [steps(place)] },
+    suspicious: { head: "Most suspicious step", wide: true, values: () => index.suspicious, cell: suspiciousCell },
   }));
 
   function trialCell(place) {
@@ -61,28 +61,33 @@ const viewerList = (() => {
   function line(place) {
     const trial = index.trial[place] === null ? [] : [`trial ${index.trial[place]}`];
     const domain = index.names[index.group[place]];
+    const suspicious = index.suspicious[place] === null ? [] : [`most suspicious: step ${index.suspicious[place]}`];
     const parts = [...(domain ? [quote(domain)] : []), ...(index.task[place] === null ? [] : [quote(index.task[place])]),
-      ...trial, `${index.n_steps[place]} steps`, ...(index.chosen[place] ? ["★ chosen"] : [])];
+      ...trial, `steps: ${steps(place)}`, ...suspicious, ...(index.chosen[place] ? ["★ chosen"] : [])];
     return parts.flatMap((part, i) => (i ? [" · ", part] : [part]));
   }
 
   function outcome(place) {
     const name = viewerData.outcome(index, place);
-    const badge = make("span", { className: `outcome ${name}` }, { success: "✓ ", failure: "✗ ", unknown: "? " }[name] + name);
+    const badge = make("span", { className: `outcome ${name}` }, { success: "✓ ", failure: "✗ ", unlabelled: "? " }[name] + name);
     const reward = index.reward[place];
     if (reward === null || reward === 0 || reward === 1) return badge;
     return make("span", {}, badge, ` ${Number(reward.toPrecision(4))}`);
   }
 
-  function shownBlame() {
-    return index.blamed.map((step, place) => (viewerData.mayBlame(index, place) ? step : null));
+  // All of them, and how many have an advantage where that is not all.
+  function steps(place) {
+    const [all, scored] = [index.n_steps[place], index.n_scored_steps[place]];
+    return scored === all ? String(all) : `${all}, ${scored} scored`;
   }
 
-  function blameCell(place) {
-    const label = index.mistake_step[place];
-    const step = viewerData.mayBlame(index, place) ? index.blamed[place] : null;
-    const told = label === null ? "" : `, label ${label} ${label === index.blamed[place] ? "✓" : "✗"}`;
-    return [step === null ? "–" : `${step}${told}`];
+  // Empty where no step is below zero; a label stands there in any case.
+  function suspiciousCell(place) {
+    const [step, label, message] = [index.suspicious[place], index.labelled[place], index.mistake_step[place]];
+    const parts = step === null ? [] : [`${step} of ${index.n_steps[place]}`];
+    if (label !== null) parts.push(`labelled: ${label}${step === null ? "" : label === step ? " ✓" : " ✗"}`);
+    else if (message !== null) parts.push(`labelled: message ${message}, no step`);
+    return [parts.join("; ")];
   }
 
   function open(loaded) {
@@ -112,7 +117,9 @@ const viewerList = (() => {
         `whole tasks drawn at random, ${index.tasks_left_out.toLocaleString("en")} tasks are left out.`);
     }
     if (index.run.rejected) parts.push(`${index.run.rejected.toLocaleString("en")} more were rejected; the table rejects says why.`);
-    parts.push("“Failed at step” is where the advantage is lowest (predictor sharpest_drop), of what did not succeed or has a label.");
+    if (index.run.truncated) parts.push(`Of the run, ${index.run.truncated}.`);
+    parts.push("The most suspicious step is the one of lowest advantage (predictor sharpest_drop); empty where none is below zero. " +
+      "Steps are a trajectory's actions, counted from 1.");
     return parts.join(" ");
   }
 
@@ -152,7 +159,7 @@ const viewerList = (() => {
   // Filter and sort, then show the page.
   function update() {
     const words = at("filter-text").value.toLowerCase().split(/\s+/).filter(Boolean);
-    const wanted = { "": undefined, success: true, failure: false, unknown: null }[at("filter-outcome").value];
+    const wanted = { "": undefined, success: true, failure: false, unlabelled: null }[at("filter-outcome").value];
     const group = at("filter-domain").value === "" ? null : Number(at("filter-domain").value);
     const [low, high] = ["filter-low", "filter-high"].map((id) => (at(id).value === "" ? null : Number(at(id).value)));
     const scores = index.scores[state.column];

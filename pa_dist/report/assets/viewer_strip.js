@@ -27,7 +27,8 @@ const viewerStrip = (() => {
     return { high, low, y: (value) => from + ((high - value) / span) * height };
   }
 
-  // marks: [{at, kind, name}] of message indices; onStep: told the number of a step that is clicked.
+  // marks: [{number, kind, name}], null where it is no step; numbers are counted from 0, and shown from 1.
+  // onStep: told the number of a step that is clicked.
   function draw(steps, marks, width, onStep) {
     const wide = Math.max(width - LEFT - 4, 40) / Math.max(steps.length, 1);
     const x = (i) => LEFT + i * wide;
@@ -37,7 +38,7 @@ const viewerStrip = (() => {
     root.setAttribute("aria-label", spoken(values, sums));
     const current = svg("rect", { class: "strip-current", x: 0, y: TOP.from - 14, width: Math.max(wide, 3), height: HEIGHT - 18, visibility: "hidden" });
     root.append(current);
-    marks.forEach((mark) => drawMark(root, steps, mark, x, wide));
+    marks.filter((mark) => mark.number !== null).forEach((mark) => drawMark(root, mark, x, wide));
     drawBars(root, values, scale(values, TOP), x, wide);
     drawSums(root, sums, scale(sums, SUM), x, wide);
     drawNumbers(root, steps, x, wide);
@@ -91,10 +92,8 @@ const viewerStrip = (() => {
     root.append(svg("text", { class: "strip-name", x: 0, y: middle }, name));
   }
 
-  function drawMark(root, steps, { at, kind }, x, wide) {
-    const place = steps.findIndex((step) => step.at === at);
-    if (place < 0) return;
-    const middle = x(place) + wide / 2;
+  function drawMark(root, { number, kind }, x, wide) {
+    const middle = x(number) + wide / 2;
     root.append(svg("line", { class: `strip-mark ${kind}`, x1: middle, x2: middle, y1: 12, y2: HEIGHT - 16 }));
     const sign = kind === "label" ? "✕" : "▼";
     root.append(svg("text", { class: `strip-sign ${kind}`, x: middle + (kind === "label" ? -5 : 5), y: 11, "text-anchor": "middle" }, sign));
@@ -103,7 +102,7 @@ const viewerStrip = (() => {
   function drawNumbers(root, steps, x, wide) {
     const every = Math.max(1, Math.ceil(30 / wide));
     for (let i = 0; i < steps.length; i += every) {
-      root.append(svg("text", { x: x(i) + wide / 2, y: HEIGHT - 3, "text-anchor": "middle" }, String(steps[i].at)));
+      root.append(svg("text", { x: x(i) + wide / 2, y: HEIGHT - 3, "text-anchor": "middle" }, String(i + 1)));
     }
   }
 

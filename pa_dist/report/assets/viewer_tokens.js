@@ -44,16 +44,16 @@ const viewerTokens = (() => {
       return numbers.join(", ");
     };
     const total = step.policy?.length ?? 0;
-    if (piece.ids === null) return `${each(0)} · token ${piece.first + 1} of ${total}, step ${step.at}`;
+    if (piece.ids === null) return `${each(0)} · token ${piece.first + 1} of ${total}, step ${step.number + 1}`;
     const tokens = piece.ids.map((id, i) => `${id}: ${each(i)}`).join("; ");
-    return `${piece.ids.length} tokens that share characters: ${tokens} · from token ${piece.first + 1} of ${total}, step ${step.at}`;
+    return `${piece.ids.length} tokens that share characters: ${tokens} · from token ${piece.first + 1} of ${total}, step ${step.number + 1}`;
   }
 
   // The element that shows a step's tokens. `details` is told of the piece that is looked at.
   function draw(step, { beta, scale, details }) {
     const pieces = piecesOf(step, beta);
     const element = make("div", { className: "tokens", tabIndex: 0, dir: "auto" });
-    attributes(element, { role: "group", "aria-label": `Tokens of step ${step.at}; the arrow keys go from one to the next` });
+    attributes(element, { role: "group", "aria-label": `Tokens of step ${step.number + 1}; the arrow keys go from one to the next` });
     let shown = 0, chosen = -1;
 
     function more() {

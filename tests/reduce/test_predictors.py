@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from pa_dist.reduce.aggregate import buckets
+from pa_dist.reduce.predictors import fell_back, predictions
+from pa_dist.schema import REWARD_PREDICTORS
+
+N = np.nan
+# Values of a trajectory's steps, and for each predictor the step it blames and whether that is only its tie rule.
+CASES = [
+    # Nothing is negative and nothing falls: every predictor has only its rule.
+    ([1.0, 1.0, 2.0], {"min_cumulative": (0, True), "sharpest_drop": (0, True), "sharpest_abs_drop": (0, True)}),
+    # Nothing is negative, but step 1 falls by 2: running sums 3, 4, 6.
+    ([3.0, 1.0, 2.0], {"min_cumulative": (0, True), "sharpest_drop": (0, True), "sharpest_abs_drop": (1, False)}),
+    # Running sums 1, 0.5, 1.5: the lowest is step 1's, which is negative, though no sum is.
+    ([1.0, -0.5, 1.0], {"min_cumulative": (1, False), "sharpest_drop": (1, False), "sharpest_abs_drop": (1, False)}),
+    # Running sums 1, 4, 3: never below the first, which is above zero, though a step is negative.
+    ([1.0, 3.0, -1.0], {"min_cumulative": (0, True), "sharpest_drop": (2, False), "sharpest_abs_drop": (2, False)}),
+    # The first step is the worst, and nothing falls after it.
+    ([-2.0, -1.0, 0.0], {"min_cumulative": (1, False), "sharpest_drop": (0, False), "sharpest_abs_drop": (0, True)}),
+    # A single valid step can be negative, and cannot fall; the others were truncated away.
+    ([N, -1.0, N], {"min_cumulative": (1, False), "sharpest_drop": (1, False), "sharpest_abs_drop": (1, True)}),
+    ([0.0], {"min_cumulative": (0, True), "sharpest_drop": (0, True), "sharpest_abs_drop": (0, True)}),
+    # No valid step: nothing is blamed, by no rule.
+    ([N, N], {"min_cumulative": (-1, False), "sharpest_drop": (-1, False), "sharpest_abs_drop": (-1, False)}),
+    # Of reward models, less their threshold: the first below it, or the lowest.
+    ([0.3, 0.1, 0.2], {"earliest_below": (1, True)}),
+    ([0.3, -0.1, -0.2], {"earliest_below": (1, False)}),
+]
+
+
+@pytest.mark.parametrize(("steps", "expected"), CASES)
+def test_what_is_blamed_and_what_is_a_tie_rule(steps, expected):
+    _check([steps], [expected])
+
+
+def test_together_as_alone():
+    _check(*zip(*CASES, strict=True))
+
+
+def _check(trajectories, expected):
+    flat = np.concatenate([np.array(steps) for steps in trajectories])
+    starts = np.cumsum([0, *map(len, trajectories)])
+    layout = buckets(np.isfinite(flat), starts)
+    blamed = predictions(flat[None], layout, len(trajectories), REWARD_PREDICTORS)
+    fell = fell_back(flat[None], blamed, layout, REWARD_PREDICTORS)
+    for row, of in enumerate(expected):
+        for name, (step, fallback) in of.items():
+            place = REWARD_PREDICTORS.index(name)
+            at = -1 if step < 0 else starts[row] + step
+            assert (blamed[0, place, row], fell[0, place, row]) == (at, fallback), name
