@@ -63,6 +63,11 @@ def reduce_logits(logits: Tensor, targets: Tensor, top_k: int) -> Tensor:
     return torch.stack([chosen, topk_mean, entropy, self_certainty])
 
 
+def masks(logits: Tensor) -> bool:
+    """Whether some of the tokens are masked in [m, vocabulary] logits."""
+    return bool((torch.log_softmax(logits, dim=-1, dtype=torch.float32) <= MASKED).any())
+
+
 def _reduce_masked(logprobs: Tensor, targets: Tensor, top_k: int) -> Tensor:
     """As `reduce_logits`, of log-probs some of which are masked or not numbers."""
     masked = logprobs <= MASKED  # false of what is not a number, which then spoils what is read of it

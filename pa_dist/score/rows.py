@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pa_dist import schema
 from pa_dist.errors import fault
@@ -189,7 +190,10 @@ def logprobs_table(table: pa.Table) -> pa.Table:
     """The finished rows: token ids cut to the scored tokens, columns in the order of `schema.LOGPROBS`."""
     table = table.append_column("token_ids", _scored_ids(table, "policy"))
     if "reference_ids" in table.column_names:
-        table = table.append_column("token_ids_reference", _scored_ids(table, "reference"))
+        # Two tokenizers may well agree on a text.
+        theirs = _scored_ids(table, "reference")
+        alike = [a == b for a, b in zip(table["token_ids"].to_pylist(), theirs.to_pylist(), strict=True)]
+        table = table.append_column("token_ids_reference", pc.if_else(pa.array(alike, pa.bool_()), None, theirs))
     else:
         table = table.append_column("token_ids_reference", pa.nulls(len(table), pa.list_(_INTS)))
     # Rows were made one at a time; each chunk would become a row group of its own, with all columns' statistics.
