@@ -139,9 +139,11 @@ def named(outcome: Result | str | Exception | None, n_tokens: int) -> Result | s
 
 
 def _finite(outcome: Outcome) -> Outcome:
-    """Numbers that are not finite are none."""
+    """Numbers that are not finite are none; self-certainty, which a masked vocabulary has not, is null for the row."""
     if isinstance(outcome, str):
         return outcome
-    given = [column for column in outcome if column is not None]
-    lost = np.count_nonzero(~np.isfinite(np.stack(given)).all(axis=0))
-    return f"no finite number for {lost} of its {len(outcome.logprob)} tokens" if lost else outcome
+    needed = [outcome.logprob, outcome.topk_logprob_mean, *([] if outcome.entropy is None else [outcome.entropy])]
+    if lost := np.count_nonzero(~np.isfinite(np.stack(needed)).all(axis=0)):
+        return f"no finite number for {lost} of its {len(outcome.logprob)} tokens"
+    certainty = outcome.self_certainty
+    return outcome if certainty is None or np.isfinite(certainty).all() else outcome._replace(self_certainty=None)

@@ -6,7 +6,7 @@ For a merged reference the policy's columns are read from the run's own `logprob
 once, on different blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,10 +19,10 @@ from pa_dist.run import RunFolder
 from pa_dist.score import rows
 from pa_dist.score.actors import Recall, Scorer, Tokenize
 from pa_dist.score.check import shares_tokens
-from pa_dist.score.engine import NULL_COLUMNS
+from pa_dist.score.engine import MASKED_VOCABULARY, NULL_COLUMNS
 from pa_dist.score.settle import LOGPROBS
 from pa_dist.score.stream import Stream, complete, tallied
-from pa_dist.score.tally import facts
+from pa_dist.score.tally import ModelTally, facts
 
 _READ = [field.name for field in (*schema.KEYS, *schema.LABELS)] + ["messages"]
 
@@ -54,9 +54,18 @@ def score(config: Config, folder: RunFolder, *, commit: bool = True) -> dict[str
         "rejects": settled.rejects,
         "done_before": before,
         "shared_tokens": shared,
-        "null_columns": NULL_COLUMNS[config.score.engine],
+        "null_columns": _null_columns(config, folder, did),
         "models": {model: facts(entry) for model, entry in did.items()},
     }
+
+
+def _null_columns(config: Config, folder: RunFolder, did: Mapping[str, ModelTally]) -> dict[str, str]:
+    """The policy's columns that are null, and why. An alpha's are the run's own."""
+    if folder.alpha is not None:
+        found: dict[str, str] = RunFolder(folder.uri).manifest["stages"]["score"]["null_columns"]
+        return found
+    masked = any(place.get("masked_vocabulary") for place in did["policy"].actors.values())
+    return NULL_COLUMNS[config.score.engine] | ({"self_certainty": MASKED_VOCABULARY} if masked else {})
 
 
 def _scored(config: Config, folder: RunFolder, shared: bool, models: Sequence[str], tally: Any, dataset: Any) -> Any:

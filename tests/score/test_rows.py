@@ -74,3 +74,14 @@ def test_what_was_not_scored_is_a_reject(tokenizer):
     assert rejects["reason"].to_pylist() == ["reference: no memory"]
     table = with_columns(kept, "reference", "policy", scored)
     assert [np.concatenate(row)[0] for row in table["reference_entropy"].to_pylist()] == [lengths[0], lengths[2]]
+
+
+def test_a_column_is_null_in_the_rows_that_lack_it_alone(tokenizer):
+    table, _ = tokenize_rows(block("aa", "bb"), [tokenizer], [10_000], "assistant", 100)
+    first, second = (
+        TokenColumns(*np.full((4, len(ids)), 1, np.float32)) for ids in table["policy_positions"].to_pylist()
+    )
+    table = with_columns(table, "policy", "policy", [first._replace(self_certainty=None), second])
+    assert table["policy_self_certainty"].to_pylist() == [[None], [[1.0] * len(second.logprob)]]
+    assert table["policy_entropy"].null_count == 0
+    assert [len(step) for row in table["policy_entropy"].to_pylist() for step in row] == [len(first[0]), len(second[0])]
