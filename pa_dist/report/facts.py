@@ -18,7 +18,7 @@ def facts(folder: RunFolder) -> list[Fact]:
     """Models, rendering, tokens, throughput, versions and dates of a run that is evaluated."""
     stages, whole = folder.manifest["stages"], folder.whole.manifest
     found = [
-        ("Config", whole.get("config", {}).get("name") or ""),
+        ("Name of the config", whole.get("config", {}).get("name") or ""),
         *_dates(folder),
         *_ingest(whole["stages"].get("ingest")),
         *_models(stages["score"]),

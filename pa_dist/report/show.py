@@ -159,7 +159,8 @@ def _head(number: str, marks: Sequence[str], step: Row, message: Message, larges
 
 def _action(step: Row, message: Message, beta: float, scale: float, most: int | None) -> Iterator[Text]:
     if step["why"] or step["cut"]:
-        yield Text(f"({step['why'] or 'some of its tokens were truncated'})", "italic")
+        why = f"not scored: {step['why']}" if step["why"] else "some of its tokens were truncated"
+        yield Text(f"({why})", "italic")
     if not step["pieces"]:
         yield _told(message, most)
         return

@@ -19,7 +19,7 @@ from rich.text import Text
 from pa_dist.reduce.comparisons import CROSS_FITTED, HEADLINE, HINDSIGHT, METHOD
 from pa_dist.reduce.groups import Group, by_name
 from pa_dist.report.terminal import console_for, visible
-from pa_dist.report.words import titles
+from pa_dist.report.words import reachable, titles
 from pa_dist.run import RunFolder
 from pa_dist.schema import NONE
 
@@ -145,6 +145,7 @@ def _fa(rows: Sequence[Row]) -> Headline:
         heads,
         heads,
         baselines,
+        [f"{METHOD}: {said}" for said in reachable(rows)],
     )
 
 
@@ -158,6 +159,7 @@ def _table(
     with_interval: list[str],
     heads: list[str],
     baselines: Sequence[Row] = (),
+    said: Sequence[str] = (),
 ) -> Headline:
     cells: dict[str, dict[str | None, Row]] = {}
     for row in rows:
@@ -171,7 +173,7 @@ def _table(
     shown = [row for row in (*shown, *baselines) if row["value"] is not None and row["ci_low"] is not None]
     brackets = ", [95% bootstrap interval]" if shown else ""
     facts = [f"{row['predictor']} {figure(row, True)}" for row in baselines]
-    return Headline(what, heads, lines, "; ".join([f"n = {n}{brackets}", *facts, *notes]), shown)
+    return Headline(what, heads, lines, "; ".join([f"n = {n}{brackets}", *facts, *said, *notes]), shown)
 
 
 def _printed(title: str, headline: Headline) -> Table:

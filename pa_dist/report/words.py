@@ -99,7 +99,26 @@ def finding(scenario: str, rows: Sequence[Row]) -> str:
             chance = [row for row in exact if row["predictor"] == CHANCE]
             found += [f"a step at random {figure(row)}" for row in chance]
             n = _count(exact[0] if exact else None, "labelled trajectory", "labelled trajectories")
-            return f"the labelled step is found in a share of {n}: {', '.join(found)}"
+            return "; ".join([f"the labelled step is found in a share of {n}: {', '.join(found)}", *reachable(rows)])
+
+
+def reachable(rows: Sequence[Row]) -> list[str]:
+    """What progress advantage finds of the labels that can be found at all, where that is not all of them.
+
+    Args:
+      rows: of failure attribution, in one group.
+    """
+    mine = [row for row in rows if row["method"] == MINE]
+    every = max((row["n"] or 0 for row in mine if row["metric"] == "step_accuracy"), default=0)
+    hit = [row for row in mine if row["metric"] == "step_accuracy_reachable"]
+    n = max((row["n"] or 0 for row in hit), default=0)
+    if not hit or n == every:
+        return []
+    if not n:
+        return ["no label is on a scored step"]
+    of = "the label" if n == 1 else f"the {n:,} labels"
+    found = ", ".join(f"{row['predictor']} {figure(row)}" for row in hit)
+    return [f"over {of} on scored steps alone: {found}"]
 
 
 def _at(row: Row) -> float:

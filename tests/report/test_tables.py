@@ -67,6 +67,24 @@ def test_fa_has_a_column_a_predictor_and_its_baselines_below(tmp_path):
     assert "n = 25, [95% bootstrap interval]; random 0.125" in lines
 
 
+def test_labels_that_cannot_be_hit_are_left_out_beside_the_figure(tmp_path):
+    row = {"scenario": "fa", "step_agg": None, "method": "progress_advantage", "predictor": "sharpest_drop"}
+    hit = {**row, "metric": "step_accuracy_reachable", "value": 0.6, "n": 20}
+    exact = {**row, "metric": "step_accuracy", "value": 0.48}
+    said = "progress_advantage: over the 20 labels on scored steps alone: sharpest_drop 0.600"
+    assert f"n = 25; {said}" in shown(tmp_path, exact, hit)
+    assert not any("alone" in line for line in shown(tmp_path, exact, {**hit, "n": 25}))
+    none = {**hit, "value": None, "n": 0}
+    assert "n = 25; progress_advantage: no label is on a scored step" in shown(tmp_path, exact, none)
+
+
+def test_brackets_are_explained_where_there_are_some(tmp_path):
+    row = {"scenario": "uq", "method": "entropy", "metric": "auroc", "value": 0.5}
+    assert "n = 25" in shown(tmp_path, row)
+    # Of a figure without its interval in the table nothing is explained either.
+    assert "n = 25" in shown(tmp_path, row, {**row, "metric": "aurc", "ci_low": 0.4, "ci_high": 0.6})
+
+
 def test_names_from_files_send_no_escape(tmp_path):
     named = {"domain": "\x1b[2J\u202e", "note": "\x9b2J", "method": "entropy", "metric": "auroc", "value": 0.5}
     lines = shown(tmp_path, {"scenario": "uq", **named})
