@@ -5,7 +5,6 @@ benchmark, domain, behavior and trial are the same as well; others that share an
 it: `7/airline`, `7/retail`, `7/airline/trial_1`. What is added depends on the rows and not on the order of the files.
 """
 
-from collections import Counter
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -33,10 +32,10 @@ def identify(keys: pa.Table) -> Identity:
     """Of rows with `trajectory_id` and `LABELS`, in reading order."""
     n = keys.num_rows
     ids = _codes(keys["trajectory_id"])
-    first, renamed = np.arange(n), np.full(n, None, object)
+    first, renamed = np.arange(n), pa.nulls(n, pa.large_string())
     shared = np.flatnonzero(np.bincount(ids, minlength=1)[ids] > 1) if n else np.zeros(0, np.int64)
     if not len(shared):
-        return Identity(first, pa.array(renamed, pa.large_string()), {})
+        return Identity(first, renamed, {})
     few, owner = keys.select(["trajectory_id", *LABELS]).take(pa.array(shared)), ids[shared]
     labels = [_codes(few[name]) for name in LABELS]
     same = owner
@@ -47,20 +46,23 @@ def identify(keys: pa.Table) -> Identity:
     # Of each trajectory one row; of each id, the labels in which its trajectories differ.
     kept, owner = shared[start], np.unique(owner[start], return_inverse=True)[1]
     added = {name: _differs(label[start], owner) for name, label in zip(LABELS, labels, strict=True)}
-    names = _names(few.take(pa.array(start)), added)
-    changed = np.flatnonzero(pc.not_equal(names, few["trajectory_id"].take(pa.array(start))).to_numpy())
+    few = few.take(pa.array(start))
+    names = _names(few, added)
+    changed = np.flatnonzero(pc.not_equal(names, few["trajectory_id"]).to_numpy())
     if len(changed):
-        new = names.take(pa.array(changed)).to_pylist()
-        taken = keys["trajectory_id"].filter(pc.is_in(keys["trajectory_id"], pa.array(new, pa.large_string())))
-        few = few.take(pa.array(start[changed]))
-        renamed[kept[changed]] = _unlike(new, few.to_pylist(), set(taken.to_pylist()))
+        rows = few.take(pa.array(changed))
+        new = _unlike(names.take(pa.array(changed)).combine_chunks(), rows, keys["trajectory_id"])
+        at = np.full(n, -1)
+        at[kept[changed]] = np.arange(len(changed))
+        renamed = new.take(pa.array(at, mask=at < 0))
     counts = {name: int(label[changed].sum()) for name, label in added.items()}
-    return Identity(first, pa.array(renamed, pa.large_string()), {name: n for name, n in counts.items() if n})
+    return Identity(first, renamed, {name: n for name, n in counts.items() if n})
 
 
-def _codes(column: pa.ChunkedArray) -> Rows:
+def _codes(column: pa.Array | pa.ChunkedArray) -> Rows:
     """A number for each value, null's among them."""
-    codes = column.combine_chunks().dictionary_encode(null_encoding="encode")
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    codes = whole.dictionary_encode(null_encoding="encode")
     codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
     numbers: Rows = codes.indices.to_numpy().astype(np.int64)
     return numbers
@@ -87,19 +89,23 @@ def _names(rows: pa.Table, added: dict[str, NDArray[np.bool_]]) -> pa.ChunkedArr
     return pc.binary_join_element_wise(*pieces, pa.scalar("", pa.large_string()))
 
 
-def _unlike(new: list[str], rows: list[dict[str, object]], taken: set[str]) -> list[str]:
-    """New ids that no row was given (`taken`) and none of the others is: where one is, a digest of the labels follows.
+def _unlike(names: pa.Array, rows: pa.Table, given: pa.ChunkedArray) -> pa.Array:
+    """Names that no row was given and none of the others has: to one that is, a digest of its row's labels is added.
 
     `7/a` may be the id of a row, and two labels with a slash in them may come to the same text.
     """
-    times = Counter(new)
-    clash = [i for i, name in enumerate(new) if name in taken or times[name] > 1]
-    others = taken | set(times)
-    for i in clash:
-        told, salt = new[i], 0
-        while told in others:
-            content = repr((salt, *rows[i].values())).encode()
-            told, salt = f"{new[i]}/{blake2b(content, digest_size=4 + 4 * salt).hexdigest()}", salt + 1
-        others.add(told)
-        new[i] = told
-    return new
+    found, salt = names, 0
+    while True:
+        codes = _codes(found)
+        again = pc.is_in(found, pc.unique(given)).to_numpy(zero_copy_only=False) | (np.bincount(codes)[codes] > 1)
+        if not again.any():
+            return found
+        which = pa.array(np.flatnonzero(again))
+        told = zip(names.take(which).to_pylist(), rows.take(which).to_pylist(), strict=True)
+        other = [f"{name}/{_digest(salt, row)}" for name, row in told]
+        found = pc.replace_with_mask(found, pa.array(again), pa.array(other, pa.large_string()))
+        salt += 1
+
+
+def _digest(salt: int, row: dict[str, object]) -> str:
+    return blake2b(repr((salt, *row.values())).encode(), digest_size=min(4 + 4 * salt, 64)).hexdigest()

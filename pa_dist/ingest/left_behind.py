@@ -29,7 +29,7 @@ class Tally:
 
     def add(self, found: Mapping[str, int]) -> None:
         """Count what one record held."""
-        for key, n in found.items():
+        for key, n in sorted(found.items()):  # which keys there is room for has to be the same every time
             self._add(_shown(key), n)
 
     def merge(self, counts: Mapping[str, int]) -> None:

@@ -5,7 +5,7 @@ Keys of a message that the table has no column for (costs, timestamps, audio) ar
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pa_dist.ingest import reasoning
@@ -13,6 +13,9 @@ from pa_dist.ingest.left_behind import holds
 from pa_dist.ingest.records import Message, ToolCall, Unusable, optional_text, text, value_shown
 
 _READ = frozenset(["role", "name", "content", "tool_calls", "tool_call_id", *reasoning.KEYS])
+_OF_TEXT = frozenset(["type", "text"])
+_OF_CALL = frozenset(["id", "function"])
+_OF_FUNCTION = frozenset(["name", "arguments"])
 
 
 class History(NamedTuple):
@@ -48,13 +51,14 @@ def _message(message: Any, what: str, left: Counter[str]) -> Message:
         raise Unusable(f"{what} is not an object but {value_shown(message)}")
     if "role" not in message:
         raise Unusable(f"{what} has no role")
-    role, read = text(message["role"], f"{what}.role"), _READ
+    role, others = text(message["role"], f"{what}.role"), message.keys() - _READ
     call_id = message.get("tool_call_id")
     if call_id is None and role == "tool":
-        call_id, read = message.get("id"), read | {"id"}  # tau2's name for it
+        call_id = message.get("id")  # tau2's name for it
+        others -= {"id"}
     content, thought = _content(message.get("content"), f"{what}.content", left)
     calls, calls_key = _tool_calls(message, what, left)
-    count(message, read | {calls_key}, left)
+    count(message, others - {calls_key} if others else others, left)
     return {
         "role": role,
         "name": optional_text(message.get("name"), f"{what}.name"),
@@ -65,9 +69,11 @@ def _message(message: Any, what: str, left: Counter[str]) -> Message:
     }
 
 
-def count(node: Mapping[str, Any], read: Collection[str], left: Counter[str], path: str = "") -> None:
-    """Count the keys that hold something and are not read."""
-    left.update(f"{path}{key}" for key, value in node.items() if key not in read and holds(value))
+def count(node: Mapping[str, Any], others: Iterable[str], left: Counter[str], path: str = "") -> None:
+    """Count those keys that hold something: the ones that are not read."""
+    for key in others:
+        if holds(node[key]):
+            left[f"{path}{key}"] += 1
 
 
 def _content(value: Any, what: str, left: Counter[str]) -> tuple[str | None, list[str]]:
@@ -86,7 +92,7 @@ def _content(value: Any, what: str, left: Counter[str]) -> tuple[str | None, lis
         elif kind != "text" or not isinstance(part, dict):
             raise Unusable(f"{what}[{i}] is not a text part but {kind!r:.40}")
         else:
-            count(part, ("type", "text"), left, "content.")
+            count(part, part.keys() - _OF_TEXT, left, "content.")
             said.append(text(part.get("text"), f"{what}[{i}].text"))
     return "".join(said), thought
 
@@ -106,15 +112,15 @@ def _tool_calls(message: dict[str, Any], what: str, left: Counter[str]) -> tuple
 def _tool_call(call: Any, what: str, left: Counter[str]) -> ToolCall:
     if not isinstance(call, dict):
         raise Unusable(f"{what} is not an object but {value_shown(call)}")
-    function, read = call.get("function"), ["id", "function"]
+    function, others = call.get("function"), call.keys() - _OF_CALL
     if function is None:
         function = call
-        read += ["name", "arguments"]
+        others -= _OF_FUNCTION
     elif not isinstance(function, dict):
         raise Unusable(f"{what}.function is not an object but {value_shown(function)}")
     else:
-        count(function, ("name", "arguments"), left, "tool_calls.function.")
-    count(call, [*read, "type"] if call.get("type") == "function" else read, left, "tool_calls.")
+        count(function, function.keys() - _OF_FUNCTION, left, "tool_calls.function.")
+    count(call, others - {"type"} if call.get("type") == "function" else others, left, "tool_calls.")
     return {
         "id": optional_text(call.get("id"), f"{what}.id"),
         "name": text(function.get("name"), f"{what}.name"),

@@ -11,6 +11,7 @@ from pa_dist.ingest.left_behind import holds
 # Of a message, the first that holds text is taken: DeepSeek, vLLM and SGLang write `reasoning_content`; OpenRouter and
 # later vLLM `reasoning`, and the same as `reasoning_details`; Ollama `thinking`; LiteLLM Anthropic's `thinking_blocks`.
 KEYS = ("reasoning_content", "reasoning", "thinking", "reasoning_details", "thinking_blocks")
+_KEYS = frozenset(KEYS)
 # Types of the parts of a content list: inspect_ai's, Anthropic's and Mistral's.
 PARTS = ("reasoning", "thinking", "redacted_thinking")
 # Where a part has its text.
@@ -24,7 +25,9 @@ def of(message: dict[str, Any], thought: list[str], left: Counter[str]) -> str |
       thought: what the reasoning parts of its content hold.
       left: gets a count for each key that holds another text than the one taken, or none that can be read.
     """
-    found = {}
+    found: dict[str, str] = {}
+    if not thought and _KEYS.isdisjoint(message):
+        return None
     for key in KEYS:
         value = message.get(key)
         pieces = _texts(value, key, left)

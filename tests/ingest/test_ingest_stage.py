@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pa_dist import stages
 from pa_dist.config import Trajectories
 from pa_dist.errors import ConfigError
 from pa_dist.ingest import order, stage, staging
@@ -269,6 +270,7 @@ def test_memory_of_a_record_beyond_the_bound(tmp_path):
     """One record of 80 MB, small objects, parsed took 2 GB; measured in a process of its own."""
     script = """
 import resource, sys
+from pa_dist import stages
 from pa_dist.config import Trajectories
 from pa_dist.ingest.stage import ingest
 from pa_dist.run import RunFolder
@@ -284,3 +286,15 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     command = [sys.executable, "-c", script, str(tmp_path / "big.jsonl"), str(tmp_path / "run")]
     assert int(subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ).stdout) < 4 * 8 + 64
+
+
+def test_what_ingest_says_of_the_table(jsonl, run):
+    says = {**HI, "audio": 1, "refusal": "no", "cost": 2}
+    counts = run(
+        "chat", jsonl("a.jsonl", record("a", trial=0, messages=[says, HI]), record("a", trial=1, success=1))
+    ).counts
+    assert list(stages._said_of(counts)) == [
+        "ids that several trajectories share were told apart: by trial 2",
+        "left behind of messages: audio 1, cost 1, refusal 1; of records, kept in extra only: success 1",
+    ]
+    assert list(stages._said_of(run("chat", jsonl("a.jsonl", record("a"))).counts)) == []
