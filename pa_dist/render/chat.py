@@ -189,7 +189,8 @@ class ChatTemplate:
             raise Unrenderable(f"{turn.name}: the chat template leaves out its reasoning")
         for number, call, written in odd if "tool_calls" in message else []:
             given = self._marked(written)
-            if squeezed(given) not in body or json.dumps(given, ensure_ascii=False) in action:
+            quoted = isinstance(_arguments(written), str) and json.dumps(given, ensure_ascii=False) in action
+            if squeezed(given) not in body or quoted:
                 raise Unrenderable(
                     f"{turn.name}: the arguments of call {number} ({call!r}) are no object, and the chat template does "
                     "not show them as they were written"
@@ -252,11 +253,9 @@ class ChatTemplate:
         return _Turn(name, given, answer, calls)
 
     def _call(self, call: ToolCall) -> dict[str, Any]:
-        given = _arguments(call["arguments"])
+        given, written = _arguments(call["arguments"]), call["arguments"] or ""
         if self._probes.arguments == "text" and not isinstance(given, str):
-            given = (
-                call["arguments"] if (call["arguments"] or "").lstrip().startswith(("{", "[")) else json.dumps(given)
-            )
+            given = "{}" if given == {} and not written.lstrip().startswith("{") else written
         function = {"name": call["name"] or "", "arguments": given}
         return {"type": "function", "function": function, **({"id": call["id"]} if call["id"] else {})}
 
