@@ -100,6 +100,9 @@ class ChatTemplate:
         self._end = end.rstrip()
         if self._controls.search(lead) and self._apply([QUESTION], prompt=True) == self._apply([QUESTION]):
             raise Unrenderable("the chat template writes no generation prompt")
+        self._tags = opening(self._apply([QUESTION], prompt=True)) or TAGS
+        # A policy's own tags are no forgery, but in a content they would be broken like one.
+        self._splits = bool(self._controls.search(self._tags.tag) or self._controls.search(self._tags.close))
         self._probes = Probes(self._apply, self._answer, str(getattr(tokenizer, "chat_template", "")))
 
     def shows_reasoning(self, calls: bool) -> bool:
@@ -186,7 +189,8 @@ class ChatTemplate:
             raise Unrenderable(f"{turn.name}: the chat template leaves out its reasoning")
         for number, call, written in odd if "tool_calls" in message else []:
             given = self._marked(written)
-            if squeezed(given) not in body or json.dumps(given, ensure_ascii=False) in action:
+            quoted = isinstance(_arguments(written), str) and json.dumps(given, ensure_ascii=False) in action
+            if squeezed(given) not in body or quoted:
                 raise Unrenderable(
                     f"{turn.name}: the arguments of call {number} ({call!r}) are no object, and the chat template does "
                     "not show them as they were written"
@@ -228,8 +232,9 @@ class ChatTemplate:
         content, reasoning = message["content"] or "", _reasoning(message) if role == "assistant" else ""
         key = self._probes.reasoning.get(bool(calls), self._probes.reasoning[False])
         if reasoning and (rest := without(content, reasoning)) is not None:  # logged twice
-            content, reasoning = (content, "") if key in (None, "content") else (rest, reasoning)
-        elif role == "assistant" and not reasoning and key is not None and not self._probes.splits:
+            verbatim = key is None or (key == "content" and not self._splits)
+            content, reasoning = (content, "") if verbatim else (rest, reasoning)
+        elif role == "assistant" and not reasoning and key and (self._splits or not self._probes.splits):
             reasoning, content = split(content)
         row: dict[str, Any] = {"role": role, "name": message["name"], "tool_call_id": message.get("tool_call_id")}
         if role == "tool" and self._probes.named and not row["name"]:
@@ -244,16 +249,13 @@ class ChatTemplate:
         given = self._marked({**{k: value for k, value in row.items() if value is not None}, "content": content})
         answer = given
         if reasoning and key == "content":
-            begun = opening(self._apply([QUESTION], prompt=True)) or TAGS
-            answer = {**given, "content": self._marked(thinking(begun, reasoning, content))}
+            answer = {**given, "content": thinking(self._tags, self._marked(reasoning), given["content"])}
         return _Turn(name, given, answer, calls)
 
     def _call(self, call: ToolCall) -> dict[str, Any]:
-        given = _arguments(call["arguments"])
+        given, written = _arguments(call["arguments"]), call["arguments"] or ""
         if self._probes.arguments == "text" and not isinstance(given, str):
-            given = (
-                call["arguments"] if (call["arguments"] or "").lstrip().startswith(("{", "[")) else json.dumps(given)
-            )
+            given = "{}" if given == {} and not written.lstrip().startswith("{") else written
         function = {"name": call["name"] or "", "arguments": given}
         return {"type": "function", "function": function, **({"id": call["id"]} if call["id"] else {})}
 

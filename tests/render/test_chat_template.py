@@ -150,7 +150,13 @@ def test_arguments_that_are_no_object_are_shown_as_written_or_named(tokenizer):
     def talk(arguments):
         return [TALK[0], said("assistant", "", ("see", "{}"), ("look", arguments)), said("tool", "x"), TALK[3]]
 
-    for arguments, written in (("[1, 2]", "[1, 2]"), ("7", "7"), (json.dumps('{"id": '), '{"id": '), ('{"a', '{"a')):
+    for arguments, written in (
+        ("[1, 2]", "[1, 2]"),
+        ("7", "7"),
+        ("1e5", "1e5"),
+        (json.dumps('{"id": '), '{"id": '),
+        ('{"a', '{"a'),
+    ):
         assert actions(template(tokenizer, "text_calls").render(talk(arguments)))[0][0] == f"see {{}}look {written}"
     assert '"arguments": [1, 2]' in actions(template(tokenizer, "chatml").render(talk("[1, 2]")))[0][0]
     named = r"^message 1: the arguments of call 2 \('look'\) are no object, and the chat template "

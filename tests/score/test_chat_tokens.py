@@ -113,6 +113,24 @@ def test_control_tokens_in_messages_stay_text(tmp_path):
     assert plain == [*tokenizer("a b")["input_ids"], end, *tokenizer("c")["input_ids"]]
 
 
+@pytest.mark.parametrize("name", ["opens_thought", "reasoning_key"])
+def test_reasoning_of_the_table_is_scored(tmp_path, name):
+    tokenizer = save_chat_tokenizer(tmp_path, name)
+    apart = [{**message, "tool_calls": None} for message in MESSAGES]
+    for i, thought, content in ((1, "Let me look.", "One moment."), (3, "Too late.", "It has shipped.")):
+        apart[i] = {**apart[i], "content": content, "reasoning": thought}
+    tokens, reasons = tokenized([tokenizer], table(apart))
+    assert reasons == []
+    said = {
+        "opens_thought": ["Let me look.\n</think>\n\nOne moment.", "Too late.\n</think>\n\nIt has shipped."],
+        "reasoning_key": [
+            "<thinking>Let me look.</thinking>One moment.",
+            "<thinking>Too late.</thinking>It has shipped.",
+        ],
+    }
+    assert decoded(tokenizer, tokens.to_pylist()[0])[:2] == said[name]
+
+
 def test_each_sequence_is_truncated_on_the_left_alone(tmp_path):
     tokenizer = save_chat_tokenizer(tmp_path, "drops_reasoning")
     whole, _ = tokenized([tokenizer])
