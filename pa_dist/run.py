@@ -271,7 +271,7 @@ class RunFolder:
         """Make this a run folder, with a manifest. Raises as `is_ours`."""
         try:
             if not self.is_ours():
-                self.write_json("manifest.json", self.manifest)
+                self.write_json("manifest.json", _new_manifest())
         except OSError as error:
             raise self.unusable(error) from None
 
