@@ -150,7 +150,8 @@ def _largest(row: Row) -> list[float]:
     differences = [
         abs(policy - reference) / 1000
         for step in row["steps"]
-        for policy, reference in zip(step["policy"] or (), step["reference"] or (), strict=True)
+        if step["policy"] is not None and step["reference"] is not None  # of other tokens nothing compares
+        for policy, reference in zip(step["policy"], step["reference"], strict=True)
         if policy is not None and reference is not None
     ]
     return [float(np.quantile(differences, 0.95))] if differences else []

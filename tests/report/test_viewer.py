@@ -170,3 +170,10 @@ def test_a_trajectory_whose_steps_were_cut(tmp_path):
     first, second = unpacked(write_viewer(folder, 9, map).chunks[0])["rows"][0]["steps"]
     assert (first["cut"], first["why"], first["value"], first["pieces"]) == (True, "truncated", None, [])
     assert (second["cut"], second["why"]) == (False, None)
+
+
+def test_tokens_that_only_one_model_reads_have_no_scale():
+    same, apart = {"policy": [-1000, -5000], "reference": [-3000, -5000]}, {"policy": [-1000, -2000], "reference": None}
+    assert viewer._largest({"steps": [apart, {"policy": None, "reference": [-1]}]}) == []
+    # Differences of 2 and 0 nats: the 95th percentile is 0.95 of the way between.
+    assert viewer._largest({"steps": [apart, same]}) == [pytest.approx(1.9)]
