@@ -1,4 +1,4 @@
-"""pa_dist from Python: `pa_dist.score` and `pa_dist.open_run`.
+"""pa_dist from Python: `pa_dist.score_trajectories` and `pa_dist.open_run`.
 
 >>> import pa_dist
 >>> messages = [
@@ -6,7 +6,7 @@
 ...     {"role": "assistant", "content": "It shipped yesterday."},
 ... ]
 >>> rollouts = [{"id": f"run-{i}", "messages": messages, "reward": i % 2} for i in range(4)]
->>> run = pa_dist.score(rollouts, pair="demo", output=out, score={"dtype": "float32"})
+>>> run = pa_dist.score_trajectories(rollouts, pair="demo", output=out, score={"dtype": "float32"})
 >>> run.arrow("scores").num_rows
 4
 >>> sorted(run.pandas("steps")["trajectory_id"])
@@ -15,26 +15,23 @@
 'auroc'
 """
 
-import hashlib
-import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
-from pa_dist import config
-from pa_dist.errors import ConfigError, RunFolderError
+from pa_dist import config, inputs
+from pa_dist.errors import RunFolderError
 from pa_dist.run import ALPHAS, FILES, TABLES, RunFolder
 
 if TYPE_CHECKING:
     import pandas
     import polars
 
-# Rows that were given as Python objects, as a file that ingest reads and a later call finds again.
-_INPUTS = "inputs"
-
-Trajectories = str | Iterable[str] | Iterable[Mapping[str, Any]] | Mapping[str, Any]
+Trajectories = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
+"""Whatever `score_trajectories` takes; tables iterate, too."""
 
 
 @dataclass(frozen=True)
@@ -87,32 +84,34 @@ class Run:
         return self.folder.manifest
 
 
-def open_run(path: str) -> Run:
+def open_run(path: str | os.PathLike[str]) -> Run:
     """A run folder that exists, at a local path or a URI.
 
     Raises:
       RunFolderError: nothing was run there.
     """
-    folder = RunFolder.of(path)
+    folder = RunFolder.of(config.given_path(path, "path"))
     if not folder.manifest["stages"]:
         raise RunFolderError(f"{folder}: no run here")
     return Run(folder)
 
 
-def score(
+def score_trajectories(
     trajectories: Trajectories,
     *,
     pair: str | Mapping[str, Any],
-    output: str,
+    output: str | os.PathLike[str],
     fresh: bool = False,
-    **sections: Mapping[str, Any],
+    **sections: Any,
 ) -> Run:
     """Ingest, score and evaluate, as `pa-dist run` does: what is done in `output` is not done again.
 
     Args:
-      trajectories: a path or several, of any format; conversations as mappings (a list, a Hugging Face dataset) with
-        the keys of the format `chat`: messages, and optionally id, task_id, trial, reward, mistake_step ...; or a
-        config's whole section, such as `{"format": "tau2", "paths": [...], "limit": 40}`.
+      trajectories: a path or several, of any format; conversations with the keys of the format `chat` (messages, and
+        optionally id, task_id, trial, reward, mistake_step ...), as mappings, dataclasses or pydantic models, one or
+        several, or the messages alone; a table with a conversation a row, of pandas, polars, Arrow, Ray or Hugging Face
+        datasets, read as a Parquet file is; or a config's whole section, such as
+        `{"format": "tau2", "paths": [...], "limit": 40}`.
       pair: a name of `pa-dist pairs`, `demo`, or `{"policy": ..., "reference": ...}`.
       output: the run folder.
       fresh: delete what an earlier run left there first.
@@ -123,40 +122,9 @@ def score(
     """
     from pa_dist import stages
 
-    folder = RunFolder(output)
     given = {**sections, "pair": pair, "output": output}
-    config.parse({**given, "trajectories": {"format": "auto", "paths": ["-"]}})  # before anything is written
-    section = _section(trajectories, folder)
+    # Before anything is written.
+    folder = RunFolder(config.parse({**given, "trajectories": {"format": "auto", "paths": ["-"]}}).output)
+    section = inputs.section(trajectories, folder)
     stages.run(config.parse({**given, "trajectories": section}), lambda line: None, fresh=fresh)
     return Run(folder)
-
-
-def _section(trajectories: Trajectories, folder: RunFolder) -> Mapping[str, Any]:
-    if isinstance(trajectories, Mapping):
-        return trajectories
-    if isinstance(trajectories, str):
-        return {"format": "auto", "paths": [trajectories]}
-    rows = list(trajectories)
-    if all(isinstance(row, str) for row in rows):
-        return {"format": "auto", "paths": rows}
-    return {"format": "chat", "paths": [_written(rows, folder)]}
-
-
-def _written(rows: list[Any], folder: RunFolder) -> str:
-    """Where the rows are, written once: a file that did not change is not read again."""
-    lines = []
-    for index, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            raise ConfigError(f"trajectories: row {index} is no mapping but {type(row).__name__}")
-        try:
-            lines.append(json.dumps(dict(row)).encode() + b"\n")
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"trajectories: row {index}: {error}") from None
-    content = b"".join(lines)
-    folder.claim()
-    name = f"{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
-    if folder.read(f"{_INPUTS}/{name}") is None:
-        folder.filesystem.create_dir(folder.path(_INPUTS), recursive=True)
-        with folder.replacing(_INPUTS, name) as path, folder.filesystem.open_output_stream(path) as out:
-            out.write(content)
-    return folder.below(_INPUTS, name)

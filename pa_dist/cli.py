@@ -9,6 +9,7 @@ import typer
 
 from pa_dist import config as configs
 from pa_dist.errors import ConfigError, PaDistError, first_line
+from pa_dist.interrupts import told
 from pa_dist.pairs import PAIRS
 
 app = typer.Typer(
@@ -19,8 +20,21 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_OUT = "A run folder, or an alpha's: OUT/alphas/0.5."
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")]
+
+def _path(value: str | None) -> str | None:
+    return None if value is None else configs.given_path(value, "path")
+
+
+def _file(value: Path | None) -> Path | None:
+    return None if value is None else Path(configs.given_path(value, "path"))
+
+
+def _output(value: str) -> str:
+    return configs.given_path(value, "--out", output=True)
+
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.", callback=_file)]
+Out = Annotated[str, typer.Argument(metavar="OUT", help="A run folder, or an alpha's: OUT/alphas/0.5.", callback=_path)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Replaces keys of the file.")
 ]
@@ -29,7 +43,7 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what an earlier run
 
 @app.command()
 def demo(
-    out: Annotated[str, typer.Option(help="The run folder.")] = "runs/demo",
+    out: Annotated[str, typer.Option(help="The run folder.", callback=_output)] = "runs/demo",
     fresh: Fresh = False,
 ) -> None:
     """The whole job on a small pair that ships with pa-dist: no network, about a minute on two cores."""
@@ -65,7 +79,8 @@ def plan(
         float | None, typer.Option(min=0.001, max=1, help="Of the device's peak, what is reached; else as printed.")
     ] = None,
     like: Annotated[
-        str | None, typer.Option(metavar="OUT", help="A run folder whose actors were as fast as these will be.")
+        str | None,
+        typer.Option(metavar="OUT", help="A run folder whose actors were as fast as these will be.", callback=_path),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
@@ -90,13 +105,13 @@ def ingest(
         str, typer.Argument(help="auto, tau2, tau_bench, who_and_when, agentdojo, inspect_log, chat or parquet.")
     ],
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders, globs or URIs.")],
-    out: Annotated[str, typer.Option(help="The run folder.")],
+    out: Annotated[str, typer.Option(help="The run folder.", callback=_output)],
     limit: Annotated[int | None, typer.Option(help="Keep this many, first in table order.")] = None,
     fresh: Fresh = False,
 ) -> None:
     """Read trajectory files into the tables `trajectories` and `rejects`."""
     section = {"format": format, "paths": paths, "limit": limit}
-    loaded = configs.parse({"trajectories": section, "pair": {"policy": "", "reference": ""}, "output": out})
+    loaded = configs.parse({"trajectories": section, "pair": "demo", "output": out})
 
     from pa_dist import stages
     from pa_dist.run import RunFolder
@@ -116,7 +131,7 @@ def score(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False)
 
 @app.command()
 def evaluate(
-    out: Annotated[str, typer.Argument(metavar="OUT", help=_OUT)],
+    out: Out,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the config's `evaluate` section.")
     ] = None,
@@ -137,7 +152,7 @@ def evaluate(
 
 @app.command()
 def report(
-    out: Annotated[str, typer.Argument(metavar="OUT", help=_OUT)],
+    out: Out,
     trajectories: Annotated[
         int, typer.Option(min=1, help="Those that the viewer holds: of more, whole tasks.")
     ] = 10_000,
@@ -151,7 +166,7 @@ def report(
 
 @app.command()
 def show(
-    out: Annotated[str, typer.Argument(metavar="OUT", help=_OUT)],
+    out: Out,
     trajectory_id: Annotated[str, typer.Argument(metavar="TRAJECTORY_ID")],
     full: Annotated[bool, typer.Option("--full", help="Long messages whole.")] = False,
 ) -> None:
@@ -164,7 +179,7 @@ def show(
 
 @app.command()
 def top(
-    out: Annotated[str, typer.Argument(metavar="OUT", help=_OUT)],
+    out: Out,
     failures: Annotated[bool, typer.Option("--failures", help="Leave out what is known to have succeeded.")] = False,
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 20,
 ) -> None:
@@ -176,7 +191,7 @@ def top(
 
 
 @app.command()
-def status(out: Annotated[str, typer.Argument(metavar="OUT", help=_OUT)]) -> None:
+def status(out: Out) -> None:
     """What is done of a run, what is left, and at which rate."""
     from pa_dist.run import RunFolder
     from pa_dist.status import status as lines
@@ -187,9 +202,13 @@ def status(out: Annotated[str, typer.Argument(metavar="OUT", help=_OUT)]) -> Non
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="OUT1", help=_OUT)],
-    second: Annotated[str, typer.Argument(metavar="OUT2", help="Another, over the same trajectories.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything here as JSON too.")] = None,
+    first: Annotated[
+        str, typer.Argument(metavar="OUT1", help="A run folder, or an alpha's: OUT/alphas/0.5.", callback=_path)
+    ],
+    second: Annotated[str, typer.Argument(metavar="OUT2", help="Another, over the same trajectories.", callback=_path)],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write everything here as JSON too.", callback=_file)
+    ] = None,
 ) -> None:
     """Two evaluated runs side by side, paired by trajectory: what differs, and by how much."""
     import json
@@ -223,7 +242,7 @@ def pairs() -> None:
 @app.command()
 def fetch(
     scenario: Annotated[str, typer.Argument(help="uq, tts, fa or all.")],
-    out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("data"),
+    out: Annotated[Path, typer.Option(help="Where the files go.", callback=_file)] = Path("data"),
     repo_id: Annotated[
         str | None, typer.Option(help="A dataset repository; else PA_DATA_REPO, else the published.")
     ] = None,
@@ -246,14 +265,15 @@ def main() -> None:
 
 
 def guarded(call: Callable[[], Any]) -> None:
-    """Run a command; an error made on purpose is one line and its own exit status, not a traceback."""
-    try:
-        call()
-    except PaDistError as error:
-        from pa_dist.report.terminal import visible
+    """Run a command; an error made on purpose, or Ctrl-C, is one line and its own exit status, not a traceback."""
+    with told():
+        try:
+            call()
+        except PaDistError as error:
+            from pa_dist.report.terminal import visible
 
-        typer.echo(f"pa-dist: {visible(str(error))}", err=True)  # it may quote a file
-        sys.exit(error.exit_code)
-    except OSError as error:
-        typer.echo(f"pa-dist: {first_line(error)}", err=True)
-        sys.exit(1)
+            typer.echo(f"pa-dist: {visible(str(error))}", err=True)  # it may quote a file
+            sys.exit(error.exit_code)
+        except OSError as error:
+            typer.echo(f"pa-dist: {first_line(error)}", err=True)
+            sys.exit(1)

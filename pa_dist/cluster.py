@@ -3,14 +3,18 @@
 import logging
 import math
 import os
+import signal
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import ray
 
 from pa_dist import config, schema
+from pa_dist.address import given, try_out
 from pa_dist.errors import PaDistError, ResourceError, first_line
 from pa_dist.progress import Progress
 
@@ -20,6 +24,8 @@ R = TypeVar("R")
 # What Ray Data's reading, tokenising and writing need beside the actors, and the actor that leaves out rows which are
 # done when a run goes on. With none left, actors hold every CPU, the read never starts and the job hangs.
 TASK_CPUS = 3
+# What workers print stays in Ray's own logs.
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 class Actors(NamedTuple):
@@ -37,37 +43,43 @@ def connect(settings: config.Ray, score: config.Score | None = None, rewards: It
     Those of score work at the same time, each reward model's alone.
 
     Raises:
-      ResourceError: no cluster at the address.
+      ResourceError: no cluster at the address, or none could be started.
     """
     if ray.is_initialized():
         return
-    address = settings.address or os.environ.get("RAY_ADDRESS")
-    if address is None:
+    address = given(settings.address)
+    _hear_nothing()
+    # Ray's core writes what it thinks of our actors' arguments to standard error; and so told, that it was told.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    with _standard_error_closed(), _own_handler_kept():
+        if address is not None:
+            try_out(address)
+            _started(lambda: ray.init(address=address.text, **_QUIET), address.refuse)
+            return
         pairs = [] if score is None else [score.policy, score.reference]
         together = [pairs, *([pool] for pool in rewards)]
         actors = max(sum(pool.replicas * pool.num_cpus for pool in pools) for pools in together)
         # Logical CPUs: an embedded run shares the cores out rather than refusing to start on a small machine.
         cpus = max(os.cpu_count() or 1, math.ceil(actors) + TASK_CPUS)
-        # Ray's core writes what it thinks of our actors' arguments to standard error; and so told, that it was told.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        with _standard_error_closed():
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        return
+        _started(lambda: ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_QUIET), _refuse)
+
+
+def _started(start: Callable[[], object], refuse: Callable[[str], NoReturn]) -> None:
     try:
-        ray.init(address=address, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ResourceError(f"ray.address: no cluster at {address}: {first_line(error)}") from None
+        start()
+    except Exception as error:  # a bare one where a node was not up in time
+        ray.shutdown()
+        refuse(first_line(error))
+
+
+def _refuse(why: str) -> NoReturn:
+    raise ResourceError(f"ray: it could not be started on this machine: {why}")
 
 
 @contextmanager
 def _standard_error_closed() -> Iterator[None]:
     """What C++ writes there meanwhile is lost."""
+    sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -78,6 +90,27 @@ def _standard_error_closed() -> Iterator[None]:
         os.close(nowhere)
 
 
+def _hear_nothing() -> None:
+    """What a raylet has to say of its workers, such as how many it started, Ray prints among a command's results.
+
+    It can be read in Ray's own logs; what ends a run is raised.
+    """
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda *_, **__: None
+
+
+@contextmanager
+def _own_handler_kept() -> Iterator[None]:
+    """Ray puts its own in the place of whatever answers a request to end."""
+    kept = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(kept) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, kept)
+
+
 def share_out(score: config.Score, models: Sequence[str] = schema.MODELS) -> dict[str, Actors]:
     """The actor pools of some models, with `num_gpus: null` filled in from what the cluster has.
 
@@ -86,8 +119,12 @@ def share_out(score: config.Score, models: Sequence[str] = schema.MODELS) -> dic
     Raises:
       ResourceError: the cluster has GPUs and one model's setting leaves none of them to the other.
     """
+    return share_out_of(ray.cluster_resources().get("GPU", 0.0), score, models)
+
+
+def share_out_of(gpus: float, score: config.Score, models: Sequence[str] = schema.MODELS) -> dict[str, Actors]:
+    """As `share_out`, of so many GPUs."""
     pools: dict[str, config.Replicas] = {model: getattr(score, model) for model in models}
-    gpus = ray.cluster_resources().get("GPU", 0.0)
     unset = sum(pool.replicas for pool in pools.values() if pool.num_gpus is None)
     free = gpus - sum(pool.replicas * pool.num_gpus for pool in pools.values() if pool.num_gpus is not None)
     if unset and gpus and free <= 0:

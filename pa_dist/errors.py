@@ -36,6 +36,19 @@ class RunFolderError(PaDistError):
     exit_code = 2
 
 
+class Panic(Exception):
+    """What a library raised past `Exception`, such as a panic of its Rust code; the message says what."""
+
+
+def fault(raised: BaseException) -> Exception:
+    """Anything that was raised, as an exception to go on from; what ends a process or a generator is raised on."""
+    if isinstance(raised, KeyboardInterrupt | SystemExit | GeneratorExit):
+        raise raised
+    if isinstance(raised, Exception):
+        return raised
+    return Panic(f"{type(raised).__name__}: {first_line(raised)}")
+
+
 def shown(uri: str) -> str:
     """A path or URI as messages and manifests have it: without credentials and options, which may be secrets."""
     return re.sub(r"(://)(?:[^:/@]+:.*@|[^:/@]+@)", r"\1", uri).partition("?")[0] if "://" in uri else uri

@@ -5,8 +5,9 @@ settings are the same is skipped; one made with others is an error that prints t
 """
 
 import json
+import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,8 @@ FILES = ("metrics", "comparisons")
 # And while scoring is: ids of the rows that are done, a file for each file of `logprobs` or `rejects`.
 CHECKPOINT = "checkpoint"
 LOG = "run.log"
+# What the names begin with of files that say who is at work.
+CLAIM = "at_work-"
 # A folder for each alpha of a sweep of merged references, and their metrics together.
 ALPHAS = "alphas"
 # The page that shows a run, with its figures.
@@ -145,7 +148,27 @@ class RunFolder:
 
     def dataset(self, table_name: str, schema: pa.Schema | None = None) -> pads.Dataset:
         """A table as a pyarrow dataset, read by `schema` where one is given."""
-        return pads.dataset(self.parts(table_name), filesystem=self.filesystem, format="parquet", schema=schema)
+        return self.files(self.parts(table_name), schema)
+
+    def files(self, paths: Sequence[str], schema: pa.Schema | None = None) -> pads.Dataset:
+        """Files of one table as a dataset. Here, in `read_table` and in `score.stream` alone is Parquet opened by its
+        path, and no folder of a path is a column: `domain=all` is a name like any other."""
+        return pads.dataset(list(paths), filesystem=self.filesystem, format="parquet", schema=schema, partitioning=None)
+
+    def read_table(self, path: str, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> pa.Table:
+        """One file, or some of its columns."""
+        named = None if columns is None else list(columns)
+        return pq.read_table(path, filesystem=self.filesystem, columns=named, schema=schema, partitioning=None)
+
+    @cached_property
+    def rooted(self) -> pafs.SubTreeFileSystem:
+        """The folder as a file system of its own, for what takes more from a path than where a file is: Ray's readers
+        take a folder `domain=all` for a column, also those that cannot be told not to, and a `?` for options."""
+        return pafs.SubTreeFileSystem(self._location[1], self.filesystem)
+
+    def inside(self, path: str) -> str:
+        """A path of `filesystem` in the terms of `rooted`."""
+        return path.removeprefix(self._location[1]).lstrip("/")
 
     def count(self, table_name: str, prefix: str = "") -> int:
         """Rows of a table, read from its files' footers, many at a time."""
@@ -158,9 +181,7 @@ class RunFolder:
     def datasets(self, paths: list[str], schema: pa.Schema | None = None) -> Iterator[pads.Dataset]:
         """Files as datasets of a bounded number: one holds the footers of all files that it has looked at."""
         for start in range(0, len(paths), FILES_AT_ONCE):
-            yield pads.dataset(
-                paths[start : start + FILES_AT_ONCE], filesystem=self.filesystem, format="parquet", schema=schema
-            )
+            yield self.files(paths[start : start + FILES_AT_ONCE], schema)
 
     def write_json(self, name: str, value: Any) -> None:
         self.filesystem.create_dir(self.path(), recursive=True)
@@ -229,19 +250,35 @@ class RunFolder:
             )
         return bool(record["done"])
 
-    def claim(self) -> None:
-        """Make this a run folder, with a manifest.
+    def is_ours(self) -> bool:
+        """Whether this is a run folder, and not one that is empty or still to be made.
 
         Raises:
-          RunFolderError: something else lies there.
+          RunFolderError: something else lies there, or nothing can.
         """
-        selector = pafs.FileSelector(self.path(), allow_not_found=True)
-        found = {file.base_name for file in self.filesystem.get_file_info(selector)}
+        try:
+            selector = pafs.FileSelector(self.path(), allow_not_found=True)
+            found = {file.base_name for file in self.filesystem.get_file_info(selector)}
+        except OSError as error:
+            raise self.unusable(error) from None
         if "manifest.json" in found:
-            return
-        if strange := sorted(name for name in found - {LOG} if not name.startswith(".")):
+            return True
+        if strange := sorted(name for name in found - {LOG} if not name.startswith((".", CLAIM))):
             raise RunFolderError(f"{self}: holds {strange[0]!r} and is no run folder; take another output")
-        self.write_json("manifest.json", self.manifest)
+        return False
+
+    def claim(self) -> None:
+        """Make this a run folder, with a manifest. Raises as `is_ours`."""
+        try:
+            if not self.is_ours():
+                self.write_json("manifest.json", self.manifest)
+        except OSError as error:
+            raise self.unusable(error) from None
+
+    def unusable(self, error: OSError) -> RunFolderError:
+        """Why nothing can be written or read here, as an error of ours."""
+        why = os.strerror(error.errno) if error.errno else first_line(error)
+        return RunFolderError(f"{self}: cannot be a run folder: {why}; take another output")
 
     def start(self, stage: str, settings: dict[str, Any], **facts: Any) -> None:
         """Record that a stage begins."""

@@ -16,7 +16,7 @@ from pa_dist import cluster, schema
 from pa_dist.config import Config, Evaluate, Ray, Replicas, ThinkPRM, Trajectories
 from pa_dist.errors import PaDistError, RunFolderError
 from pa_dist.ingest.left_behind import in_words
-from pa_dist.ingest.sources import expand
+from pa_dist.ingest.sources import expand, look_up
 from pa_dist.ingest.stage import Counts, ingest
 from pa_dist.lease import held
 from pa_dist.merge import sweep
@@ -26,6 +26,7 @@ from pa_dist.reward_models.target import asked as judges
 from pa_dist.reward_models.target import target
 from pa_dist.run import CHECKPOINT, REPORT, RunFolder, without_secrets
 from pa_dist.score import truncation, vllm
+from pa_dist.score.positions import limited
 from pa_dist.score.settle import LOGPROBS, Settled, Target, settle_again
 
 VERSIONS = ("pa-dist", "torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy")
@@ -79,13 +80,17 @@ def ingest_and_score(config: Config, say: Say, *, fresh: bool = False) -> None:
 def _ingest_and_score(config: Config, folder: RunFolder, say: Say) -> None:
     ingested = folder.is_done("ingest", ingest_settings(config.trajectories))
     asked = [folder, *sweep.asked(folder, config.merge)]
+    known = limited(config, folder.manifest["stages"].get("score", {}).get("positions", {}))
     # Alphas of one folder are one sweep: also those that this config does not ask for have to be of its settings.
-    settings = {part: score_settings(config, part.alpha) for part in (*asked, *sweep.begun(folder))}
+    settings = {part: score_settings(known, part.alpha) for part in (*asked, *sweep.begun(folder))}
     scored = {part: part.is_done("score", its) for part, its in settings.items()}
     folder.remember(config=without_secrets(config.model_dump(mode="json")), versions=_versions(VERSIONS))
     left = [part for part in asked if not scored[part]]
+    facts: dict[str, Any] = {}
     if left:
-        config = _checked(config, folder)
+        config, facts = _checked(config, folder, folder.logged(say))
+        # As they are with the tokens that the models can read.
+        settings = {part: score_settings(config, part.alpha) for part in asked}
     if left or not ingested:
         cluster.connect(config.ray, config.score, config.reward_models.values())
         if config.ray.check_resources:
@@ -99,43 +104,54 @@ def _ingest_and_score(config: Config, folder: RunFolder, say: Say) -> None:
         else:
             if part.alpha is not None:
                 _settle_late(folder, LOGPROBS)  # which the policy's columns are read from
-            _score(config, part, settings[part], part.logged(say))
+            _score(config, part, settings[part], facts, part.logged(say))
         _refuse_nothing(part)
 
 
-def _checked(config: Config, folder: RunFolder) -> Config:
-    """The config, with both models checked, and pinned to the commits that the run began with."""
+def _checked(config: Config, folder: RunFolder, say: Say) -> tuple[Config, dict[str, Any]]:
+    """The config, with both models checked, pinned to the commits that the run began with and cut to what they read.
+
+    Returns:
+      It, and facts for the manifest: what is loaded, and the tokens that each model reads at most.
+    """
     # Slow to import, and not needed where nothing is left to score.
     from pa_dist.score.actors import tokenizer
-    from pa_dist.score.check import check, check_templates, pinned
+    from pa_dist.score.check import check, check_lengths, check_pair, check_templates, pinned
 
-    check(config.pair, config.score)
+    found = check(config.pair, config.score)
     check_templates(config)
+    said = [*check_pair(config, found), *check_lengths(config, found)]
     # A name on the Hub may come to mean other weights: a run goes on with those it began with.
     pair = pinned(config.pair, folder.manifest["stages"].get("score", {}).get("commits", {}))
     if config.merge is not None:
         from pa_dist.merge.check import check_merge
 
         check_merge(pair, config.merge, (tokenizer(pair, "policy"), tokenizer(pair, "reference")))
-    return config.model_copy(update={"pair": pair})
+    for line in said:
+        say(f"score: {line}")
+    config = limited(config.model_copy(update={"pair": pair}), found.positions)
+    return config, {"loaded": found.loaded, "positions": found.positions, "max_length": config.score.max_length}
 
 
-def _score(config: Config, folder: RunFolder, settings: dict[str, Any], say: Say) -> None:
+def _score(config: Config, folder: RunFolder, settings: dict[str, Any], found: dict[str, Any], say: Say) -> None:
     from pa_dist.score.pipeline import score
+    from pa_dist.score.reasoning import left_out, said
 
     began = time.perf_counter()
     if "score" not in folder.manifest["stages"]:
         for table_name, prefix in (("logprobs", ""), ("rejects", "score-"), (CHECKPOINT, "")):
             folder.clear(table_name, prefix)
-    folder.start("score", settings, commits={m: getattr(config.pair, f"{m}_revision") for m in schema.MODELS})
+    folder.start("score", settings, commits={m: getattr(config.pair, f"{m}_revision") for m in schema.MODELS}, **found)
     facts = score(config, folder)
     cut = truncation.count(folder, _tasks("truncation"))
-    folder.finish("score", **facts, truncated=cut, seconds=_since(began))
+    unseen = {} if folder.alpha is not None else left_out(config, folder, _tasks("reasoning"))
+    folder.finish("score", **facts, truncated=cut, reasoning_left_out=unseen, seconds=_since(began))
     folder.filesystem.delete_dir_contents(folder.path(CHECKPOINT), missing_dir_ok=True)
     earlier = f", {facts['done_before']} of them before" if facts["done_before"] else ""
     say(f"score: {facts['rows']} trajectories scored, {facts['rejects']} rejected{earlier} ({_since(began)} s)")
-    if lost := truncation.said(folder.manifest["stages"]["score"]):
-        say(f"score: {lost}")
+    for line in (truncation.said(folder.manifest["stages"]["score"]), said(config, unseen)):
+        if line:
+            say(f"score: {line}")
     for model, done in facts["models"].items():
         if not done["rows"]:
             continue
@@ -184,10 +200,14 @@ def _ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say, ray: 
     began = time.perf_counter()
     cluster.connect(ray)
     folder.start("ingest", settings)
-    counts = ingest(trajectories, folder, _tasks("ingest"))
+    sources, twice = look_up(trajectories.paths)
+    counts = ingest(trajectories, folder, _tasks("ingest"), sources)
     folder.finish("ingest", **asdict(counts), seconds=_since(began))
     if counts.formats:
         say(f"ingest: recognised {', '.join(f'{n} files as {name}' for name, n in counts.formats.items())}")
+    if twice:
+        name, first = twice[0]
+        say(f"ingest: read once, though links lead there too: {first} (also {name}){_others(len(twice) - 1)}")
     beyond = f", {counts.left_out_by_limit} beyond the limit" if counts.left_out_by_limit else ""
     say(
         f"ingest: {counts.kept} trajectories kept, {counts.rejected} rejected{beyond}, of {counts.read} in "
@@ -201,8 +221,8 @@ def _ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say, ray: 
 def _said_of(counts: Counts) -> Iterator[str]:
     """What a reader of the table should know of how it was made."""
     if counts.told_apart:
-        labels = ", ".join(f"{name} to {n:,}" for name, n in counts.told_apart.items())
-        yield f"ids that several trajectories share were told apart; added were {labels} of them"
+        labels = ", ".join(f"by {name} {n:,}" for name, n in counts.told_apart.items())
+        yield f"ids that several trajectories share were told apart: {labels}"
     left = [
         f"{what}: {in_words(found)}"
         for what, found in (("of messages", counts.left_behind), ("of records, kept in extra only", counts.unread))
@@ -345,6 +365,10 @@ def _weights(name: str) -> str | None:
         return None
     files = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
     return _digest("\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files))
+
+
+def _others(n: int) -> str:
+    return f", and {n} more" if n else ""
 
 
 def _digest(text: str) -> str:

@@ -1,18 +1,21 @@
 """How far a run is, read from its folder alone: while it runs, after it ended, or after it died."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from pa_dist.errors import RunFolderError
+from pa_dist.lease import Claim, last_seen, who
 from pa_dist.merge.sweep import begun
+from pa_dist.report.terminal import visible
 from pa_dist.reward_models.target import asked, target
-from pa_dist.run import RunFolder
+from pa_dist.run import LOG, RunFolder
 from pa_dist.score import truncation
 from pa_dist.score.settle import LOGPROBS, Target, committed
 
 # The rate is that of the last rows, written within so many seconds of the newest.
 WINDOW_SECONDS = 600.0
-# Without a row for so long a run has probably died, or waits for something.
+# Without a row for so long a run probably waits for something.
 QUIET_SECONDS = 120.0
 
 
@@ -36,12 +39,30 @@ def _lines(folder: RunFolder) -> list[str]:
     if folder.alpha is not None:  # its trajectories are the run's
         stages = {**stages, "ingest": folder.whole.manifest["stages"].get("ingest")}
     rewards = dict.fromkeys([*manifest.get("config", {}).get("reward_models", {}), *asked(stages)])
-    return [
+    parts = {part: part.manifest["stages"] for part in begun(folder)}
+    living, dead = last_seen(folder)
+    filled = partial(_filled, at_work=living is not None)
+    lines = [
         _ingest(stages.get("ingest")),
-        *(_filled(stages.get(into.stage), folder, into) for into in (LOGPROBS, *map(target, rewards))),
+        *(filled(stages.get(into.stage), folder, into) for into in (LOGPROBS, *map(target, rewards))),
         _evaluate(stages.get("evaluate")),
-        *(part.label + _filled(part.manifest["stages"].get("score"), part, LOGPROBS) for part in begun(folder)),
+        *(part.label + filled(its.get("score"), part, LOGPROBS) for part, its in parts.items()),
     ]
+    done = all(record["done"] for records in (stages, *parts.values()) for record in records.values())
+    return lines if living or (done and not dead) else [*lines, _over(folder, dead)]
+
+
+def _over(folder: RunFolder, dead: Claim | None) -> str:
+    """What became of the command that left its work undone."""
+    nobody = "no command is at work here"
+    if dead is not None:
+        at = datetime.fromtimestamp(dead.get("at", 0.0), UTC).isoformat(timespec="seconds")
+        return f"{nobody}: {who(dead)} died, last seen {at}; the same command goes on"
+    logged = (folder.read(LOG) or b"").decode(errors="replace").splitlines() or [""]
+    at, _, last = logged[-1].partition(" ")
+    if "the same command goes on" not in last:
+        last += "; the same command goes on"
+    return f"{nobody}; last said {at}: {visible(last)}" if at else nobody
 
 
 def _ingest(record: dict[str, Any] | None) -> str:
@@ -54,7 +75,7 @@ def _ingest(record: dict[str, Any] | None) -> str:
     )
 
 
-def _filled(record: dict[str, Any] | None, folder: RunFolder, into: Target) -> str:
+def _filled(record: dict[str, Any] | None, folder: RunFolder, into: Target, *, at_work: bool) -> str:
     if record is None:
         return f"{into.stage}: not begun"
     if record["done"]:
@@ -64,7 +85,7 @@ def _filled(record: dict[str, Any] | None, folder: RunFolder, into: Target) -> s
     files = folder.filesystem.get_file_info(committed(folder, into))
     total, done = folder.count("trajectories"), folder.count_rows([file.path for file in files])
     line = f"{into.stage}: {min(done, total):,} of {total:,} done"
-    if not files:
+    if not files or not at_work:
         return line
     newest = max(file.mtime for file in files)
     recent = [file for file in files if (newest - file.mtime).total_seconds() <= WINDOW_SECONDS]

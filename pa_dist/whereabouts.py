@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from pa_dist.run import RunFolder
@@ -38,7 +37,7 @@ def locate(folder: RunFolder, table_name: str) -> Index:
     number = {path: i for i, path in enumerate(paths)}
     digests, files = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
     column = pa.schema([pa.field(_ID, pa.string())])
-    dataset = pads.dataset(paths, schema=column, filesystem=folder.filesystem, format="parquet")
+    dataset = folder.files(paths, column)
     for tagged in dataset.scanner().scan_batches():
         found = _digests(tagged.record_batch[_ID].to_pylist())
         digests.append(found)

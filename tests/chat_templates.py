@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 _TURN = "<|im_start|>{{ m.role }}\n"
 _PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+_OPENED = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 _TOOLS = "{% if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
 _EACH = "{% for m in messages %}"
 _CALLS = "{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}</call>{% endfor %}"
@@ -61,7 +62,72 @@ TEMPLATES = {
     # No control tokens at all.
     "words": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}",
+    # The generation prompt begins a thought; the last answer shows its own, earlier ones none.
+    "opens_thought": _EACH
+    + "{% set thought = m.reasoning_content or (m.content.split('</think>')[0].split('<think>')[-1] | trim"
+    " if '</think>' in m.content else '') %}"
+    + _TURN
+    + "{% if m.role == 'assistant' and loop.last %}<think>\n{{ thought }}\n</think>\n\n{% endif %}"
+    + "{{ m.content.split('</think>')[-1] | trim }}"
+    + _CALLS
+    + _END
+    + _OPENED,
+    # The same, but no answer shows a thought, and after results of tools there is no generation prompt.
+    "opens_and_drops": _EACH
+    + "{% if m.role == 'tool' %}<s>{{ m.content }}<s>{% elif loop.previtem and loop.previtem.role == 'tool' %}"
+    + "{{ m.content }}<|im_end|>\n{% else %}"
+    + _TURN
+    + "{{ m.content.split('</think>')[-1] | trim }}<|im_end|>\n{% endif %}{% endfor %}"
+    + "{% if messages[-1].role != 'tool' %}" + _OPENED + "{% endif %}",
+    # The same, and an answer without a thought shows tags without white space between.
+    "opens_and_closes": _EACH
+    + _TURN
+    + "{% if m.role == 'assistant' and '<think>' not in m.content %}<think></think>{% endif %}{{ m.content }}"
+    + _END
+    + _OPENED,
+    # Reasoning by a key alone; what stands between tags is content to it.
+    "reasoning_key": _EACH
+    + _TURN
+    + "{% if m.thinking %}<thinking>{{ m.thinking }}</thinking>{% endif %}{{ m.content }}"
+    + _CALLS
+    + _END
+    + _PROMPT,
+    # Reasoning before calls alone.
+    "reasoning_of_calls": _EACH
+    + _TURN
+    + "{% if m.reasoning and m.tool_calls %}({{ m.reasoning }}){% endif %}{{ m.content }}"
+    + _CALLS
+    + _END
+    + _PROMPT,
+    # One system message, and roles that it knows.
+    "known_roles": "{% if messages[0].role == 'system' %}<|im_start|>{{ messages[0].content }}<|im_end|>\n{% endif %}"
+    + _EACH
+    + "{% if m.role in ('user', 'assistant', 'tool') %}"
+    + _TURN
+    + "{{ m.content }}"
+    + _CALLS
+    + "<|im_end|>\n{% endif %}{% endfor %}"
+    + _PROMPT,
+    # Results of tools as JSON strings, which have to say what tool they are of.
+    "results_as_json": _EACH
+    + _TURN
+    + "{% if m.role == 'tool' %}{{ 'of ' + m.name }}: {{ m.content | tojson }}{% else %}{{ m.content }}"
+    + _CALLS
+    + "{% endif %}"
+    + _END
+    + _PROMPT,
+    # Arguments one by one, and no answer without a user.
+    "each_argument": _EACH
+    + _TURN
+    + "{{ m.content }}{% for c in m.tool_calls or [] %}<{{ c.function.name }}>"
+    + "{% for k, v in c.function.arguments.items() %}{{ k }}={{ v }};{% endfor %}{% endfor %}"
+    + _END
+    + _PROMPT,
+    # Fails at a word.
+    "raises_at_rain": _EACH + _TURN + "{% if 'rains' in m.content %}{{ nothing.at_all }}{% endif %}{{ m.content }}"
+    + _END + _PROMPT,
     # These cannot hold all that was said.
+    "shortens": _EACH + _TURN + "{{ m.content if m.role == 'assistant' else m.content[:20] }}" + _END + _PROMPT,
     "content_or_calls": _EACH
     + _TURN
     + "{% if m.tool_calls %}"
@@ -79,7 +145,7 @@ TEMPLATES = {
     + _PROMPT,
     # And these are of no use.
     "no_prompt": _EACH + _TURN + "{{ m.content }}" + _END,
-    "open_thought": _EACH + _TURN + "{{ m.content }}" + _END + _PROMPT.replace("assistant\n", "assistant\n<think>\n"),
+    "other_prompt": _EACH + _TURN + "{{ m.content }}" + _END + _PROMPT.replace("assistant\n", "assistant\nSay:\n"),
     "broken": "{{ messages[0].content.no_such_method() }}",
 }  # fmt: skip
 

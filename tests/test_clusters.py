@@ -119,6 +119,8 @@ def test_a_submitted_job_on_two_nodes(undisturbed, two_nodes, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert "evaluate: 54 trajectories" in done.stdout
+    for noise in ("raylet", "Loading weights", "pid=", "WARNING", "it/s", "\r"):
+        assert noise not in done.stdout[done.stdout.index("ingest: ") :], noise
     assert kills.differences(out, expected) == []
     counted = counters(metrics)
     for model, facts in RunFolder(str(out)).manifest["stages"]["score"]["models"].items():

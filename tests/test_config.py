@@ -68,7 +68,12 @@ def test_published_scenarios_score_the_trajectories_they_name(name, pair, path):
             "reward_models.rm={kind: wildreward, read: probability}",
             "reward_models.rm: label: goes with read=probability",
         ),
-        ("reward_models.rm={kind: wildreward, prompt: no}", "reward_models.rm.prompt: Input should be a valid string"),
+        # `no` is the text no, in which the marks are missing.
+        ("reward_models.rm={kind: wildreward, prompt: no}", "reward_models.rm.prompt: a prompt holds {query} and"),
+        (
+            "reward_models.rm={kind: wildreward, prompt: [no]}",
+            "reward_models.rm.prompt: Input should be a valid string",
+        ),
         (
             "reward_models.rm={kind: wildreward, prompt: '{response}'}",
             "reward_models.rm.prompt: a prompt holds {query} and",

@@ -108,14 +108,25 @@ def test_a_driver_killed_at_each_stage_goes_on(undisturbed, tmp_path):
     assert kills.differences(out, expected) == []
 
 
-def test_a_killed_worker_costs_nothing(undisturbed, tmp_path):
+@pytest.mark.parametrize("victim", ["Scorer", "Tally"])
+def test_a_killed_worker_costs_nothing(undisturbed, tmp_path, victim):
     path, expected = undisturbed
     process = kills.start(path, tmp_path / "out")
     until(lambda: len(RunFolder(str(tmp_path / "out")).parts(CHECKPOINT)) > 1)
-    scorers = {pid: title for pid, title in kills.workers(process.pid).items() if "Scorer" in title}
-    os.kill(min(scorers), signal.SIGKILL)
+    found = {pid: title for pid, title in kills.workers(process.pid).items() if victim in title}
+    os.kill(min(found), signal.SIGKILL)
     assert kills.finish(process) == 0
     assert kills.differences(tmp_path / "out", expected) == []
+    counted = counts(tmp_path / "out")
+    assert all(rows >= 108 for rows, _ in counted.values())
+    if victim == "Tally":  # which knows what it was told before it died; a scorer's block may be done twice
+        assert counted == counts(expected)
+
+
+def counts(out):
+    """Rows and tokens of each model in a manifest."""
+    models = RunFolder(str(out)).manifest["stages"]["score"]["models"]
+    return {model: (facts["rows"], facts["tokens"]) for model, facts in models.items()}
 
 
 @pytest.mark.slow

@@ -240,6 +240,13 @@ def test_fractions_of_one_gpu_hold_both_models(pair, chat_file, tmp_path):
     assert RunFolder(str(tmp_path)).count("logprobs") == 12
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use a GPU here")
+def test_a_gpu_that_torch_cannot_use_is_one_line_and_no_run_on_the_cpu(pair, chat_file, tmp_path):
+    lines = r"^score: a GPU was assigned on \S+, and torch \S+ there finds no CUDA; .*device=cpu[^\n]*$"
+    with pytest.raises(PaDistError, match=lines):
+        stages.ingest_and_score(settings(pair, chat_file, tmp_path, device=None), print)
+
+
 @pytest.mark.parametrize(
     ("pool", "message"),
     [
@@ -326,11 +333,11 @@ def test_gpus_that_are_not_there_are_one_line_and_not_a_hang(pair, chat_file, tm
 
 @pytest.mark.parametrize(
     ("lacking", "message"),
-    [("*", "no model and tokenizer at"), ("tokenizer*", "no model and tokenizer at"), ("*.safetensors", "no weights")],
+    [("*", "the folder is empty"), ("tokenizer*", "its tokenizer cannot be used"), ("*.safetensors", "no weights")],
 )
 def test_a_model_that_is_not_there_is_one_line_before_anything_starts(pair, chat_file, tmp_path, lacking, message):
     broken = shutil.copytree(pair["policy"], tmp_path / "model", ignore=shutil.ignore_patterns(lacking))
-    with pytest.raises(ConfigError, match=rf"^pair\.reference: {message}.*$"):
+    with pytest.raises(ConfigError, match=rf"^pair\.reference: '{broken}': {message}.*$"):
         stages.run(settings({**pair, "reference": str(broken)}, chat_file, tmp_path / "out"), print)
     assert not (tmp_path / "out" / "trajectories").exists()
 

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -42,6 +42,18 @@ def save_tokenizer(
     tokenizer.save_pretrained(folder)
     return tokenizer
 
+
+def save_panicking_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """One whose pattern gives up on `PANICS` by a panic of its Rust code: so many ways are there to read these."""
+    tokenizer = save_tokenizer(folder, bos=True)
+    pattern = pre_tokenizers.Split(Regex("(?:a|aa)+c"), behavior="isolated")
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pattern, bytes_only])
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+PANICS = "a" * 60
 
 SHAPE = {
     "vocab_size": 320,

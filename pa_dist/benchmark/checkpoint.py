@@ -1,17 +1,17 @@
 """What it costs an undisturbed run to commit every block."""
 
 import json
+import time
 from pathlib import Path
-from unittest.mock import patch
 
 import ray
 
+from pa_dist import cluster
 from pa_dist.demo.agreement import shipped_rollouts
 from pa_dist.demo.command import demo_config
 from pa_dist.run import RunFolder
-from pa_dist.score import pipeline
-from pa_dist.score.settle import Settled, Target
-from pa_dist.stages import ingest_and_score
+from pa_dist.score.pipeline import score
+from pa_dist.stages import ingest_files
 
 
 def compare(place: Path, trajectories: int, rows_per_block: int, repeats: int) -> dict[str, list[float]]:
@@ -21,7 +21,7 @@ def compare(place: Path, trajectories: int, rows_per_block: int, repeats: int) -
       place: an empty folder for the corpus and the runs.
 
     Returns:
-      Seconds of the scoring stage, loading included, of each run.
+      Seconds of scoring, loading included, of each run.
     """
     corpus = place / "rollouts.jsonl"
     rows = list(shipped_rollouts())
@@ -46,16 +46,11 @@ def _score(corpus: Path, out: Path, rows_per_block: int, *, commit: bool) -> flo
             "score": config.score.model_copy(update={"rows_per_block": rows_per_block}),
         }
     )
-    if commit:
-        ingest_and_score(config, print)
-    else:
-        # There is no such setting: a run that cannot go on is nothing to offer.
-        with patch.multiple(pipeline, CheckpointConfig=lambda **_: None, settle=_count):
-            ingest_and_score(config, print)
+    folder = RunFolder(config.output)
+    cluster.connect(config.ray, config.score)
+    ingest_files(config.trajectories, folder, print, config.ray)
+    began = time.perf_counter()
+    score(config, folder, commit=commit)
+    seconds = time.perf_counter() - began
     ray.shutdown()
-    seconds: float = RunFolder(str(out)).manifest["stages"]["score"]["seconds"]
     return seconds
-
-
-def _count(folder: RunFolder, target: Target) -> Settled:
-    return Settled(folder.count(target.table), folder.count("rejects", target.rejects))

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import ray
 
 from pa_dist.config import Config
@@ -72,7 +71,7 @@ def _score(config: Config) -> None:
     engine = HFEngine(load_model(config.pair.policy, dtype=settings.dtype))
     tokenizer: Any = load_tokenizer(config.pair.policy)
     for part in folder.parts("trajectories"):
-        table = pq.read_table(part, filesystem=folder.filesystem)
+        table = folder.read_table(part)
         for start in range(0, len(table), settings.rows_per_block):
             block = table.slice(start, settings.rows_per_block)
             tokens, _ = rows.tokenize_rows(block, [tokenizer], [1 << 31], config.render.actions, settings.max_length)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pa_dist import schema
 from pa_dist.config import Config, Vllm
+from pa_dist.errors import ConfigError
 from pa_dist.reduce.ragged import column
 from pa_dist.run import RunFolder
 from pa_dist.score.engine import TokenSequence
@@ -41,7 +42,12 @@ def differences(config: Config, place: str) -> dict[str, float | None]:
     Args:
       config: of a run whose engine and output do not matter.
       place: a folder for both runs.
+
+    Raises:
+      ConfigError: no vLLM.
     """
+    if installed() is None:
+        raise ConfigError("engines: vllm is not installed; `pip install 'pa-dist[vllm]'` installs it")
     tables = []
     for engine in ("hf", "vllm"):
         output = f"{place}/{engine}"

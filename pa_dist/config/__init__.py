@@ -18,7 +18,7 @@ from pa_dist.config.sections import (
     Trajectories,
     Vllm,
 )
-from pa_dist.config.tree import Config, evaluate_section, load, parse
+from pa_dist.config.tree import Config, evaluate_section, given_path, load, parse
 
 __all__ = [
     "Classifier",
@@ -38,6 +38,7 @@ __all__ = [
     "Vllm",
     "WildReward",
     "evaluate_section",
+    "given_path",
     "load",
     "parse",
 ]

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
+from pa_dist.config.paths import AnyPath
 from pa_dist.config.sections import Positive, Replicas
 
 
@@ -23,7 +24,7 @@ def _holds(*marks: str) -> AfterValidator:
 class _RewardModel(Replicas):
     """What all reward models have; the actor pool's keys stand beside the others."""
 
-    model: str
+    model: AnyPath
     """A folder, or a name on the Hugging Face Hub."""
     revision: str | None = None
     trust_remote_code: bool = False
@@ -65,7 +66,7 @@ class WildReward(Classifier):
     """THU-KEG/WildReward-8B, read as published."""
 
     kind: Literal["wildreward"]  # type: ignore[assignment]
-    model: str = "THU-KEG/WildReward-8B"
+    model: AnyPath = "THU-KEG/WildReward-8B"
     input: Literal["chat", "plain", "prompt"] = "prompt"
     read: Literal["logit", "ordinal", "probability"] = "ordinal"
 
@@ -77,7 +78,7 @@ class ThinkPRM(_RewardModel):
     """
 
     kind: Literal["thinkprm"]
-    model: str = "launch/ThinkPRM-7B"
+    model: AnyPath = "launch/ThinkPRM-7B"
     engine: Literal["vllm", "hf"] = "vllm"
     """vllm: the extra of that name; hf: transformers, one critique at a time, for tests and small machines."""
     prompt: Annotated[str, _holds("{task}", "{steps}")] | None = None

@@ -1,8 +1,12 @@
 """The sections of a config, a docstring a key; those of reward models are in `reward_models.py`."""
 
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from pa_dist.config.paths import AnyPath
+from pa_dist.config.yaml_text import typed
 
 FileFormat = Literal["tau2", "tau_bench", "who_and_when", "agentdojo", "inspect_log", "chat", "parquet"]
 Format = Literal[FileFormat, "auto"]
@@ -12,11 +16,24 @@ Positive = Annotated[int, Field(gt=0, lt=2**31)]
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str | os.PathLike) else value
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_fields_take_it(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        found = dict(data)
+        for key in data.keys() & cls.model_fields.keys():
+            try:
+                found[key] = typed(data[key], cls.model_fields[key].annotation)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
+        return found
 
 
 class Trajectories(Section):
@@ -24,7 +41,7 @@ class Trajectories(Section):
 
     format: Format
     """auto recognises each file by what it holds."""
-    paths: Annotated[list[str], Field(min_length=1)]
+    paths: Annotated[list[AnyPath], Field(min_length=1), BeforeValidator(_as_list)]
     """Files, folders, globs or URIs."""
     messages_column: str | None = None
     """The column of Parquet files that holds the messages; null looks for the usual names."""
@@ -41,8 +58,8 @@ class Trajectories(Section):
 class Pair(Section):
     """Policy and reference: folders, or names on the Hugging Face Hub."""
 
-    policy: str
-    reference: str
+    policy: AnyPath
+    reference: AnyPath
     policy_revision: str | None = None
     reference_revision: str | None = None
     trust_remote_code: bool = False

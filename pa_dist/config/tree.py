@@ -1,13 +1,17 @@
 """The whole tree, and how it is read."""
 
 import difflib
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from pa_dist.config import paths, yaml_text
+from pa_dist.config.paths import Output
 from pa_dist.config.reward_models import KINDS, RewardModel, RewardName
 from pa_dist.config.sections import Evaluate, Merge, Pair, Ray, Render, Score, Section, Trajectories
 from pa_dist.errors import ConfigError
@@ -28,7 +32,7 @@ class Config(Section):
     """Reward models by the name that their scores go by, such as `wildreward: {kind: wildreward}`."""
     evaluate: Evaluate = Evaluate()
     ray: Ray = Ray()
-    output: str
+    output: Output
 
     @model_validator(mode="before")
     @classmethod
@@ -51,8 +55,8 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read a config file and apply `key.path=value` overrides.
 
     Args:
-      path: a YAML file.
-      overrides: `key.path=value` strings; values are read as YAML (`limit=40` is a number, `paths=[a, b]` a list).
+      path: a YAML file. The field decides what an unquoted word is: a domain `no` is text, `limit: 40` a number.
+      overrides: `key.path=value` strings; of values the same, and `paths=[a, b]` is a list, `{a: b}` a mapping.
 
     Raises:
       ConfigError: unreadable file, unknown key, or a value out of bounds.
@@ -61,7 +65,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    tree = _yaml(text, str(path))
+    tree = _yaml(yaml_text.read, text, str(path))
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values")
     for override in overrides or []:
@@ -77,6 +81,17 @@ def parse(tree: dict[str, Any]) -> Config:
         raise ConfigError(_one_line(error)) from None
 
 
+def given_path(path: str | os.PathLike[str], key: str = "OUT", *, output: bool = False) -> str:
+    """A path that is no key of a config, by the same rules; `output`: by those of one. Raises `ConfigError`."""
+    try:
+        text = paths.output(path) if output else paths.expanded(path)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}, got {str(path)!r}") from None
+    if not isinstance(text, str):
+        raise ConfigError(f"{key}: no path but {type(path).__name__}")
+    return text
+
+
 def evaluate_section(before: dict[str, Any], overrides: list[str] | None = None) -> Evaluate:
     """The `evaluate` section a run folder was made with, with `key=value` overrides. Raises `ConfigError`."""
     tree: dict[str, Any] = dict(before)
@@ -88,9 +103,11 @@ def evaluate_section(before: dict[str, Any], overrides: list[str] | None = None)
         raise ConfigError(_one_line(error, Evaluate)) from None
 
 
-def _yaml(text: str, where: str) -> Any:
+def _yaml(read: Callable[[str], Any], text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return read(text)
+    except yaml_text.Refused as error:
+        raise ConfigError(f"{where}: {error}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -110,7 +127,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise ConfigError(f"{key}: {parent} has no keys below it")
         node = child
-    node[leaf] = _yaml(value, key)
+    node[leaf] = _yaml(yaml_text.value, value, key)
 
 
 def _one_line(error: ValidationError, model: type[BaseModel] = Config) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pa_dist import config, stages
 from pa_dist.demo.agreement import Agreement, agreement, exact_advantages, held_out_tasks, shipped_rollouts
@@ -85,7 +84,7 @@ def measure_agreement(folder: RunFolder) -> Agreement:
 def beaten(folder: RunFolder) -> list[str]:
     """A line for each table in which another method did better than progress advantage: by AUROC, by success at the
     largest N, and by step accuracy of the sharpest drop."""
-    table = pq.read_table(folder.path("metrics.parquet"), filesystem=folder.filesystem)
+    table = folder.read_table(folder.path("metrics.parquet"))
     own_steps = ("deepconf_tail", "deepconf_bottom10")
     rows = [row | ({"step_agg": "mean"} if row["method"] in own_steps else {}) for row in table.to_pylist()]
     rows = [row for row in rows if (row["scenario"], row["domain"]) in SHOWN and row["value"] is not None]

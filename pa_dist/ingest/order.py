@@ -64,7 +64,7 @@ def planned(folder: RunFolder, part: int) -> tuple[list[tuple[int, int, int]], l
 def _index(folder: RunFolder, n_groups: int, columns: list[str]) -> pa.Table:
     """Columns of all staged rows, in reading order."""
     paths = [folder.path(STAGING, f"index-{group:05d}.parquet") for group in range(n_groups)]
-    return pa.concat_tables([pq.read_table(path, columns=columns, filesystem=folder.filesystem) for path in paths])
+    return pa.concat_tables([folder.read_table(path, columns) for path in paths])
 
 
 def _reject(folder: RunFolder, n_groups: int, ids: pa.ChunkedArray, repeated: Rows, first: Rows) -> None:

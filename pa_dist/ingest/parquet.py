@@ -71,20 +71,22 @@ def _open(file: Any, limit: int) -> pq.ParquetFile:
     """The file, set to be read with little memory.
 
     A text that a file holds once may be in a million of its rows: read as a dictionary, it is held once here as well,
-    until a row's size is known.
+    until a row's size is known. Columns that are large in the file already gain nothing by that.
     """
     table = pq.ParquetFile(file)
     about, schema = table.metadata, table.schema_arrow
     own = [name for name, type in zip(schema.names, schema.types, strict=True) if "dictionary<" in str(type)]
+    groups = [about.row_group(i) for i in range(about.num_row_groups)]
     leaves = [about.schema.column(i) for i in range(about.num_columns)]
     texts = [
         leaf.path
-        for leaf in leaves
+        for i, leaf in enumerate(leaves)
         if leaf.physical_type == "BYTE_ARRAY"
+        and all(group.column(i).total_uncompressed_size <= limit for group in groups)
         and leaf.logical_type.type in ("STRING", "NONE")
         and not any(leaf.path == name or leaf.path.startswith(f"{name}.") for name in own)
     ]
-    large = any(about.row_group(i).total_byte_size > limit for i in range(about.num_row_groups))
+    large = any(group.total_byte_size > limit for group in groups)
     slowly = {"buffer_size": 1 << 20, "pre_buffer": False} if large else {}
     return pq.ParquetFile(file, metadata=about, read_dictionary=texts, **slowly)
 

@@ -30,7 +30,7 @@ def of(message: dict[str, Any], thought: list[str], left: Counter[str]) -> str |
         pieces = _texts(value, key, left)
         if pieces:
             found[key] = "\n".join(pieces)
-        elif holds(value) and not isinstance(value, list):
+        elif holds(value) and not isinstance(value, str | list):
             left[key] += 1
     if thought:
         found["content.reasoning"] = "\n".join(thought)

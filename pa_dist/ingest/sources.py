@@ -7,15 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 import pyarrow as pa
 from fsspec.implementations.arrow import ArrowFSWrapper
+from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs as pafs
 
 from pa_dist.errors import ConfigError, shown
+from pa_dist.ingest import local
 
 _NAME = re.compile(r"(?P<stem>.*?)\.(?:json|jsonl|ndjson|parquet|eval)(?:\.(?:gz|zst|bz2|xz))?", re.DOTALL)
 _GLOB = re.compile(r"[*?\[]")
@@ -46,6 +48,8 @@ class Source:
     size: int
     modified: str = ""
     """When, as far as its file system says."""
+    fault: str | None = None
+    """Why there is nothing to read: a link that leads nowhere, or round in a circle."""
 
     @property
     def file_name(self) -> str:
@@ -71,6 +75,7 @@ class Source:
     @contextmanager
     def open(self) -> Iterator["Guarded"]:
         """The file's bytes, decompressed by its suffix. Raises `Unreadable`."""
+        self._check()
         try:
             filesystem, _ = _filesystem(self.entry)
             zst = self.path.endswith(".zst")  # fsspec reads it only with another package; Arrow has it built in
@@ -86,6 +91,7 @@ class Source:
     @contextmanager
     def open_seekable(self) -> Iterator[Any]:
         """The file as it is, for a library that reads it from its end. Raises `Unreadable`."""
+        self._check()
         try:
             filesystem, _ = _filesystem(self.entry)
             file = filesystem.open(self.path, "rb")
@@ -95,6 +101,10 @@ class Source:
             yield file
         finally:
             file.close()
+
+    def _check(self) -> None:
+        if self.fault is not None:
+            raise Unreadable(self.fault)
 
 
 class Guarded:
@@ -113,23 +123,53 @@ class Guarded:
         return data
 
 
+class Expanded(NamedTuple):
+    """What entries name."""
+
+    sources: list[Source]
+    twice: list[tuple[str, str]]
+    """Names that lead to what has been found by another: it is read once, by that other, which comes second."""
+
+
 def expand(paths: Sequence[str]) -> list[Source]:
+    """Files that the entries name, as `look_up` finds them."""
+    return look_up(paths).sources
+
+
+def look_up(paths: Sequence[str]) -> Expanded:
     """Files that the entries name, each once, in natural order of their paths.
 
     A folder stands for all `.json`, `.jsonl`, `.parquet` and `.eval` files below it, compressed ones too, hidden ones
-    left out.
+    left out. Links are followed; one that leads nowhere or back to where it lies is a source that cannot be read.
 
     Raises:
       ConfigError: an entry matches nothing, or its file system cannot be reached.
     """
-    found: dict[tuple[str, str], Source] = {}
+    found: dict[tuple[str, str], list[Source]] = {}
+    twice: list[tuple[str, str]] = []
     for entry in paths:
-        sources = _match(entry)
+        sources, again = _match(entry)
         if not sources:
             raise ConfigError(f"trajectories.paths: nothing matches {shown(entry)!r}")
+        twice += again
         for source in sources:
-            found.setdefault((_scheme(entry), source.path), source)
-    return sorted(found.values(), key=lambda s: ([natural(part) for part in s.path.split("/")], s.path, s.name))
+            key = (_scheme(entry), local.real(source.path) if _is_local(entry) else source.path)
+            found.setdefault(key, []).append(source)
+    taken = []
+    for (_, path), sources in found.items():
+        # By its own name rather than by a link's.
+        first = min(sources, key=lambda source: (source.path != path, _order(source.path)))
+        taken.append(first)
+        twice += [(source.name, first.name) for source in sources if source.path != first.path]
+    return Expanded(sorted(taken, key=lambda s: (_order(s.path), s.name)), list(dict.fromkeys(twice)))
+
+
+def _order(path: str) -> tuple[list[str], str]:
+    return [natural(part) for part in path.split("/")], path
+
+
+def _is_local(entry: str) -> bool:
+    return isinstance(_filesystem(entry)[0], LocalFileSystem)
 
 
 def _scheme(entry: str) -> str:
@@ -141,7 +181,7 @@ def _filesystem(entry: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of an entry and the entry's path in it, globs included."""
     try:
         if "://" not in entry:
-            return fsspec.filesystem("file"), os.path.abspath(entry)  # noqa: PTH100  (`Path` keeps the `..` or follows links)
+            return fsspec.filesystem("file"), local.absolute(entry)
         # Arrow parses URIs strictly, and takes options behind a `?`: it gets the folders in front of the first glob.
         body, mark, options = entry.partition("?")
         glob = _GLOB.search(body)
@@ -150,15 +190,20 @@ def _filesystem(entry: str) -> tuple[fsspec.AbstractFileSystem, str]:
             filesystem, path = pafs.FileSystem.from_uri(folder + mark + options)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             return fsspec.core.url_to_fs(entry)  # type: ignore[no-any-return]
-        path = path.rstrip("/") + "/" + body[len(folder) :] if glob else path
+        path = path.rstrip("/") + "/" + unquote(body[len(folder) :]) if glob else path
+        if filesystem.type_name == "local":
+            return fsspec.filesystem("file"), path
         return ArrowFSWrapper(filesystem, skip_instance_cache=True), path
     except (OSError, ValueError, ImportError) as error:
         raise _wrong(entry, error) from None
 
 
-def _match(entry: str) -> list[Source]:
+def _match(entry: str) -> tuple[list[Source], list[tuple[str, str]]]:
+    """An entry's sources, and folders that it has by two names."""
     filesystem, path = _filesystem(entry)
     try:
+        if isinstance(filesystem, LocalFileSystem):
+            return _match_here(entry, path)
         if filesystem.exists(path):
             infos = [filesystem.info(path)]
         else:
@@ -166,7 +211,21 @@ def _match(entry: str) -> list[Source]:
         files = [file for info in infos for file in _files(filesystem, info)]
     except (OSError, ValueError) as error:
         raise _wrong(entry, error) from None
-    return [Source(_shown(entry, f["name"]), entry, f["name"], f.get("size") or 0, _modified(f)) for f in files]
+    return [Source(_shown(entry, f["name"]), entry, f["name"], f.get("size") or 0, _modified(f)) for f in files], []
+
+
+def _match_here(entry: str, path: str) -> tuple[list[Source], list[tuple[str, str]]]:
+    sources, again = [], []
+    for found in local.find(path, lambda name: _NAME.fullmatch(name) is not None):
+        name = _shown(entry, found.path)
+        if found.same_as is not None:
+            again.append((name, _shown(entry, found.same_as)))
+        elif found.fault is not None:
+            sources.append(Source(name, entry, found.path, 0, fault=found.fault))
+        else:
+            status = os.stat(found.path)  # noqa: PTH116
+            sources.append(Source(name, entry, found.path, status.st_size, str(status.st_mtime)))
+    return sources, again
 
 
 def _wrong(entry: str, error: Exception) -> ConfigError:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pa_dist import schema
@@ -20,7 +19,7 @@ def recall(run: RunFolder, where: Index, ids: Sequence[str]) -> list[Outcome]:
     """The policy's columns of some trajectories, in the order given; for one that the run rejected, that it did."""
     wanted, found = set(ids), dict[str, TokenColumns]()
     for path in where.holding(ids):
-        table = pq.read_table(path, filesystem=run.filesystem, columns=["trajectory_id", *_COLUMNS])
+        table = run.read_table(path, ["trajectory_id", *_COLUMNS])
         for row, trajectory_id in enumerate(table["trajectory_id"].to_pylist()):
             if trajectory_id in wanted:
                 found[trajectory_id] = TokenColumns(*(_flat(table[name][row]) for name in _COLUMNS))

@@ -27,7 +27,7 @@ def write_alphas(run: RunFolder, parts: list[RunFolder]) -> None:
     method = parts[0].manifest["stages"]["score"]["settings"]["merge"]["method"]
     tables = []
     for part in (run, *parts):
-        metrics = pq.read_table(part.path("metrics.parquet"), filesystem=run.filesystem, schema=schema.METRICS)
+        metrics = part.read_table(part.path("metrics.parquet"), schema=schema.METRICS)
         named = [pa.repeat(method, len(metrics)), pa.repeat(part.alpha or 0.0, len(metrics))]
         tables.append(pa.Table.from_arrays([*named, *metrics.columns], schema=schema.ALPHAS))
     with run.replacing(f"{ALPHAS}.parquet") as path:

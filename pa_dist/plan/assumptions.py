@@ -56,9 +56,12 @@ def assumptions(
             "allocators lose. Too little halves batch_tokens"
         )
     lines += dict.fromkeys(speed.assumed for speed in found)
+    where = (
+        "on this machine, whose cores, GPUs and memory they share" if found[0].machine else "on devices of their own"
+    )
     lines.append(
-        "hours: forward passes alone, policy and reference at the same time on devices of their own; without starting, "
-        "loading, tokenising, writing and evaluating"
+        f"hours: forward passes alone, policy and reference at the same time {where}; without starting, loading, "
+        "tokenising, writing and evaluating"
     )
     if config.merge is not None:
         lines.append(

@@ -46,6 +46,8 @@ class Speed:
     """Of each model."""
     assumed: str
     """How that was found, in words."""
+    machine: float | None = None
+    """GPUs, of a CPU cores, of the one machine that is planned for; None: there are as many as are asked for."""
 
 
 def speeds(config: Config, device: str | None, like: str | None, share: float | None) -> list[Speed]:
@@ -89,8 +91,11 @@ def _here(config: Config, share: float | None) -> Speed:
     said = (
         f"devices: {reached:.0%} (--share) of {measured} GFLOP/s, which a large matrix product in {dtype} reached here"
     )
-    memory = torch.cuda.get_device_properties(0).total_memory if kind == "cuda" else _memory_of_the_machine()
-    return Speed(HERE, kind, memory, "flops", {model: rate * reached for model, rate in rates.items()}, said)
+    if kind == "cuda":
+        memory, machine = float(torch.cuda.get_device_properties(0).total_memory), torch.cuda.device_count()
+    else:
+        memory, machine = _memory_of_the_machine(), os.cpu_count() or 1
+    return Speed(HERE, kind, memory, "flops", {model: rate * reached for model, rate in rates.items()}, said, machine)
 
 
 def _measured(kind: str, dtype: str, pool: Replicas) -> float:

@@ -1,11 +1,11 @@
 """What a run would take, found out from a sample and from the models' configs: no weights, no Ray, no run folder."""
 
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pa_dist import schema
+from pa_dist.cluster import share_out_of
 from pa_dist.config import Config, Replicas, ThinkPRM
 from pa_dist.errors import ConfigError, first_line
 from pa_dist.plan.assumptions import assumptions
@@ -17,6 +17,7 @@ from pa_dist.plan.records import DevicePlan, Expected, ModelPlan, Plan, RewardPl
 from pa_dist.plan.sample import READ_BYTES, SIZE, Block, Corpus, blocks, read_corpus
 from pa_dist.run import RunFolder
 from pa_dist.score import vllm
+from pa_dist.score.positions import limited
 
 SAMPLE = 200
 HOUR = 3600.0
@@ -42,7 +43,7 @@ def plan(
       PaDistError: a config, a device or a folder that cannot be used.
     """
     found = speeds(config, device, like, share)
-    _check(config)
+    config = _checked(config)
     scoring = _scoring(config, found[0].kind)
     judging = {name: Judging(name, config) for name in config.reward_models}
     with tempfile.TemporaryDirectory(prefix="pa-dist-plan-") as place:
@@ -83,17 +84,23 @@ def plan(
     )
 
 
-def _check(config: Config) -> None:
-    """Find out whether what is to be planned is there. vLLM need not be: it is where the run will be."""
+def _checked(config: Config) -> Config:
+    """The config, cut to the tokens that its models read, where what is to be planned is there.
+
+    vLLM need not be: it is where the run will be.
+    """
     from pa_dist.reward_models import pipeline as judges
-    from pa_dist.score.check import check, check_templates
+    from pa_dist.score.check import check, check_lengths, check_pair, check_templates
 
     here = vllm.installed() is not None
-    check(config.pair, config.score if here else config.score.model_copy(update={"engine": "hf"}))
+    found = check(config.pair, config.score if here else config.score.model_copy(update={"engine": "hf"}))
     check_templates(config)
+    check_pair(config, found)
+    check_lengths(config, found)
     for name, model in config.reward_models.items():
         elsewhere = isinstance(model, ThinkPRM) and not here
         judges.check(name, model.model_copy(update={"engine": "hf"}) if elsewhere else model)
+    return limited(config, found.positions)
 
 
 def _scoring(config: Config, kind: str) -> Scoring:
@@ -153,21 +160,35 @@ def _rejects(corpus: Corpus, reasons: Sequence[Counter[str]], counted: int) -> l
 def _device(
     config: Config, speed: Speed, models: Mapping[str, ModelPlan], rewards: Mapping[str, RewardPlan]
 ) -> DevicePlan:
-    pools: dict[str, Replicas] = {model: getattr(config.score, model) for model in models}
+    pools = _pools(config, speed)
     seconds = {name: getattr(model, speed.unit).value / speed.per_second[name] for name, model in models.items()}
     alone = {name: seconds[name] / _side_by_side(pool, speed, config) for name, pool in pools.items()}
     merged = models["reference"].passes - 1
+    last = {"reference": pools["reference"]}
+    hours = (
+        max(alone.values()) * _crowd(pools, speed, config) + merged * alone["reference"] * _crowd(last, speed, config)
+    ) / HOUR
     taken = sum(seconds[name] * models[name].passes * _idle(pool, speed, config) for name, pool in pools.items())
     return DevicePlan(
         device=speed.name,
         per_second=speed.per_second,
         unit=speed.unit,
-        hours=(max(alone.values()) + merged * alone["reference"]) * _crowd(config, speed) / HOUR,
-        device_hours=taken / HOUR,
+        hours=hours,
+        # The cores of one machine are one device, whoever works on them.
+        device_hours=hours if _one_cpu(speed) else taken / HOUR,
         reward_hours=_reward_hours(config, speed, rewards),
         memory=speed.memory,
-        fits={name: _fits(sum(model.memory.values()), pools[name], speed, config) for name, model in models.items()},
+        fits=_fit({name: sum(model.memory.values()) for name, model in models.items()}, pools, speed, config),
     )
+
+
+def _pools(config: Config, speed: Speed) -> dict[str, Replicas]:
+    """The models' actors; on one machine with the GPUs that they would get of those it has."""
+    pools: dict[str, Replicas] = {model: getattr(config.score, model) for model in schema.MODELS}
+    if speed.machine is None or speed.kind == "cpu":
+        return pools
+    shared = share_out_of(speed.machine, config.score)
+    return {name: pool.model_copy(update={"num_gpus": shared[name].num_gpus}) for name, pool in pools.items()}
 
 
 def _wide(config: Config) -> int:
@@ -189,12 +210,17 @@ def _idle(pool: Replicas, speed: Speed, config: Config) -> float:
     return max(1.0, _gpus(pool, speed, config) / _wide(config))
 
 
-def _crowd(config: Config, speed: Speed) -> float:
-    """How many times over the actors would take this machine's cores."""
-    if speed.kind != "cpu":
+def _one_cpu(speed: Speed) -> bool:
+    return speed.kind == "cpu" and speed.machine is not None
+
+
+def _crowd(pools: Mapping[str, Replicas], speed: Speed, config: Config) -> float:
+    """How many times over actors that work at once take the machine's cores, or its GPUs."""
+    if speed.machine is None:
         return 1.0
-    pools = (config.score.policy, config.score.reference)
-    return max(1.0, sum(pool.replicas * pool.num_cpus for pool in pools) / (os.cpu_count() or 1))
+    # Threads beyond the cores made no product faster where its rate was measured.
+    each = (min(p.num_cpus, speed.machine) if _one_cpu(speed) else _gpus(p, speed, config) for p in pools.values())
+    return max(1.0, sum(p.replicas * n for p, n in zip(pools.values(), each, strict=True)) / speed.machine)
 
 
 def _reward_hours(config: Config, speed: Speed, rewards: Mapping[str, RewardPlan]) -> float | None:
@@ -203,9 +229,21 @@ def _reward_hours(config: Config, speed: Speed, rewards: Mapping[str, RewardPlan
     hours = 0.0
     for name, plan in rewards.items():
         work: Estimate = plan.flops if speed.unit == "flops" else plan.tokens
-        hours += work.value / speed.per_second["policy"] / config.reward_models[name].replicas / HOUR
+        pool = config.reward_models[name]
+        crowd = _crowd({name: pool}, speed, config)
+        hours += work.value / speed.per_second["policy"] / pool.replicas * crowd / HOUR
     return hours
 
 
-def _fits(needed: int, pool: Replicas, speed: Speed, config: Config) -> bool | None:
-    return None if speed.memory is None else needed <= speed.memory * _gpus(pool, speed, config)
+def _fit(
+    needed: Mapping[str, int], pools: Mapping[str, Replicas], speed: Speed, config: Config
+) -> dict[str, bool | None]:
+    """Whether a replica's memory is there, of each model; on one machine's CPU that of all replicas of both."""
+    if speed.memory is None:
+        return dict.fromkeys(needed)
+    if not _one_cpu(speed):
+        return {name: n <= speed.memory * _gpus(pools[name], speed, config) for name, n in needed.items()}
+    each = {name: n * pools[name].replicas for name, n in needed.items()}
+    alone = {name: n <= speed.memory for name, n in each.items()}
+    together = sum(each.values()) <= speed.memory
+    return dict.fromkeys(alone, together) if all(alone.values()) else {**alone}

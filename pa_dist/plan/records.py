@@ -55,7 +55,7 @@ class DevicePlan:
     """Of the reward models after it; null where one generates."""
     memory: float | None
     fits: dict[str, bool | None]
-    """Whether a replica's memory is there, of each model."""
+    """Whether a replica's memory is there, of each model; on the CPU of one machine, that of all replicas of both."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.reduce.aggregate import Bucket, buckets, step_aggregates, token_aggregates, token_extremes
-from pa_dist.reduce.methods import Method, RewardMethod, StepColumns, all_methods, cells, methods
+from pa_dist.reduce.methods import OTHER_TOKENS, Method, RewardMethod, StepColumns, all_methods, cells, methods
 from pa_dist.reduce.predictors import agent_matches, fell_back, predictions
 from pa_dist.reduce.ragged import (
     Bools,
@@ -26,7 +26,9 @@ from pa_dist.reduce.ragged import (
     tokens,
 )
 from pa_dist.reduce.rewards import Judged, of_steps, of_trajectories
+from pa_dist.schema import TOKEN_AGGS
 
+SUM = TOKEN_AGGS.index("sum")
 _KEYS = [field.name for field in schema.KEYS]
 _LABELS = [field.name for field in schema.LABELS]
 _PER_STEP = ["agent", "text_hash", "truncated"]
@@ -117,14 +119,20 @@ def _read(table: pa.Table, beta: float) -> _Steps:
     require_one_length(table, n_steps, {name: by_name[name] for name in _POLICY})
     paired = Tokens(reference.values, reference.counts, reference.scored & ~differs)
     require_one_length(table, n_steps, {"policy_logprob": policy, "reference_logprob": paired})
-    columns = _step_columns(by_name, np.repeat(~differs, n_steps), n_steps, beta)
+    truncated = per_step["truncated"].fill_null(False).to_numpy(zero_copy_only=False)
+    columns = _step_columns(by_name, np.repeat(~differs, n_steps), truncated, n_steps, beta)
     return _Steps(n_steps, step.flatten(), per_step, policy.counts, columns, {})
 
 
-def _step_columns(by_name: dict[str, Tokens], shared: Bools, n_steps: Ints, beta: float) -> StepColumns:
+def _step_columns(
+    by_name: dict[str, Tokens], shared: Bools, truncated: Bools, n_steps: Ints, beta: float
+) -> StepColumns:
     policy, reference = by_name["policy_logprob"], by_name["reference_logprob"]
     aggregated = {name: token_aggregates(column.values, column.counts) for name, column in by_name.items()}
     advantage = beta * (aggregated["policy_logprob"] - aggregated["reference_logprob"])
+    # Of other tokens of one text only the sums compare, and only where none of its text was cut for one model alone.
+    advantage[[i for i in range(len(TOKEN_AGGS)) if i != SUM]] += np.where(shared, 0.0, np.nan)
+    advantage[SUM] += np.where(shared | ~truncated, 0.0, np.nan)
     scored = np.repeat(policy.scored & reference.scored, n_steps)
     return StepColumns(
         tokens=aggregated,
@@ -148,8 +156,14 @@ def _of_steps(column: Tokens, chosen: Bools) -> NDArray[np.float32]:
 
 
 def _valid(values: Floats) -> Bools:
-    """Steps whose values can be used: a token that is not finite spoils every aggregation of its step."""
+    """Steps whose values can be used: a token that is not finite spoils every aggregation of its step.
+
+    Where the models read other tokens the sum alone is defined, and the others, NaN, stay so in what is made of them.
+    """
     valid: Bools = np.logical_and.reduce(np.isfinite(values), axis=0)
+    if len(values) == len(TOKEN_AGGS):
+        others = np.isnan(np.delete(values, SUM, axis=0)).all(axis=0)
+        valid |= np.isfinite(values[SUM]) & others
     return valid
 
 
@@ -177,8 +191,9 @@ def _reasons(steps: _Steps) -> pa.Array:
     missing = np.isnan(columns.tokens["policy_logprob"][0]) | np.isnan(columns.tokens["reference_logprob"][0])
     why = np.full(len(missing), -1)
     why[~_valid(columns.advantage)] = 2
+    why[~columns.shared_tokens] = 3
     why[missing] = np.where(truncated, 0, 1)[missing]
-    names = pa.array(["truncated", "no token has a log-prob", "a log-prob is not finite"])
+    names = pa.array(["truncated", "no token has a log-prob", "a log-prob is not finite", OTHER_TOKENS])
     return names.take(pa.array(why, mask=why < 0))
 
 

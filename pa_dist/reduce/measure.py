@@ -3,7 +3,7 @@
 Each task reads the keys, the labels and its own columns of a table, and returns a few figures.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from pa_dist.reduce.choices import (
 from pa_dist.reduce.comparisons import CellName, Reading
 from pa_dist.reduce.groups import GROUP, LABELLED, Group, by_group, clusters, floats, trials
 from pa_dist.reduce.intervals import Figure, Resampling, unlabelled
-from pa_dist.reduce.methods import Cell, Method, RewardMethod, cells, methods
+from pa_dist.reduce.methods import Cell, Lacking, Method, RewardMethod, cells, methods
 from pa_dist.reduce.ragged import Floats, column
 from pa_dist.reduce.uncertainty import METRICS, uncertainty
 from pa_dist.run import RunFolder
@@ -73,32 +73,34 @@ def _facts(group: Group, rows: pa.Table) -> GroupFacts:
 
 def unmeasured(
     settings: Evaluate,
-    lacking: Mapping[str, str],
+    lacking: Lacking,
     uq: Collection[Group],
     bon: Collection[Group],
     fa: Collection[Group],
 ) -> list[Measured | Reading]:
-    """Null figures of the methods that lack their column, with the reason."""
+    """Null figures of what a run lacks, with the reason."""
     rows: list[Measured | Reading] = []
     for cell in cells(settings.preset):
-        if reason := lacking.get(cell.method):
+        if reason := lacking.get((cell.method, cell.token_agg)):
             rows += [m for group in uq for m in _of_cell("uq", group, cell, unlabelled(METRICS, reason))]
             rows += [m for group in bon for m in _of_cell("best_of_n", group, cell, unlabelled(_OF_TRIALS, reason))]
     for method in methods(settings.preset):
-        if reason := lacking.get(method.name):
+        reasons = {token_agg: lacking.get((method.name, token_agg)) for token_agg in method.token_aggs}
+        if all(reasons.values()):
+            reason = reasons[method.token_aggs[0]] or ""
             names: list[CellName] = [(method.token_aggs[0], method.step_aggs[0], None)]
             rows += lacking_choices("uq", uq, method.name, names, reason)
             rows += lacking_choices("best_of_n", bon, method.name, names, reason)
-        if method.attributes and reason:
-            rows += lacking_choices("fa", fa, method.name, blaming(method)[: len(method.predictors)], reason)
-            figures = unlabelled(metric_names(settings.within), reason)
-            rows += [
-                Measured("fa", group, method.name, token_agg, None, predictor, figure)
-                for group in fa
-                for token_agg in method.token_aggs
-                for predictor in schema.PREDICTORS
-                for figure in figures
-            ]
+            if method.attributes:
+                rows += lacking_choices("fa", fa, method.name, blaming(method)[: len(method.predictors)], reason)
+        rows += [
+            Measured("fa", group, method.name, token_agg, None, predictor, figure)
+            for group in fa
+            for token_agg, why in reasons.items()
+            if why and method.attributes
+            for predictor in schema.PREDICTORS
+            for figure in unlabelled(metric_names(settings.within), why)
+        ]
     return rows
 
 
@@ -220,9 +222,10 @@ def blamed_steps(
     return rows
 
 
-def blaming(method: Method | RewardMethod) -> list[CellName]:
-    """The cells of FA; those of the token mean come first."""
-    return [(token_agg, None, predictor) for token_agg in method.token_aggs for predictor in method.predictors]
+def blaming(method: Method | RewardMethod, lacking: Collection[tuple[str, str]] = ()) -> list[CellName]:
+    """The cells of FA that a run does not lack; those of the token mean come first."""
+    there = [token_agg for token_agg in method.token_aggs if (method.name, token_agg) not in lacking]
+    return [(token_agg, None, predictor) for token_agg in there for predictor in method.predictors]
 
 
 def blame_baselines(folder: RunFolder, settings: Evaluate, groups: Collection[Group]) -> list[Measured | Reading]:

@@ -42,7 +42,7 @@ class Method:
       column: the policy's token column that it reads, where an engine may leave that one null.
       orientation: +1 where a higher value is the better trajectory, -1 where a lower one is.
       empty_is_zero: the preset counts a step without tokens as 0.0 instead of leaving it out.
-      per_token: compares the models token by token, so it needs them to read the same tokens.
+      apart: the token aggregations that are defined where the reference reads other tokens than the policy.
       attributes: whether the step values serve failure attribution; methods that fix their step aggregation share them
         with another method.
     """
@@ -54,7 +54,12 @@ class Method:
     column: str = ""
     orientation: int = 1
     empty_is_zero: bool = False
-    per_token: bool = False
+    apart: tuple[str, ...] = TOKEN_AGGS
+
+    @property
+    def compares(self) -> bool:
+        """Whether it compares the models, so that it matters whether they read the same tokens."""
+        return self.apart != TOKEN_AGGS
 
     @property
     def attributes(self) -> bool:
@@ -69,7 +74,7 @@ class Method:
         values = self.read(columns)
         if not self.empty_is_zero or not columns.empty.any():
             return values
-        return np.where(columns.empty & columns.shared_tokens if self.per_token else columns.empty, 0.0, values)
+        return np.where(columns.empty & columns.shared_tokens if self.compares else columns.empty, 0.0, values)
 
 
 @dataclass(frozen=True)
@@ -127,8 +132,8 @@ def methods(preset: str) -> tuple[Method, ...]:
     paper = preset == "paper"
     confidence = _topk if paper else _confidence
     return (
-        Method("progress_advantage", lambda c: c.advantage, empty_is_zero=paper),
-        Method("progress_advantage_per_token", lambda c: c.advantage_per_token, empty_is_zero=paper, per_token=True),
+        Method("progress_advantage", lambda c: c.advantage, empty_is_zero=paper, apart=("sum",)),
+        Method("progress_advantage_per_token", lambda c: c.advantage_per_token, empty_is_zero=paper, apart=()),
         Method("policy_logprob", lambda c: c.tokens["policy_logprob"], empty_is_zero=paper),
         Method("reference_logprob", lambda c: c.tokens["reference_logprob"], empty_is_zero=paper),
         Method("topk_logprob_mean", _topk),
@@ -140,13 +145,28 @@ def methods(preset: str) -> tuple[Method, ...]:
     )
 
 
-def missing(preset: str, null_columns: Mapping[str, str]) -> dict[str, str]:
-    """The methods that read a column which the engine left null, and why it did.
+OTHER_TOKENS = "the models read this text as different tokens, of which only sums compare"
+"""Why an advantage is null where there are log-probs."""
+
+Lacking = Mapping[tuple[str, str], str]
+"""The methods and token aggregations that nothing in a run has, and why."""
+
+
+def missing(preset: str, null_columns: Mapping[str, str], *, apart: bool = False) -> dict[tuple[str, str], str]:
+    """What a run lacks: methods of a column that the engine left null, and comparisons of tokens that differ.
 
     Args:
       null_columns: names out of `schema.TOKEN_COLUMNS` with reasons, as the manifest has them.
+      apart: whether the models read every trajectory as different tokens.
     """
-    return {m.name: null_columns[m.column] for m in methods(preset) if m.column in null_columns}
+    lacking = {}
+    for method in methods(preset):
+        for token_agg in method.token_aggs:
+            if method.column in null_columns:
+                lacking[method.name, token_agg] = null_columns[method.column]
+            elif apart and token_agg not in method.apart:
+                lacking[method.name, token_agg] = OTHER_TOKENS
+    return lacking
 
 
 def all_methods(preset: str, rewards: Sequence[RewardMethod]) -> list[Method | RewardMethod]:

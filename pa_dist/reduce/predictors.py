@@ -34,7 +34,9 @@ def predictions(
         dense = values[:, bucket.index]
         for place, predictor in enumerate(predictors):
             local = _blamed(predictor, dense, bucket.inside)
-            result[:, place, bucket.rows] = np.take_along_axis(bucket.index, local, axis=0)
+            # What has no value blames nothing: an aggregation may be undefined where another one of the step is not.
+            there = ~np.isnan(np.take_along_axis(dense, local[:, None], axis=1)[:, 0])
+            result[:, place, bucket.rows] = np.where(there, np.take_along_axis(bucket.index, local, axis=0), -1)
     return result
 
 

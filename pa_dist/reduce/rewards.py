@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
 from pa_dist import schema
 from pa_dist.reduce.methods import RewardMethod
@@ -26,7 +25,7 @@ class Judged:
 
 def read_judged(folder: RunFolder, method: RewardMethod, files: Sequence[str], ids: pa.ChunkedArray) -> Judged:
     """A reward model's rows of some trajectories, from the files that hold them."""
-    rows = pads.dataset(list(files), schema=schema.REWARDS, filesystem=folder.filesystem, format="parquet")
+    rows = folder.files(files, schema.REWARDS)
     return Judged(method, rows.to_table(columns=_READ, filter=pc.field("trajectory_id").isin(ids.combine_chunks())))
 
 

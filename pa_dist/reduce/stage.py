@@ -4,7 +4,7 @@
 The driver plans tasks and gathers figures; rows of the tables live only in tasks, a bounded number at a time.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from pa_dist.reduce.choices import score_choices
 from pa_dist.reduce.comparisons import CHOICES, METHOD, Compared, Reading, compare
 from pa_dist.reduce.groups import GROUP, Group, by_name
 from pa_dist.reduce.measure import GroupFacts, Measured
-from pa_dist.reduce.methods import Cell, RewardMethod, all_methods, cells, missing
+from pa_dist.reduce.methods import Cell, Lacking, RewardMethod, all_methods, cells, missing
 from pa_dist.reduce.rewards import Judged, read_judged
 from pa_dist.run import REWARDS, RunFolder
 from pa_dist.whereabouts import locate
@@ -56,6 +56,8 @@ class Summary:
     scenarios: tuple[str, ...]
     metrics: int
     note: str | None
+    apart: int = 0
+    """Trajectories that the models read as different tokens: most of their advantages are null."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,16 @@ def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: "Mapper", rewards
     """
     for table_name in OUTPUTS:
         folder.clear(table_name)
-    lacking = missing(settings.preset, folder.manifest["stages"].get("score", {}).get("null_columns", {}))
+    null_columns = folder.manifest["stages"].get("score", {}).get("null_columns", {})
+    lacking = missing(settings.preset, null_columns)
     parts = _plan(folder)
     if rewards:
         # Once for all parts: to look for each part's rows in whole tables would take the square of the corpus.
         (parts,) = map_tasks(partial(_find_judged, folder, rewards), [parts])
-    counts = list(map_tasks(partial(_reduce_part, folder, settings, lacking, rewards), parts))
+    counts = list(map_tasks(partial(_reduce_part, folder, settings, {name for name, _ in lacking}, rewards), parts))
+    trajectories, apart, steps, scored = (sum(column) for column in zip(*counts, strict=True)) if counts else (0,) * 4
+    if apart and apart == trajectories:
+        lacking = missing(settings.preset, null_columns, apart=True)
     _write_if_absent(folder, settings, rewards)
     (facts,) = map_tasks(measure.survey, [folder])
     planned = _planned(settings, facts)
@@ -105,9 +111,8 @@ def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: "Mapper", rewards
     compared.sort(key=partial(_order_compared, names))
     _write_records(folder, "metrics", schema.METRICS, [_record(row) for row in rows])
     _write_records(folder, "comparisons", schema.COMPARISONS, [_compared(row) for row in compared])
-    trajectories, steps, scored = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
     taken = tuple(scenario for scenario in SCENARIOS if planned[scenario])
-    return Summary(trajectories, steps, scored, taken, len(rows), None if rows else _why_none(facts))
+    return Summary(trajectories, steps, scored, taken, len(rows), None if rows else _why_none(facts), apart)
 
 
 def _plan(folder: RunFolder) -> list[_Part]:
@@ -132,10 +137,11 @@ def _plan(folder: RunFolder) -> list[_Part]:
 
 
 def _reduce_part(
-    folder: RunFolder, settings: Evaluate, lacking: Mapping[str, str], rewards: Rewards, part: _Part
-) -> tuple[int, int, int]:
-    """Write one part's rows, a block at a time; counts trajectories, steps and steps with an advantage."""
-    trajectories = steps = scored = 0
+    folder: RunFolder, settings: Evaluate, lacking: Collection[str], rewards: Rewards, part: _Part
+) -> tuple[int, int, int, int]:
+    """Write one part's rows, a block at a time; counts trajectories, those whose tokens differ between the models,
+    steps, and steps with an advantage."""
+    trajectories = apart = steps = scored = 0
     judged = _judged(folder, rewards, part)
     for index, table in enumerate(_blocks(folder, part)):
         reduced = reduce_block(table, settings, lacking, judged)
@@ -147,9 +153,10 @@ def _reduce_part(
             size = len(schema.PREDICTORS) * pc.count_distinct(attributions["trajectory_id"]).as_py()
             folder.write("attributions", name, attributions, row_group_size=size)
         trajectories += len(table)
+        apart += len(table) - table["token_ids_reference"].null_count
         steps += len(reduced.steps)
-        scored += len(reduced.steps) - reduced.steps["progress_advantage__mean"].null_count
-    return trajectories, steps, scored
+        scored += len(reduced.steps) - reduced.steps["progress_advantage__sum"].null_count
+    return trajectories, apart, steps, scored
 
 
 def _judged(folder: RunFolder, rewards: Rewards, part: _Part) -> list[Judged]:
@@ -229,14 +236,14 @@ def _jobs(
     settings: Evaluate,
     folder: RunFolder,
     planned: dict[str, frozenset[Group]],
-    lacking: Mapping[str, str],
+    lacking: Lacking,
     rewards: Rewards,
     n: int,
 ) -> list[Job]:
     uq, bon, fa = (planned[scenario] for scenario in SCENARIOS)
     jobs: list[Job] = [partial(measure.unmeasured, settings, lacking, uq, bon, fa)]
     if uq or bon:
-        columns = [cell for cell in cells(settings.preset, rewards) if cell.method not in lacking]
+        columns = [cell for cell in cells(settings.preset, rewards) if (cell.method, cell.token_agg) not in lacking]
         by_method: dict[str, list[Cell]] = {}
         for cell in columns:
             by_method.setdefault(cell.method, []).append(cell)
@@ -251,9 +258,9 @@ def _jobs(
         jobs.append(partial(measure.best_of_n_baselines, folder, settings, bon))
     if fa:
         jobs += [
-            partial(measure.blamed_steps, folder, settings, method.name, measure.blaming(method), fa)
+            partial(measure.blamed_steps, folder, settings, method.name, names, fa)
             for method in all_methods(settings.preset, rewards)
-            if method.attributes and method.name not in lacking
+            if method.attributes and (names := measure.blaming(method, lacking))
         ]
         jobs.append(partial(measure.blame_baselines, folder, settings, fa))
     return jobs

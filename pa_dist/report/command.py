@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pa_dist.errors import first_line
+from pa_dist.errors import fault, first_line
 from pa_dist.lease import held
 from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.report import sections
@@ -44,7 +44,8 @@ def report_at_end(folder: RunFolder, say: Callable[[str], None]) -> None:
     """The same at the end of a run, whose tables are worth more than their page: what goes wrong is only said."""
     try:
         report(folder, say)
-    except Exception as error:
+    except BaseException as raised:
+        error = fault(raised)
         why = f"{type(error).__name__}: {first_line(error)}"
         folder.logged(say)(f"report: not written ({why}); the run is whole, and `pa-dist report` tries again")
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pa_dist.reduce import comparisons as choices
 from pa_dist.report.measured import Measured
 from pa_dist.report.words import MAIN, NO_WIDTH, figure, has_no_width, plain
@@ -45,7 +43,7 @@ class Comparisons:
         path = folder.path("comparisons.parquet")
         if not folder.filesystem.get_file_info(path).is_file:
             return Comparisons([], 0)
-        rows = pq.read_table(path, filesystem=folder.filesystem).to_pylist()
+        rows = folder.read_table(path).to_pylist()
         resamples = folder.manifest["stages"]["evaluate"]["settings"]["evaluate"]["resamples"]
         return Comparisons([row for row in rows if row["metric"] == MAIN[row["scenario"]]], resamples)
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
 from pa_dist.run import RunFolder
 
@@ -18,7 +17,7 @@ def holding(folder: RunFolder, table_name: str, groups: Sequence[Sequence[str]])
     group = pa.array([number for number, ids in enumerate(groups) for _ in ids], pa.int64())
     found: list[list[str]] = [[] for _ in groups]
     for path in folder.parts(table_name):
-        ids = pads.dataset(path, filesystem=folder.filesystem, format="parquet").to_table(columns=[_ID])[_ID]
+        ids = folder.files([path]).to_table(columns=[_ID])[_ID]
         for number in pc.unique(group.take(pc.index_in(ids, value_set=wanted).drop_null())).to_pylist():
             found[number].append(path)
     return found
@@ -26,7 +25,7 @@ def holding(folder: RunFolder, table_name: str, groups: Sequence[Sequence[str]])
 
 def rows(folder: RunFolder, files: Sequence[str], ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
     """Some trajectories' rows of some files of a table, in the files' order."""
-    dataset = pads.dataset(list(files), filesystem=folder.filesystem, format="parquet")
+    dataset = folder.files(files)
     return dataset.to_table(columns=list(columns), filter=pc.field(_ID).isin(pa.array(ids, pa.string())))
 
 

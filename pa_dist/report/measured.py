@@ -5,7 +5,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pa_dist.reduce.groups import Group
 from pa_dist.report.tables import headline
@@ -56,7 +55,7 @@ class Measured:
 
 def measured(folder: RunFolder) -> list[Measured]:
     """The metrics of a run by scenario and group."""
-    metrics = _shown(pq.read_table(folder.path("metrics.parquet"), filesystem=folder.filesystem))
+    metrics = _shown(folder.read_table(folder.path("metrics.parquet")))
     found: dict[tuple[str, Group], Measured] = {}
     for row in metrics.to_pylist():
         group = (row["benchmark"], row["domain"], row["behavior"])
@@ -86,7 +85,7 @@ def swept(folder: RunFolder) -> dict[str, list[Row]]:
     path = folder.path(f"{ALPHAS}.parquet")
     if not folder.filesystem.get_file_info(path).is_file:
         return {}
-    rows = _shown(pq.read_table(path, filesystem=folder.filesystem)).to_pylist()
+    rows = _shown(folder.read_table(path)).to_pylist()
     found: dict[str, list[Row]] = {}
     for row in rows:
         mine = row["headline"] and row["method"] == MINE and row["metric"] == MAIN[row["scenario"]]

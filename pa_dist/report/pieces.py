@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-from pa_dist.errors import first_line
+from pa_dist.errors import fault, first_line
 
 
 class Piece(NamedTuple):
@@ -77,5 +77,5 @@ def _pieces(name: str, revision: str | None) -> Pieces | str:
         # A folder may come from anybody: whatever its config says, looking at it runs no code that came with a model,
         # and asks nobody for one.
         return Pieces(load_tokenizer(name, revision=revision, local_files_only=True))
-    except Exception as error:  # whatever is wrong with it, the run can be looked at without
-        return f"the policy's tokenizer could not be loaded: {first_line(error)}"
+    except BaseException as raised:  # whatever is wrong with it, the run can be looked at without
+        return f"the policy's tokenizer could not be loaded: {first_line(fault(raised))}"

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyarrow.fs import FileType
 from rich import box
 from rich.console import Console
@@ -40,7 +39,7 @@ def show_metrics(
     console = console_for(console)
     folder = RunFolder.of(out)
     groups: dict[tuple[str, Group], list[Row]] = {}
-    metrics = pq.read_table(folder.path("metrics.parquet"), filesystem=folder.filesystem)
+    metrics = folder.read_table(folder.path("metrics.parquet"))
     for row in metrics.filter(headline(metrics)).to_pylist():
         if only is not None and (row["scenario"], row["domain"]) not in only:
             continue
@@ -77,7 +76,7 @@ def _compared(folder: RunFolder) -> list[Row]:
     """The cross-fitted rows of `comparisons`, and the best in hindsight; none of a run that was evaluated before."""
     if folder.filesystem.get_file_info(folder.path("comparisons.parquet")).type is FileType.NotFound:
         return []
-    table = pq.read_table(folder.path("comparisons.parquet"), filesystem=folder.filesystem)
+    table = folder.read_table(folder.path("comparisons.parquet"))
     rows: list[Row] = table.filter(pc.not_equal(table["choice"], HEADLINE)).to_pylist()
     return [row for row in rows if row["method"] == METHOD and row["value"] is not None]
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -122,7 +121,7 @@ def largest_drops(folder: RunFolder, n: int, threshold: float, *, failures: bool
         scores = folder.dataset("scores")
         among = scores.to_table(columns=["trajectory_id"], filter=_not_succeeded(threshold))["trajectory_id"]
     for path in folder.parts("steps"):
-        dataset = pads.dataset(path, filesystem=folder.filesystem, format="parquet")
+        dataset = folder.files([path])
         table = dataset.to_table(columns=["trajectory_id", "step", _VALUE], filter=pc.field(_VALUE).is_valid())
         if among is not None:
             table = table.filter(pc.is_in(table["trajectory_id"], value_set=among.combine_chunks()))

@@ -17,9 +17,11 @@ import ray.data
 
 from pa_dist import cluster, schema
 from pa_dist.config import RewardModel, ThinkPRM
-from pa_dist.errors import ConfigError, first_line
+from pa_dist.errors import ConfigError
 from pa_dist.reduce.methods import methods
 from pa_dist.render.plain import ActionRule
+from pa_dist.render.trial import why_not
+from pa_dist.render.unrenderable import SECONDS, TookTooLong
 from pa_dist.reward_models.rows import PROMPTS, prompt_rows, rejects, reward_rows
 from pa_dist.reward_models.target import target
 from pa_dist.run import RunFolder
@@ -32,8 +34,12 @@ from pa_dist.score.actors import (
     write_rejects,
 )
 from pa_dist.score.attempts import attempt, blame_engine, named
-from pa_dist.score.check import hub_commit
-from pa_dist.score.stream import Stream, complete, start_tally
+from pa_dist.score.check import check_accelerate, hub_commit, named_fault
+from pa_dist.score.examine import examine
+from pa_dist.score.folder import FolderFault
+from pa_dist.score.load import empty_classifier, skeleton
+from pa_dist.score.positions import positions
+from pa_dist.score.stream import Stream, complete, tallied
 
 _READ = [field.name for field in schema.KEYS] + ["messages", "extra"]
 
@@ -51,11 +57,12 @@ def judge(name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder)
     Raises:
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
     """
-    into, tally = target(name), start_tally([name])
-    transform = partial(_rewards, name, settings, rule, folder, tally)
-    settled, before = complete(folder, Stream(into, tally, _READ, settings.rows_per_block, transform))
+    into = target(name)
+    with tallied([name]) as tally:
+        transform = partial(_rewards, name, settings, rule, folder, tally)
+        settled, before = complete(folder, Stream(into, tally, _READ, settings.rows_per_block, transform))
+        entry = ray.get(tally.snapshot.remote())[name]
     reads, shown_in_part = cluster.map_tasks(_call, [partial(read, folder, into.table) for read in (step_reads, cut)])
-    entry = ray.get(tally.snapshot.remote())[name]
     return {
         "rows": settled.rows,
         "rejects": settled.rejects,
@@ -181,11 +188,13 @@ def check(name: str, settings: RewardModel) -> None:
     key = f"reward_models.{name}"
     if name in {"baseline", *(method.name for method in methods("published"))}:
         raise ConfigError(f"{key}: a method has this name; take another")
+    empty = skeleton if isinstance(settings, ThinkPRM) else empty_classifier
     try:
-        config, tokenizer = config_of(settings), tokenizer_of(settings)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{key}.model: no model and tokenizer at {settings.model!r}: {first_line(error)}") from None
-    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+        found = examine(settings.model, settings.revision, settings.trust_remote_code, empty)
+    except FolderFault as fault:
+        raise ConfigError(named_fault(f"{key}.model", settings.model, fault)) from None
+    check_accelerate({f"{key}.num_gpus": settings.num_gpus}, f"{key}.device", settings)
+    config, tokenizer, most = found.config, found.tokenizer, positions(found.text)
     if most is not None and settings.max_length > most:
         raise ConfigError(f"{key}.max_length: the model reads at most {most} tokens, got {settings.max_length}")
     if isinstance(settings, ThinkPRM):
@@ -199,5 +208,9 @@ def check(name: str, settings: RewardModel) -> None:
         raise ConfigError(f"{key}.read: the model has {config.num_labels} labels; ordinal, or probability of a label")
     elif settings.label is not None and settings.label >= config.num_labels:
         raise ConfigError(f"{key}.label: the model has {config.num_labels} labels, from 0; got {settings.label}")
-    if (isinstance(settings, ThinkPRM) or settings.input == "chat") and tokenizer.chat_template is None:
-        raise ConfigError(f"{key}.model: the tokenizer of {settings.model!r} has no chat template")
+    if isinstance(settings, ThinkPRM) or settings.input == "chat":
+        if tokenizer.chat_template is None:
+            raise ConfigError(f"{key}.model: the tokenizer of {settings.model!r} has no chat template")
+        # It is asked for less than a policy's: only that it comes to an end.
+        if (why := why_not(tokenizer, (), {})) == str(TookTooLong(SECONDS)):
+            raise ConfigError(f"{key}.model: its chat template cannot be used: {why}")

@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 from pa_dist.errors import first_line
 from pa_dist.render.plain import Rendered
+from pa_dist.render.unrenderable import SECONDS, limited
+from pa_dist.score.growth import growth
 
 # The task that WildReward was trained for, in words of ours.
 SATISFACTION = """# Task Description
@@ -76,6 +78,7 @@ class Show:
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         """`max_length`: tokens of a prompt."""
         self.tokenizer, self.max_length = tokenizer, max_length
+        self._growth = growth(tokenizer)
 
     def plain(self, rendered: Rendered, cut: Literal["left", "right"]) -> Prompt:
         """The plain rendering, between what the tokenizer itself puts around a text."""
@@ -152,8 +155,9 @@ class Show:
         return Prompt([*head, *kept, *tail], len(kept) < len(body))
 
     def _words(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return ids
+        self._growth.check(text)
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return self._growth.checked(text, ids)
 
     def _markup(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -170,7 +174,8 @@ class Show:
         marks = [f"<turn {i} of {len(roles)}>" for i in range(len(roles))]
         turns = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
         try:
-            text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer)
+            with limited(SECONDS):
+                text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer)
         except Exception as error:  # a template raises what it likes
             raise ValueError(f"its chat template cannot be used: {first_line(error)}") from None
         frame = []

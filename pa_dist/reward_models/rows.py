@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pa_dist import schema
 from pa_dist.config import RewardModel, ThinkPRM
-from pa_dist.errors import first_line
+from pa_dist.errors import fault, first_line
 from pa_dist.render.plain import ActionRule, Rendered, action_rule, render
 from pa_dist.reward_models.prompts import SATISFACTION, VERIFY, Prompt, Show
 from pa_dist.reward_models.verdicts import Critique, judge
@@ -51,8 +51,8 @@ def prompt_rows(
             prompt = _prompt(show, rendered, row["extra"], settings)
             if (token := max(prompt.ids)) >= vocabulary:
                 raise ValueError(f"token id {token} is outside the model's vocabulary of {vocabulary}")
-        except Exception as error:  # a tokenizer may be anybody's; one row must not stop the run
-            lost[row["trajectory_id"]] = _why(error)
+        except BaseException as raised:  # a tokenizer may be anybody's; one row must not stop the run
+            lost[row["trajectory_id"]] = _why(fault(raised))
             continue
         rows.append(
             {
@@ -102,8 +102,8 @@ def reward_rows(
             continue
         try:
             read = _judged(row, outcome, tokenizer) if isinstance(outcome, Critique) else _scored(outcome)
-        except Exception as error:  # as above: a critique is read with the tokenizer
-            lost[row["trajectory_id"]] = _why(error)
+        except BaseException as raised:  # as above: a critique is read with the tokenizer
+            lost[row["trajectory_id"]] = _why(fault(raised))
             continue
         rows.append({**row, "n_tokens": len(row["ids"]), **read})
     return pa.Table.from_pylist(rows, schema.REWARDS), rejects(name, lost)

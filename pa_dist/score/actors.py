@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import platform
 import time
+import uuid
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -14,7 +16,7 @@ from ray.util.metrics import Counter
 
 from pa_dist import schema
 from pa_dist.config import Config, Merge, Pair, Render, Score
-from pa_dist.errors import PaDistError
+from pa_dist.errors import PaDistError, fault
 from pa_dist.merge.recall import recall
 from pa_dist.render.chat import ChatTemplate, control_tokens
 from pa_dist.run import RunFolder
@@ -95,14 +97,15 @@ class ModelActor:
         self.model, self.folder, self.target, self.tally = model, folder, target, tally
         self.ledger, self.counters = LedgerOf(tally, model), _Counters(model)
         self.proven = False
+        self._process, self._rows, self._idle = uuid.uuid4().hex, 0, 0.0
         self._idle_since: float | None = None
         self._faulty = False
         try:
             self.engine = load()
-        except Exception as error:  # whatever a library finds wrong with a checkpoint, a device or an option
+        except BaseException as raised:  # whatever a library finds wrong with a checkpoint, a device or an option
             # Raised at the first block: an actor that cannot be made Ray makes again and again.
             self._faulty = True
-            self._tell(error)
+            self._tell(fault(raised))
         else:
             self._join()
 
@@ -131,20 +134,22 @@ class ModelActor:
         if self._faulty:
             raise PaDistError(f"{self.model}: its actor has no engine")
         began, before = time.perf_counter(), replace(self.engine.work)
-        idle = 0.0 if self._idle_since is None else began - self._idle_since
+        self._idle += 0.0 if self._idle_since is None else began - self._idle_since
         self.proven = before.tokens > 0
         try:
             done, rejects = self._work(batch)
-        except Exception as error:
+        except BaseException as raised:
+            error = fault(raised)
             if not device_is_gone(error):
                 self._tell(error)
-                raise
+                raise error from None  # Ray carries no other than exceptions
             # Ray starts another process, and the ledger, in which these rows have not ended, finds out whether one of
             # them is the reason.
             os._exit(1)
         write_rejects(self.folder, rejects, self.target)
         work = self.engine.work - before
-        self.tally.add.remote(self.model, len(batch), idle, work)
+        self._rows += len(batch)
+        self.tally.tell.remote(self.model, self._process, self._rows, self._idle, replace(self.engine.work))
         self.counters.add(len(batch), len(rejects), work)
         self._idle_since = time.perf_counter()
         return done
@@ -315,7 +320,11 @@ def vocabulary(pair: Pair, model: str) -> int:
 
 
 def own_device(named: str | None) -> str:
-    """The device that Ray gave this actor, where none is named; of a CPU the threads as well."""
+    """The device that Ray gave this actor, where none is named; of a CPU the threads as well.
+
+    Raises:
+      PaDistError: it was given a GPU, and torch can use none: a run on the CPU in its stead would only seem to hang.
+    """
     import torch  # here and not above: tasks import this module as well
 
     cuda, gpus = torch.cuda.is_available(), ray.get_gpu_ids()
@@ -324,6 +333,11 @@ def own_device(named: str | None) -> str:
         torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
     if named:
         return named
-    if not gpus or not cuda:
+    if gpus and not cuda:
+        raise PaDistError(
+            f"a GPU was assigned on {platform.node()}, and torch {torch.__version__} there finds no CUDA; install a "
+            "torch for this GPU, or say device=cpu in this model's section"
+        )
+    if not gpus:
         return "cpu"
     return "auto" if len(gpus) > 1 else "cuda"

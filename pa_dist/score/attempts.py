@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from pa_dist.errors import first_line
+from pa_dist.errors import Panic, fault, first_line
 from pa_dist.score.engine import EngineGone, TokenColumns, TokenRow
 
 # A block is tried whole so often, then row by row; a row alone so often, then not again.
@@ -91,8 +91,8 @@ def attempt(
     if ledger.begin(ids) < BLOCK_TRIES:
         try:
             found = [*work(rows)]
-        except Exception as error:  # which row's fault it was shows when they are tried alone
-            if device_is_gone(error):
+        except BaseException as raised:  # which row's fault it was shows when they are tried alone
+            if device_is_gone(fault(raised)):
                 raise
     if found is None:
         found = [_alone(work, row_id, row, ledger) for row_id, row in zip(ids, rows, strict=True)]
@@ -109,17 +109,19 @@ def _alone(
     found: Result | Exception
     try:
         (found,) = work([row])
-    except Exception as error:  # any library's; the row is rejected with what it says
-        if device_is_gone(error):
+    except BaseException as raised:  # any library's; the row is rejected with what it says
+        found = fault(raised)
+        if device_is_gone(found):
             raise
-        found = error
     ledger.end(key)
     return found
 
 
 def reason(why: str | Exception) -> str:
     """Why a row has no result, in one line."""
-    return why if isinstance(why, str) else f"{type(why).__name__}: {first_line(why)}"
+    if isinstance(why, str):
+        return why
+    return first_line(why) if isinstance(why, Panic) else f"{type(why).__name__}: {first_line(why)}"
 
 
 def device_is_gone(error: Exception) -> bool:
@@ -137,9 +139,11 @@ def named(outcome: Result | str | Exception | None, n_tokens: int) -> Result | s
 
 
 def _finite(outcome: Outcome) -> Outcome:
-    """Numbers that are not finite are none."""
+    """Numbers that are not finite are none; self-certainty, which a masked vocabulary has not, is null for the row."""
     if isinstance(outcome, str):
         return outcome
-    given = [column for column in outcome if column is not None]
-    lost = np.count_nonzero(~np.isfinite(np.stack(given)).all(axis=0))
-    return f"no finite number for {lost} of its {len(outcome.logprob)} tokens" if lost else outcome
+    needed = [outcome.logprob, outcome.topk_logprob_mean, *([] if outcome.entropy is None else [outcome.entropy])]
+    if lost := np.count_nonzero(~np.isfinite(np.stack(needed)).all(axis=0)):
+        return f"no finite number for {lost} of its {len(outcome.logprob)} tokens"
+    certainty = outcome.self_certainty
+    return outcome if certainty is None or np.isfinite(certainty).all() else outcome._replace(self_certainty=None)

@@ -1,15 +1,24 @@
 """What is found out of a pair before anything starts: whether it is there, fits the settings, and at which commits."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
 from pa_dist import schema
-from pa_dist.config import Config, Pair, Score
+from pa_dist.config import Config, Pair, RewardModel, Score
 from pa_dist.errors import ConfigError, first_line
+from pa_dist.render.chat import control_tokens
+from pa_dist.render.trial import why_not
+from pa_dist.render.unrenderable import SECONDS
 from pa_dist.score import vllm
-from pa_dist.score.actors import chat_templates, text_config, tokenizer, vocabulary
+from pa_dist.score.actors import tokenizer
+from pa_dist.score.examine import Examined, examine
+from pa_dist.score.folder import FolderFault, same_weights
+from pa_dist.score.positions import has_table, positions, shortened
 from pa_dist.score.tokenize import fingerprint
 
 
@@ -26,11 +35,29 @@ def hub_commit(name: str, revision: str | None) -> str | None:
     return Path(cached).parent.name if isinstance(cached, str) else revision
 
 
-def check(pair: Pair, settings: Score) -> None:
-    """Find out whether both models are there, and the device or engine is one, before anything starts.
+@dataclass(frozen=True)
+class Checked:
+    """A pair that can be scored with.
+
+    Attributes:
+      models: what was found out of each.
+      positions: of each, the tokens that the engine can give it at most; None where no limit is known.
+    """
+
+    models: dict[str, Examined]
+    positions: dict[str, int | None]
+
+    @property
+    def loaded(self) -> dict[str, Any]:
+        """What will be loaded, for the manifest."""
+        return {model: found.facts for model, found in self.models.items()}
+
+
+def check(pair: Pair, settings: Score) -> Checked:
+    """Find out whether both models are there and whole, and the device or engine is one, before anything starts.
 
     Raises:
-      ConfigError: naming the key and the reason.
+      ConfigError: naming the key, the file and the reason, of both models where both are at fault.
     """
     import torch  # slow to import; a driver that goes on has no need of it
 
@@ -38,32 +65,114 @@ def check(pair: Pair, settings: Score) -> None:
         torch.device("cpu" if settings.device in (None, "auto") else settings.device)
     except RuntimeError as error:
         raise ConfigError(f"score.device: {first_line(error)}") from None
+    models, faults = {}, []
     for model in schema.MODELS:
-        name = getattr(pair, model)
         try:
-            vocabulary(pair, model)
-            tokenizer(pair, model)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"pair.{model}: no model and tokenizer at {name!r}: {first_line(error)}") from None
-        if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
-            raise ConfigError(f"pair.{model}: no weights (*.safetensors) in {name!r}")
-    if settings.engine == "vllm":
-        _check_vllm(pair, settings)
-
-
-def _check_vllm(pair: Pair, settings: Score) -> None:
-    if vllm.installed() is None:
+            name, revision = getattr(pair, model), getattr(pair, f"{model}_revision")
+            models[model] = examine(name, revision, pair.trust_remote_code)
+        except FolderFault as fault:
+            faults.append(named_fault(f"pair.{model}", name, fault))
+    if faults:
+        raise ConfigError("; ".join(faults))
+    gpus = {f"score.{model}.num_gpus": getattr(settings, model).num_gpus for model in schema.MODELS}
+    check_accelerate(gpus, "score.device", settings)
+    if settings.engine == "vllm" and vllm.installed() is None:
         raise ConfigError("score.engine: vllm is not installed; `pip install 'pa-dist[vllm]'` installs it")
-    for model in schema.MODELS:
-        most = vllm.longest(text_config(pair, model))
-        if most is not None and settings.max_length > most:
-            raise ConfigError(
-                f"score.max_length: vLLM takes at most {most} tokens of pair.{model}, got {settings.max_length}"
+    # One position is left to the token that every request of vLLM's draws.
+    spare = 1 if settings.engine == "vllm" else 0
+    most = {model: positions(found.text) for model, found in models.items()}
+    return Checked(models, {model: None if n is None else n - spare for model, n in most.items()})
+
+
+def named_fault(key: str, name: str, fault: FolderFault) -> str:
+    """A fault of a model, in one line that names the key, the folder and the file."""
+    return f"{key}: {fault}" if repr(name) in str(fault) else f"{key}: {name!r}: {fault}"
+
+
+def check_accelerate(gpus: Mapping[str, float | None], device: str, settings: Score | RewardModel) -> None:
+    """Refuse a model on several GPUs where what spreads it over them is not installed.
+
+    Args:
+      gpus: how many each pool's actors get, by key.
+      device: the key of the device.
+
+    Raises:
+      ConfigError: naming the key, and what to install.
+    """
+    if getattr(settings, "engine", "hf") != "hf" or find_spec("accelerate") is not None:
+        return
+    several = [key for key, n in gpus.items() if n is not None and n > 1]
+    several += [device] if settings.device == "auto" else []
+    if several:
+        raise ConfigError(
+            f"{several[0]}: a model on several GPUs needs accelerate; `pip install 'pa-dist[multi-gpu]'` installs it"
+        )
+
+
+def check_lengths(config: Config, found: Checked) -> list[str]:
+    """What is to be said of `score.max_length`, which no model is to be given more than.
+
+    Raises:
+      ConfigError: more is asked for by name than there can be.
+    """
+    names = {model: None if of.weights is None else of.weights.shapes for model, of in found.models.items()}
+    takes = {m: "its table of positions" for m, of in found.models.items() if has_table(of.text, names[m])}
+    if config.score.engine == "vllm":
+        takes = dict.fromkeys(schema.MODELS, "vLLM")
+    explicit = "max_length" in config.score.model_fields_set
+    return shortened(config.score.max_length, explicit, found.positions, takes)
+
+
+def check_pair(config: Config, found: Checked) -> list[str]:
+    """Refuse a pair of one model twice.
+
+    Returns:
+      What is to be said of the two models: what is loaded, and where they do not read alike.
+
+    Raises:
+      ConfigError: every advantage would be 0.
+    """
+    if config.merge is None and (same := _same_model(config.pair)):
+        raise ConfigError(f"pair.policy, pair.reference: {same}: every advantage would be 0; name two checkpoints")
+    said = [f"{model}: {of.described}" for model, of in found.models.items()]
+    sizes = {model: int(of.text.vocab_size) for model, of in found.models.items()}
+    if not shares_tokens(config):
+        said.append(
+            "the policy and the reference read a text as different tokens; where they do, the sum over an action's "
+            "tokens is the only progress advantage that is defined, and the others are null"
+        )
+    elif len(set(sizes.values())) > 1:
+        rows = " and ".join(f"the {model}'s vocabulary has {n:,} rows" for model, n in sizes.items())
+        said.append(
+            f"{rows}, with one tokenizer: those beyond it are padding, each model's probabilities are over its own, "
+            f"and a trajectory with a token beyond {min(sizes.values()):,} is a reject"
+        )
+    for model, of in found.models.items():
+        if len(of.tokenizer) > sizes[model]:
+            said.append(
+                f"{model}: its tokenizer has {len(of.tokenizer):,} tokens and its vocabulary {sizes[model]:,} rows: a "
+                "trajectory with one of the others is a reject"
             )
+    return said
 
 
-def check_templates(config: Config) -> None:
-    """Find out whether the chat templates are there and render a plain question and answer.
+def _same_model(pair: Pair) -> str | None:
+    """How the two are one, where they are."""
+    folders = [Path(pair.policy), Path(pair.reference)]
+    here = [folder.is_dir() for folder in folders]
+    if not any(here):
+        commits = [hub_commit(getattr(pair, model), getattr(pair, f"{model}_revision")) for model in schema.MODELS]
+        same = pair.policy == pair.reference and commits[0] == commits[1]
+        return f"both are {pair.policy!r}" if same else None
+    if not all(here):
+        return None
+    if folders[0].samefile(folders[1]):
+        return f"both are {pair.policy!r}"
+    return f"{pair.policy!r} and {pair.reference!r} hold the same weights" if same_weights(*folders) else None
+
+
+def check_templates(config: Config, *, seconds: float = SECONDS) -> None:
+    """Find out whether the chat templates are there and render a plain question and answer, each in so many seconds.
 
     Raises:
       ConfigError: naming the key and the reason.
@@ -75,10 +184,8 @@ def check_templates(config: Config) -> None:
         if own.chat_template is None:
             other = "; render.template_from=policy lends it the policy's" if model == "reference" else ""
             raise ConfigError(f"pair.{model}: no chat template (chat_template.jinja) at {name!r}{other}")
-        try:
-            chat_templates(config.render, [own])
-        except Exception as error:  # a template raises what it likes
-            raise ConfigError(f"pair.{model}: its chat template cannot be used: {first_line(error)}") from None
+        if why := why_not(own, control_tokens(own), config.render.template_options, seconds=seconds):
+            raise ConfigError(f"pair.{model}: its chat template cannot be used: {why}")
 
 
 def shares_tokens(config: Config) -> bool:

@@ -16,6 +16,9 @@ NULL_COLUMNS: dict[str, dict[str, str]] = {
 }
 """Of each engine, the token columns that are null, and why."""
 
+MASKED_VOCABULARY = "the policy's head gives some tokens no probability: the mean of -log p over all has no value"
+"""Why self-certainty is null where an engine gives it."""
+
 
 class EngineGone(RuntimeError):
     """The engine serves this process no more."""
@@ -49,7 +52,7 @@ class TokenRow(NamedTuple):
 
 
 class TokenColumns(NamedTuple):
-    """What the forward pass leaves of each scored token, all [n], natural logarithms; None: not of this engine."""
+    """What the forward pass leaves of each scored token, all [n], natural logarithms; None: undefined, or not given."""
 
     logprob: Floats
     """Log-probability of the token."""
@@ -110,6 +113,6 @@ class Engine(Protocol):
         """Of the device and how it is used, for the manifest.
 
         `device`; `matrix_flops_per_second`, null where operations are not counted; `prefixes_apart`, why prefixes are
-        not shared, null where they are.
+        not shared, null where they are; perhaps `masked_vocabulary`, whether the head masks tokens.
         """
         ...

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from pa_dist.score.engine import TokenColumns, TokenSequence, Work
 from pa_dist.score.forward import Forward, Memory, reason_to_stay_apart
-from pa_dist.score.logprobs import token_columns
+from pa_dist.score.logprobs import masks, token_columns
 from pa_dist.score.prefix_tree import Segment, graft, prefix_tree, separate
 from pa_dist.score.rate import matrix_rate
 from pa_dist.score.schedule import Schedule
@@ -77,7 +77,14 @@ class HFEngine:
             "device": str(self.model.device),
             "matrix_flops_per_second": round(matrix_rate(self.model.device, self.model.dtype)),
             "prefixes_apart": self.apart,
+            "masked_vocabulary": self._masks_tokens(),
         }
+
+    @torch.inference_mode()
+    def _masks_tokens(self) -> bool:
+        """Whether the head masks tokens: it does so whatever the hidden state."""
+        weight = self.model.get_output_embeddings().weight
+        return masks(self._logits(torch.zeros(1, weight.shape[1], dtype=weight.dtype, device=self.model.device)))
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[TokenSequence]) -> list[TokenColumns | None]:
@@ -239,8 +246,13 @@ def _head_of(model: PreTrainedModel) -> nn.Module:
 
 
 class _Identity(nn.Module):
-    def forward(self, inputs_embeds: Tensor, **_: Any) -> "_Hidden":
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> "_Hidden":
         return _Hidden(inputs_embeds)
+
+    @property
+    def decoder(self) -> "_Identity":
+        """Some heads (OPT's) run the decoder in the decoder."""
+        return self
 
 
 class _Hidden:

@@ -1,5 +1,6 @@
 """Loading a causal language model to score with."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -10,6 +11,7 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -24,6 +26,9 @@ LANGUAGE_MODEL = {
     r"^(model\.language_model|language_model\.model)\.": "model.",
     r"^language_model\.lm_head\.": "lm_head.",
 }
+
+# Where no adapter is looked for in the model's own folder: else it would be applied wherever peft is installed.
+NO_ADAPTER = {"subfolder": "no-adapter-is-ever-applied"}
 
 
 def load_model(
@@ -71,6 +76,7 @@ def load_checked(kind: Any, name: str, *, dtype: str, device: str, **settings: A
             device_map="auto" if device == "auto" else None,
             ignore_mismatched_sizes=True,  # else an error that does not say which
             output_loading_info=True,
+            adapter_kwargs=NO_ADAPTER,
             **settings,
         )
     check_weights(name, model, report)
@@ -86,6 +92,22 @@ def skeleton(name: str, *, revision: str | None = None, trust_remote_code: bool 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(_language_model(config), trust_remote_code=trust_remote_code)
     return cast(PreTrainedModel, model)
+
+
+def empty_classifier(name: str, *, revision: str | None = None) -> PreTrainedModel:
+    """As `skeleton`, of a sequence-classification model."""
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(name, revision=revision))
+    return cast(PreTrainedModel, model)
+
+
+def language_model_name(key: str, model: PreTrainedModel) -> str:
+    """What a checkpoint's tensor is called in the language model that is made of it."""
+    for pattern, name in LANGUAGE_MODEL.items():
+        key = re.sub(pattern, name, key)
+    prefix = model.base_model_prefix
+    # A checkpoint of the decoder alone has no prefix.
+    return f"{prefix}.{key}" if key.split(".")[0] in dict(getattr(model, prefix).named_children()) else key
 
 
 def _language_model(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -119,13 +141,16 @@ def check_weights(name: str, model: PreTrainedModel, report: dict[str, Any]) -> 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers says nothing of weights meanwhile."""
-    before = logging.get_verbosity()
+    """transformers says nothing of weights meanwhile, and draws no bars."""
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def widen(model: nn.Module) -> None:

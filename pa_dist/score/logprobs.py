@@ -15,6 +15,10 @@ CHUNK_ELEMENTS_OF_A_GPU = 2**28
 # Logits that are reduced together: on a CPU what its caches hold.
 BLOCK_ELEMENTS = {"cpu": 2**20}
 
+# Heads mask tokens, such as padding, by logits of -inf or of the least number of some dtype. No token that a model
+# weighs has so small a log-probability.
+MASKED = -1e4
+
 
 def token_columns(
     hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], vocabulary: int, top_k: int
@@ -44,10 +48,35 @@ def token_columns(
 
 
 def reduce_logits(logits: Tensor, targets: Tensor, top_k: int) -> Tensor:
-    """[m, vocabulary] logits and [m] targets to [4, m]: the columns of `TokenColumns`, computed in float32."""
+    """[m, vocabulary] logits and [m] targets to [4, m]: the columns of `TokenColumns`, computed in float32.
+
+    Where a head masks tokens, the others are what there is: the top-k mean is of them, 0 log 0 is 0, and
+    self-certainty, a mean over all of -log p, is NaN. A masked token's own log-probability is -inf.
+    """
     logprobs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+    if not bool(logprobs.amin() > MASKED):
+        return _reduce_masked(logprobs, targets, top_k)
     chosen = logprobs.gather(1, targets.unsqueeze(1)).squeeze(1)
     topk_mean = logprobs.topk(min(top_k, logprobs.shape[1]), dim=-1, sorted=False).values.mean(dim=-1)
     self_certainty = -logprobs.mean(dim=-1) - math.log(logprobs.shape[1])
     entropy = -torch.linalg.vecdot(logprobs.exp(), logprobs)
     return torch.stack([chosen, topk_mean, entropy, self_certainty])
+
+
+def masks(logits: Tensor) -> bool:
+    """Whether some of the tokens are masked in [m, vocabulary] logits."""
+    return bool((torch.log_softmax(logits, dim=-1, dtype=torch.float32) <= MASKED).any())
+
+
+def _reduce_masked(logprobs: Tensor, targets: Tensor, top_k: int) -> Tensor:
+    """As `reduce_logits`, of log-probs some of which are masked or not numbers."""
+    masked = logprobs <= MASKED  # false of what is not a number, which then spoils what is read of it
+    logprobs = logprobs.masked_fill(masked, -torch.inf)
+    chosen = logprobs.gather(1, targets.unsqueeze(1)).squeeze(1)
+    top = logprobs.topk(min(top_k, logprobs.shape[1]), dim=-1, sorted=False).values
+    live = top != -torch.inf
+    topk_mean = top.masked_fill(~live, 0).sum(dim=-1) / live.sum(dim=-1)
+    entropy = -(logprobs.exp() * logprobs.masked_fill(masked, 0)).sum(dim=-1)
+    self_certainty = -logprobs.mean(dim=-1) - math.log(logprobs.shape[1])
+    undefined = masked.any(dim=-1)
+    return torch.stack([chosen, topk_mean, entropy, self_certainty.masked_fill(undefined, torch.nan)])

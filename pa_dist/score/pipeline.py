@@ -6,7 +6,7 @@ For a merged reference the policy's columns are read from the run's own `logprob
 once, on different blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,19 +19,20 @@ from pa_dist.run import RunFolder
 from pa_dist.score import rows
 from pa_dist.score.actors import Recall, Scorer, Tokenize
 from pa_dist.score.check import shares_tokens
-from pa_dist.score.engine import NULL_COLUMNS
+from pa_dist.score.engine import MASKED_VOCABULARY, NULL_COLUMNS
 from pa_dist.score.settle import LOGPROBS
-from pa_dist.score.stream import Stream, complete, start_tally
-from pa_dist.score.tally import facts
+from pa_dist.score.stream import Stream, complete, tallied
+from pa_dist.score.tally import ModelTally, facts
 
 _READ = [field.name for field in (*schema.KEYS, *schema.LABELS)] + ["messages"]
 
 
-def score(config: Config, folder: RunFolder) -> dict[str, Any]:
+def score(config: Config, folder: RunFolder, *, commit: bool = True) -> dict[str, Any]:
     """Score every row of `trajectories` that is not done yet: write `logprobs`, and `rejects` of this stage.
 
     Args:
       folder: a run's, or that of an alpha, where the reference is the merged one.
+      commit: as `Stream` has it.
 
     Returns:
       Facts for the manifest: rows, rejects, how many an earlier session had done, columns that the engine leaves null
@@ -42,25 +43,29 @@ def score(config: Config, folder: RunFolder) -> dict[str, Any]:
     """
     shared = shares_tokens(config)
     models = schema.MODELS if folder.alpha is None else ("reference",)
-    tally = start_tally(models)
-    settled, before = complete(
-        folder,
-        Stream(
-            LOGPROBS,
-            tally,
-            [*_READ, *(("tools", "extra") if config.render.style == "chat" else ())],
-            config.score.rows_per_block,
-            partial(_scored, config, folder, shared, models, tally),
-        ),
-    )
+    columns = [*_READ, *(("tools", "extra") if config.render.style == "chat" else ())]
+    with tallied(models) as tally:
+        transform = partial(_scored, config, folder, shared, models, tally)
+        stream = Stream(LOGPROBS, tally, columns, config.score.rows_per_block, transform, commit)
+        settled, before = complete(folder, stream)
+        did = ray.get(tally.snapshot.remote())
     return {
         "rows": settled.rows,
         "rejects": settled.rejects,
         "done_before": before,
         "shared_tokens": shared,
-        "null_columns": NULL_COLUMNS[config.score.engine],
-        "models": {model: facts(entry) for model, entry in ray.get(tally.snapshot.remote()).items()},
+        "null_columns": _null_columns(config, folder, did),
+        "models": {model: facts(entry) for model, entry in did.items()},
     }
+
+
+def _null_columns(config: Config, folder: RunFolder, did: Mapping[str, ModelTally]) -> dict[str, str]:
+    """The policy's columns that are null, and why. An alpha's are the run's own."""
+    if folder.alpha is not None:
+        found: dict[str, str] = RunFolder(folder.uri).manifest["stages"]["score"]["null_columns"]
+        return found
+    masked = any(place.get("masked_vocabulary") for place in did["policy"].actors.values())
+    return NULL_COLUMNS[config.score.engine] | ({"self_certainty": MASKED_VOCABULARY} if masked else {})
 
 
 def _scored(config: Config, folder: RunFolder, shared: bool, models: Sequence[str], tally: Any, dataset: Any) -> Any:

@@ -7,10 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pa_dist import schema
-from pa_dist.render.chat import MARK, ChatTemplate, Unrenderable
+from pa_dist.errors import fault
+from pa_dist.render.chat import MARK, ChatTemplate
 from pa_dist.render.plain import ActionRule, action_rule, render
+from pa_dist.render.unrenderable import Unrenderable
 from pa_dist.score.attempts import Outcome, reason
 from pa_dist.score.engine import TokenColumns, TokenRow, TokenSequence
 from pa_dist.score.tokenize import TokenizedTrajectory, tokenize, tokenize_chat
@@ -63,8 +66,8 @@ def tokenize_rows(
         except Unrenderable as error:
             lost[row["trajectory_id"]] = str(error)
             continue
-        except Exception as error:  # a tokenizer may be anybody's; one row must not stop the run
-            lost[row["trajectory_id"]] = reason(error)
+        except BaseException as raised:  # a tokenizer may be anybody's; one row must not stop the run
+            lost[row["trajectory_id"]] = reason(fault(raised))
             continue
         carried = [_carry(model, t) for model, t in zip(schema.MODELS, tokenized, strict=False)]
         rows.append(
@@ -167,7 +170,7 @@ def split_lost(
 
 
 def with_columns(table: pa.Table, model: str, tokens: str, columns: Sequence[TokenColumns]) -> pa.Table:
-    """Append one model's log-prob columns; of those that its engine does not give every step is null.
+    """Append one model's log-prob columns; of those that a row lacks every step is null.
 
     Args:
       model: whose columns, `policy` or `reference`.
@@ -176,11 +179,9 @@ def with_columns(table: pa.Table, model: str, tokens: str, columns: Sequence[Tok
     offsets = _offsets(table, tokens)
     for name in schema.TOKEN_COLUMNS:
         of_rows = [getattr(c, name) for c in columns]
-        if any(values is None for values in of_rows):
-            steps = offsets[0]
-            column = pa.ListArray.from_arrays(steps, pa.nulls(steps[-1].as_py(), pa.list_(pa.float32())))
-        else:
-            column = _nest(offsets, pa.array(np.concatenate([np.empty(0, np.float32), *of_rows])))
+        there = [values is not None for values in of_rows]
+        filled = [np.empty(0, np.float32), *(values for values in of_rows if values is not None)]
+        column = _nest(offsets, pa.array(np.concatenate(filled)), there)
         table = table.append_column(f"{model}_{name}", column)
     return table
 
@@ -189,7 +190,10 @@ def logprobs_table(table: pa.Table) -> pa.Table:
     """The finished rows: token ids cut to the scored tokens, columns in the order of `schema.LOGPROBS`."""
     table = table.append_column("token_ids", _scored_ids(table, "policy"))
     if "reference_ids" in table.column_names:
-        table = table.append_column("token_ids_reference", _scored_ids(table, "reference"))
+        # Two tokenizers may well agree on a text.
+        theirs = _scored_ids(table, "reference")
+        alike = [a == b for a, b in zip(table["token_ids"].to_pylist(), theirs.to_pylist(), strict=True)]
+        table = table.append_column("token_ids_reference", pc.if_else(pa.array(alike, pa.bool_()), None, theirs))
     else:
         table = table.append_column("token_ids_reference", pa.nulls(len(table), pa.list_(_INTS)))
     # Rows were made one at a time; each chunk would become a row group of its own, with all columns' statistics.
@@ -209,8 +213,17 @@ def _offsets(table: pa.Table, model: str) -> tuple[pa.Array, pa.Array]:
     return pa.array(steps, pa.int32()), pa.array(tokens, pa.int32())
 
 
-def _nest(offsets: tuple[pa.Array, pa.Array], values: pa.Array) -> pa.ListArray:
+def _nest(offsets: tuple[pa.Array, pa.Array], values: pa.Array, there: Sequence[bool] | None = None) -> pa.ListArray:
+    """Values as steps of rows.
+
+    Args:
+      there: of each row, whether its values are among them; each step of the others is null.
+    """
     steps, tokens = offsets
+    if there is not None and not all(there):
+        of_step = np.repeat(np.array(there), np.diff(steps.to_numpy()))
+        counts = np.where(of_step, np.diff(tokens.to_numpy()), 0)
+        tokens = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32(), mask=np.append(~of_step, False))
     assert tokens[-1].as_py() == len(values), "a step's per-token arrays share one length"
     return pa.ListArray.from_arrays(steps, pa.ListArray.from_arrays(tokens, values))
 

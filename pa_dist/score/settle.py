@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pa_dist import schema
 from pa_dist.run import CHECKPOINT, RunFolder
@@ -106,7 +105,7 @@ def _once(folder: RunFolder, target: Target, parts: list[str]) -> pa.ChunkedArra
         held = _ids(folder, [path])
         again = set(held.filter(pc.is_in(held, value_set=twice)).to_pylist())
         if again & seen:
-            table = pq.read_table(path, filesystem=folder.filesystem, schema=target.schema)
+            table = folder.read_table(path, schema=target.schema)
             other = pc.invert(pc.is_in(table[_ID], value_set=pa.array(again & seen, pa.string())))
             folder.write(target.table, PurePosixPath(path).stem, table.filter(other), **target.encoding)
         seen |= again
@@ -116,7 +115,7 @@ def _once(folder: RunFolder, target: Target, parts: list[str]) -> pa.ChunkedArra
 def _one_file_of_rejects(folder: RunFolder, target: Target, scored: pa.ChunkedArray) -> pa.ChunkedArray:
     """Make this stage's rejects one file, each row once, and none that a later try scored; their ids."""
     parts = folder.parts("rejects", target.rejects)
-    tables = [pq.read_table(part, filesystem=folder.filesystem, schema=schema.REJECTS) for part in parts]
+    tables = [folder.read_table(part, schema=schema.REJECTS) for part in parts]
     table = pa.concat_tables([schema.REJECTS.empty_table(), *tables])
     # Their place is their id, also where the id is null because the trajectory stays in the run.
     table = table.filter(pc.invert(pc.is_in(table["place"], value_set=scored)))

@@ -4,10 +4,13 @@ A block's rows are done when its file and then their ids are written; a killed r
 """
 
 import logging
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -24,6 +27,7 @@ from pa_dist.score.tally import Tally
 
 # A pass after the first takes rows whose ids are committed and whose file is gone: none in a sound file system.
 _PASSES = 3
+_PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Stream:
       columns: of `trajectories`, to read.
       rows_per_block: trajectories of one block.
       transform: gives a Ray dataset of the table's rows for one of blocks of trajectories.
+      commit: whether a killed run could go on. Only a benchmark does without, to know what it costs.
     """
 
     target: Target
@@ -43,13 +48,16 @@ class Stream:
     columns: Sequence[str]
     rows_per_block: int
     transform: Callable[[Any], Any]
+    commit: bool = True
 
 
-def start_tally(models: Sequence[str]) -> Any:
-    """A `Tally` actor. Its ledger is as safe as the driver: on the driver's node, and begun again should it die."""
+@contextmanager
+def tallied(models: Sequence[str]) -> Iterator[Any]:
+    """A `Tally` actor. It is as safe as the driver: on its node, and begun again with what it knew should it die."""
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
-    return remote(Tally).remote(models)
+    with tempfile.TemporaryDirectory(prefix="pa_dist-", ignore_cleanup_errors=True) as place:
+        yield remote(Tally).remote(models, str(Path(place) / "tally.json"))
 
 
 def complete(folder: RunFolder, stream: Stream) -> tuple[Settled, int]:
@@ -65,6 +73,9 @@ def complete(folder: RunFolder, stream: Stream) -> tuple[Settled, int]:
     (left,) = cluster.map_tasks(partial(n_left, target=target), [folder])
     total = folder.count("trajectories")
     before = total - left
+    if not stream.commit:
+        _pass(folder, stream)
+        return Settled(folder.count(target.table), folder.count("rejects", target.rejects)), before
     for _ in range(_PASSES):
         if left:
             mend(folder, target)
@@ -82,17 +93,25 @@ def _pass(folder: RunFolder, stream: Stream) -> None:
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
         id_column="trajectory_id",
-        checkpoint_path=folder.path(target.checkpoint),
-        override_filesystem=folder.filesystem,
+        checkpoint_path=folder.inside(folder.path(target.checkpoint)),
+        override_filesystem=folder.rooted,
         delete_checkpoint_on_success=False,  # a run that dies before it is marked done would else be scored twice over
     )
+    if not stream.commit:
+        context.checkpoint_config = None
     dataset: Any = ray.data.read_parquet(
-        folder.parts("trajectories"), filesystem=folder.filesystem, columns=list(stream.columns)
+        [folder.inside(path) for path in folder.parts("trajectories")],
+        filesystem=folder.rooted,
+        columns=list(stream.columns),
+        partitioning=None,
     )
     dataset = stream.transform(dataset.repartition(target_num_rows_per_block=stream.rows_per_block))
     try:
         dataset.write_parquet(
-            folder.path(target.table), filesystem=folder.filesystem, mode=ray.data.SaveMode.APPEND, **target.encoding
+            folder.inside(folder.path(target.table)),
+            filesystem=folder.rooted,
+            mode=ray.data.SaveMode.APPEND,
+            **target.encoding,
         )
     except (ray.exceptions.RayError, OSError) as error:
         why = ray.get(stream.tally.fault.remote()) or cluster.cause(error)
@@ -126,20 +145,25 @@ class _Watch:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(2 * _PATIENCE_SECONDS)
 
     def _run(self) -> None:
         with Progress(self._label, self._total, self._before, self._folder.log) as progress:
             while not self._stop.wait(1.0):
                 try:
-                    models = ray.get(self._tally.snapshot.remote())
+                    self._show(progress)
                 except ray.exceptions.RayError:  # it is being started again
                     continue
-                rates = [
-                    f"{model} {entry.work.tokens / entry.work.seconds:,.0f} tokens/s"
-                    for model, entry in models.items()
-                    if entry.work.seconds
-                ]
-                # A row is done when all models did it; of two, each one's pass is half of the way there.
-                done = sum(entry.rows for entry in models.values()) // len(models)
-                progress.update(min(self._before + done, self._total), ", ".join(rates))
+                except Exception as error:  # scoring goes on, and so does its progress
+                    progress.mishap(error)
+
+    def _show(self, progress: Progress) -> None:
+        models = ray.get(self._tally.snapshot.remote(), timeout=_PATIENCE_SECONDS)
+        rates = [
+            f"{model} {entry.work.tokens / entry.work.seconds:,.0f} tokens/s"
+            for model, entry in models.items()
+            if entry.work.seconds
+        ]
+        # A row is done when all models did it; of two, each one's pass is half of the way there.
+        done = sum(entry.rows for entry in models.values()) // len(models)
+        progress.update(min(self._before + done, self._total), ", ".join(rates))

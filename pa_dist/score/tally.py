@@ -1,7 +1,10 @@
 """What the scoring actors did, for progress and for the manifest."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pa_dist import schema
@@ -12,32 +15,58 @@ from pa_dist.score.engine import Work
 class Tally(Attempts):
     """Ray actor: what the scorers did, for progress and for the manifest, and which rows they died of.
 
-    A retried block counts twice in what they did.
+    A retried block counts twice in what they did. Each scorer tells its own totals and not what it adds to them, and
+    what was told is kept in a file: should this process die, Ray starts another one, and calls it again as it called
+    the one that died, perhaps after that had done what it was asked.
     """
 
-    def __init__(self, models: Sequence[str] = schema.MODELS) -> None:
+    def __init__(self, models: Sequence[str] = schema.MODELS, memory: str | None = None) -> None:
+        """`memory`: the file."""
         super().__init__()
-        self.models = {model: ModelTally() for model in models}
-        self._fault: str | None = None
+        self._memory = None if memory is None else Path(memory)
+        self._told: dict[str, Any] = {
+            "fault": None,
+            "actors": {model: {} for model in models},
+            "totals": {model: {} for model in models},
+        }
+        with suppress(OSError, ValueError):
+            self._told = json.loads(self._memory.read_text()) if self._memory else self._told
 
     def fail(self, why: str) -> None:
         """Remember why the run ends: Ray Data does not pass on what a process raised."""
-        self._fault = self._fault or why
+        self._told["fault"] = self._told["fault"] or why
+        self._keep()
 
     def fault(self) -> str | None:
-        return self._fault
+        fault: str | None = self._told["fault"]
+        return fault
 
     def join(self, model: str, actor_id: str, place: dict[str, Any]) -> None:
-        self.models[model].actors[actor_id] = place
+        self._told["actors"][model][actor_id] = place
+        self._keep()
 
-    def add(self, model: str, n_rows: int, idle: float, work: Work) -> None:
-        entry = self.models[model]
-        entry.rows += n_rows
-        entry.idle += idle
-        entry.work += work
+    def tell(self, model: str, process: str, rows: int, idle: float, work: Work) -> None:
+        """What one process of a model's actors did since it began."""
+        self._told["totals"][model][process] = [rows, idle, *astuple(work)]
+        self._keep()
 
     def snapshot(self) -> dict[str, "ModelTally"]:
-        return self.models
+        return {
+            model: ModelTally(
+                sum(rows for rows, *_ in totals.values()),
+                sum(idle for _, idle, *_ in totals.values()),
+                sum((Work(*work) for _, _, *work in totals.values()), Work()),
+                self._told["actors"][model],
+            )
+            for model, totals in self._told["totals"].items()
+        }
+
+    def _keep(self) -> None:
+        with suppress(OSError, TypeError, ValueError):  # a full disk costs what is kept, not the run
+            if self._memory is not None:
+                beside = self._memory.with_suffix(".new")
+                beside.write_text(json.dumps(self._told, default=float))
+                beside.replace(self._memory)
 
 
 @dataclass

@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pa_dist.render.chat import MARK, RenderedChat, Unrenderable, control_tokens
+from pa_dist.render.chat import MARK, RenderedChat, control_tokens
 from pa_dist.render.plain import Rendered
+from pa_dist.render.unrenderable import Unrenderable
+from pa_dist.score.boundaries import Growing, Pieces, adds_prefix, sequences
 from pa_dist.score.engine import Ints, TokenSequence
+from pa_dist.score.growth import growth
 
 
 class TokenizedTrajectory(NamedTuple):
@@ -67,27 +70,49 @@ def tokenize(rendered: Rendered, tokenizer: Any, max_length: int) -> TokenizedTr
     first token that remains has no log-probability and is never scored.
 
     Source: METHOD.md, published conventions.
+
+    Raises:
+      Unrenderable: the tokenizer makes far too much of a text.
     """
+    grown = growth(tokenizer)
+    for text in rendered.texts:
+        grown.check(text)
     pieces = tokenizer(rendered.texts, add_special_tokens=False)["input_ids"]
+    for text, ids in zip(rendered.texts, pieces, strict=True):
+        grown.checked(text, ids)
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     return _joined(bos, pieces, rendered.actions, max_length)
 
 
 def tokenize_chat(rendered: RenderedChat, tokenizer: Any, max_length: int) -> TokenizedTrajectory:
-    """Tokenise states and actions on their own, as a server and a model make them; truncate each sequence on the left.
+    """Tokenise states and actions as a server and a model make them; truncate each sequence on the left.
+
+    States and actions are tokenised on their own, but by a tokenizer that puts something before each text: see
+    `boundaries`.
 
     Raises:
       Unrenderable: an action's tokens do not decode to its text.
     """
-    encode, same = _encoder(tokenizer), _normalizer(tokenizer)
+    plain, same = _plain(tokenizer), _normalizer(tokenizer)
+    controls = re.compile("|".join(map(re.escape, control_tokens(tokenizer))) or "(?!)")
+    plain("\na")  # what it makes of a letter goes for it as well
+    prefixed = adds_prefix(tokenizer)
     parts, steps = [], iter(rendered.steps)
     for text in rendered.texts:
-        pieces = [encode(piece) for piece in text.texts]
-        for step, i in zip(steps, text.actions, strict=False):
-            decoded = tokenizer.decode(pieces[i], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            if same(decoded) != same(text.texts[i].replace(MARK, "")):
+
+        def check(i: int, before: list[int], ids: list[int], text: Rendered = text) -> None:
+            step, written = next(steps), same(text.texts[i].replace(MARK, ""))
+            decoded = _decoded(tokenizer, before[-1:] if prefixed else [], ids)
+            if same(decoded) != written and not (prefixed and same(decoded.removeprefix(" ")) == written):
                 raise Unrenderable(f"message {step}: its tokens do not decode to its text")
-        parts.append(_joined([], pieces, text.actions, max_length))
+
+        if prefixed:
+            made = sequences(text, Growing(tokenizer, plain, controls), check)
+        else:
+            made = [Pieces([_encoded(piece, tokenizer, plain, controls) for piece in text.texts], text.actions)]
+            for i in text.actions:
+                check(i, [], made[0].ids[i])
+        parts += [_joined([], pieces.ids, pieces.actions, max_length) for pieces in made]
     starts = np.cumsum([0, *(len(part.sequence.ids) for part in parts)])
     positions = [part.sequence.positions + start for part, start in zip(parts, starts, strict=False)]
     return TokenizedTrajectory(
@@ -118,25 +143,43 @@ def _joined(bos: list[int], pieces: Sequence[list[int]], actions: list[int], max
     )
 
 
-def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:
-    """Text to tokens, where only what the template wrote is a control token."""
-    controls = re.compile("|".join(map(re.escape, control_tokens(tokenizer))) or "(?!)")
+def _plain(tokenizer: Any) -> Callable[..., list[int]]:
+    """Text to tokens, of which `split_special_tokens` lets none be a control token."""
+    grown = growth(tokenizer)
+    controls = set(tokenizer.convert_tokens_to_ids(control_tokens(tokenizer))) - {tokenizer.unk_token_id}
 
     def plain(text: str, **settings: Any) -> list[int]:
-        ids: list[int] = tokenizer(text, add_special_tokens=False, **settings)["input_ids"]
+        grown.check(text)
+        ids = grown.checked(text, tokenizer(text, add_special_tokens=False, **settings)["input_ids"])
+        if settings.get("split_special_tokens") and not controls.isdisjoint(ids):
+            raise Unrenderable("its tokenizer makes a control token of what only looks like one")
         return ids
 
-    def encode(text: str) -> list[int]:
-        if MARK not in text:
-            return plain(text)
-        ids, at = [], 0
-        for token in controls.finditer(text):
-            ids += plain(text[at : token.start()].replace(MARK, ""), split_special_tokens=True)
-            ids.append(tokenizer.convert_tokens_to_ids(token[0]))
-            at = token.end()
-        return ids + plain(text[at:].replace(MARK, ""), split_special_tokens=True)
+    return plain
 
-    return encode
+
+def _encoded(text: str, tokenizer: Any, plain: Callable[..., list[int]], controls: re.Pattern[str]) -> list[int]:
+    """Text to tokens, where only what the template wrote is a control token."""
+    if MARK not in text:
+        return plain(text)
+    ids, at = [], 0
+    for token in controls.finditer(text):
+        ids += plain(text[at : token.start()].replace(MARK, ""), split_special_tokens=True)
+        ids.append(tokenizer.convert_tokens_to_ids(token[0]))
+        at = token.end()
+    return ids + plain(text[at:].replace(MARK, ""), split_special_tokens=True)
+
+
+def _decoded(tokenizer: Any, before: list[int], ids: list[int]) -> str:
+    """What tokens say behind others."""
+    lead, whole = (
+        tokenizer.decode(some, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for some in (before, [*before, *ids])
+    )
+    if before and not whole.startswith(lead):
+        return _decoded(tokenizer, [], ids)
+    text: str = whole[len(lead) :]
+    return text
 
 
 def _normalizer(tokenizer: Any) -> Callable[[str], str]:

@@ -39,18 +39,6 @@ def installed() -> str | None:
     return None
 
 
-def longest(config: Any) -> int | None:
-    """Tokens of the longest prompt that vLLM takes; None where that is for vLLM to say.
-
-    Args:
-      config: of a transformers model's language part.
-    """
-    scaled = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default") != "default"
-    positions = getattr(config, "max_position_embeddings", None)
-    # One position is left to the token that every request draws.
-    return None if scaled or positions is None else int(positions) - 1
-
-
 def use_this_process() -> None:
     """Say so before vLLM is imported: it works in this process, with its threads, and quietly."""
     for variable, value in _ENVIRONMENT.items():

@@ -43,6 +43,20 @@ def test_tau2(put, run, info_last):
     }  # fmt: skip
 
 
+def test_tau2_reasoning_is_in_what_the_server_said(put, run):
+    raw = {"choices": [{"message": {"content": "yo", "reasoning_content": "hm"}}]}
+    says = {"role": "assistant", "content": "yo", "raw_data": raw, "turn_idx": 1}
+    result = run("tau2", put("x.json", {"simulations": [simulation(0, messages=[HI, says, {**says, "raw_data": {}}])]}))
+    assert [message["reasoning"] for message in result.rows[0]["messages"]] == [None, "hm", None]
+    assert result.counts.left_behind == {"turn_idx": 2, "raw_data": 1}
+
+
+def test_tau_bench_reasoning(put, run):
+    says = {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": None}
+    [row] = run("tau_bench", put("x.json", [{"task_id": 1, "traj": [HI, says]}])).rows
+    assert [message["reasoning"] for message in row["messages"]] == [None, "hm"]
+
+
 def test_tau2_without_info_or_reward(put, run):
     sims = [simulation(0, reward_info=None), simulation(1, reward_info={"reward": None}), simulation(2, id=None)]
     rows = run("tau2", put("shop.json", {"simulations": sims})).rows

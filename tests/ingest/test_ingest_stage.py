@@ -251,3 +251,36 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         return int(subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ).stdout)
 
     assert peak(640) < peak(160) + 16
+
+
+@pytest.mark.parametrize(
+    ("format", "wrap"),
+    [("chat", "%s\n"), ("tau2", '{"simulations": [%s]}'), ("tau_bench", "[%s]"), ("agentdojo", "%s"),
+     ("inspect_log", '{"eval": {}, "samples": [%s]}')],
+)  # fmt: skip
+def test_a_record_beyond_the_bound_is_not_parsed(put, run, format, wrap):
+    long = json.dumps({"messages": [{"role": "user", "content": "x" * (1 << 20)}], "traj": [HI]})
+    [(_, _, reason)] = run(format, put("a.json", wrap % long), max_record_mib=1).rejects
+    assert reason == "longer than 1 MiB, the largest record that is read (trajectories.max_record_mib)"
+    assert "longer than" not in "".join(run(format, put("a.json", wrap % long), max_record_mib=2).reasons)
+
+
+def test_memory_of_a_record_beyond_the_bound(tmp_path):
+    """One record of 80 MB, small objects, parsed took 2 GB; measured in a process of its own."""
+    script = """
+import resource, sys
+from pa_dist.config import Trajectories
+from pa_dist.ingest.stage import ingest
+from pa_dist.run import RunFolder
+with open(sys.argv[1], "w") as file:
+    file.write('{"messages": [')
+    for _ in range(80):
+        file.write('{"role":"a"}, ' * 75_000)
+    file.write('{"role":"a"}]}')
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+counts = ingest(Trajectories(format="chat", paths=[sys.argv[1]], max_record_mib=8), RunFolder(sys.argv[2]), map)
+assert counts.rejected == 1
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "big.jsonl"), str(tmp_path / "run")]
+    assert int(subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ).stdout) < 4 * 8 + 64

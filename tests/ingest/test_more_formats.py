@@ -136,6 +136,8 @@ def test_inspect_log(put, run, name, content, format):
     assert (row["benchmark"], row["domain"], row["behavior"]) == ("inspect", "ctf", "openai/gpt-x")
     user, assistant, tool = row["messages"]
     assert (user["content"], assistant["content"], tool["content"]) == ("a long text", "ok", "done")
+    assert [message["reasoning"] for message in (user, assistant, tool)] == [None, "hm", None]
+    assert result.counts.left_behind == {"function": 2, "source": 2}
     assert assistant["tool_calls"] == [{"id": "c", "name": "bash", "arguments": '{"cmd": "a long text"}'}]
 
 
@@ -165,6 +167,30 @@ def test_inspect_header_too_large(put, run):
     large = {**MEMBERS, "header.json": {"version": 2, "eval": {**EVAL, "note": "x" * (1 << 20)}}}
     result = run("inspect_log", put("l.eval", zipped(large)), max_record_mib=1)
     assert result.rejects == [("l.eval", "eval", TOO_LONG)]
+
+
+@pytest.mark.parametrize("pack", [zipped, zstd])
+def test_inspect_samples_too_large_are_never_unpacked(put, run, pack):
+    members = {
+        "header.json": {"eval": EVAL},
+        "samples/1.json": sample(1),
+        "samples/2.json": sample(2, x="x" * 3_000_000),
+    }
+    data = pack(members)
+    assert len(data) < 30_000
+    result = run("inspect_log", put("l.eval", data), max_record_mib=1)
+    assert [row["task_id"] for row in result.rows] == ["1"]
+    assert result.rejects == [("l.eval", "samples/2.json", TOO_LONG)]
+
+
+def test_inspect_samples_larger_than_they_say(put, run):
+    # The archive's directory says that 3 MB are 1,000 bytes.
+    data = zipped({"header.json": {"eval": EVAL}, "samples/2.json": sample(2, x="x" * 3_000_000)})
+    with zipfile.ZipFile(io.BytesIO(data)) as log:
+        size = log.getinfo("samples/2.json").file_size
+    forged = data.replace(struct.pack("<I", size), struct.pack("<I", 1000))
+    [(_, place, reason)] = run("inspect_log", put("l.eval", forged), max_record_mib=1).rejects
+    assert (place, reason.partition(" for ")[0]) == ("samples/2.json", "cannot be read: BadZipFile: Bad CRC-32")
 
 
 def test_inspect_logs_that_cannot_be_used(put, run, tmp_path):

@@ -170,9 +170,8 @@ def test_columns_are_found_again_in_the_files_that_hold_them(scored, digest_size
 
 def test_only_files_that_hold_the_rows_are_read(scored, monkeypatch):
     where, read = whereabouts.locate(scored, "logprobs"), []
-    monkeypatch.setattr(
-        recalling.pq, "read_table", lambda path, **_: read.append(path) or pa.table({"trajectory_id": []})
-    )
+    nothing = pa.table({"trajectory_id": []})
+    monkeypatch.setattr(RunFolder, "read_table", lambda self, path, *_: read.append(path) or nothing)
     recalling.recall(scored, where, ["d", "e"])
     assert read == [scored.parts("logprobs")[1]]
 

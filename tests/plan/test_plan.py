@@ -18,7 +18,7 @@ from pa_dist.benchmark.planning import planned, used
 from pa_dist.cli import app
 from pa_dist.errors import ConfigError, RunFolderError
 from pa_dist.plan.devices import Speed
-from pa_dist.plan.plan import _fits, plan
+from pa_dist.plan.plan import _device, _fit, plan
 from pa_dist.plan.show import show_plan
 from pa_dist.render.plain import render
 from pa_dist.run import RunFolder
@@ -98,8 +98,11 @@ def test_hours_by_hand(pair, chat_file):
 def test_all_devices_or_this_one(pair, chat_file):
     loaded = settings(pair, chat_file, score={"dtype": "float32", "device": "cpu"})
     assert [device.device for device in plan(loaded).devices][-1] == "B200"
-    (here,) = plan(loaded, device="here").devices
-    assert here.hours > 0
+    planned_here = plan(loaded, device="here")
+    (here,) = planned_here.devices
+    assert here.device_hours == here.hours > 0
+    assert any("at the same time on this machine" in line for line in planned_here.assumptions)
+    assert any("on devices of their own" in line for line in plan(loaded).assumptions)
     assert here.fits == {"policy": True, "reference": True}
     with pytest.raises(ConfigError, match=r"^--device: unknown device 'H10'; did you mean H100\?; one of L4, .* here$"):
         plan(loaded, device="H10")
@@ -149,7 +152,68 @@ def test_four_gpus_of_one_replica_are_a_quarter_of_the_hours_and_four_memories(p
     assert four.hours == pytest.approx(one.hours / 4)
     assert four.device_hours == pytest.approx(one.device_hours)
     pool, speed = config.score.policy, Speed("L4", "cuda", 22.0, "flops", {}, "")
-    assert (_fits(88, pool, speed, config), _fits(89, pool, speed, config)) == (True, False)
+    pools = {"policy": pool, "reference": pool}
+    assert _fit({"policy": 88, "reference": 89}, pools, speed, config) == {"policy": True, "reference": False}
+
+
+def one_machine(pair, chat_file, kind, machine, memory, policy, reference, alphas=()):
+    """The plan for one machine, in passes of a model by one core or GPU, and its replicas' memory in those of one."""
+    merge = {"merge": {"method": "linear", "alphas": list(alphas)}} if alphas else {}
+    config = settings(pair, chat_file, score={"policy": policy, "reference": reference}, **merge)
+    models = plan(config, device="H100").models
+    flops, bytes_ = models["policy"].flops.value, sum(models["policy"].memory.values())
+    assert models["reference"].flops.value == flops
+    assert sum(models["reference"].memory.values()) == bytes_
+    rates = dict.fromkeys(models, flops)  # a pass takes a second
+    found = _device(config, Speed("here", kind, memory * bytes_, "flops", rates, "", machine), models, {})
+    return found.hours * 3600, found.device_hours * 3600, list(found.fits.values())
+
+
+CORE, HALF, NULL = {"num_cpus": 1}, {"num_gpus": 0.5}, {}
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory", "policy", "reference", "hours", "fits"),
+    [
+        (1, 1.9, CORE, CORE, 2, [False, False]),  # one core, two passes; each fits, not both
+        (1, 2.0, CORE, CORE, 2, [True, True]),
+        (2, 0.9, CORE, CORE, 1, [False, False]),
+        (2, 2.0, {"num_cpus": 2}, {"num_cpus": 2}, 2, [True, True]),  # each with both cores, and both at once
+        (1, 2.0, {"num_cpus": 8}, {"num_cpus": 8}, 2, [True, True]),  # seven threads have no core
+        (2, 3.0, {"replicas": 2}, CORE, 1.5, [True, True]),  # three actors on two cores
+        (2, 2.9, {"replicas": 2}, CORE, 1.5, [False, False]),
+        (2, 1.9, {"replicas": 2}, CORE, 1.5, [False, True]),
+    ],
+)
+def test_two_models_share_the_cores_and_the_memory_of_one_machine(
+    cores, memory, policy, reference, hours, fits, pair, chat_file
+):
+    found = one_machine(pair, chat_file, "cpu", cores, memory, policy, reference)
+    assert found == (pytest.approx(hours), pytest.approx(hours), fits)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "memory", "policy", "reference", "hours", "device_hours", "fits"),
+    [
+        (1, 2.0, HALF, HALF, 2, 2, [True, True]),
+        (1, 1.9, HALF, HALF, 2, 2, [False, False]),
+        (1, 2.0, NULL, NULL, 2, 2, [True, True]),  # as a run shares it out
+        (1, 1.9, NULL, NULL, 2, 2, [False, False]),
+        (2, 1.0, NULL, NULL, 1, 2, [True, True]),
+        (1, 1.0, {"num_gpus": 1}, {"num_gpus": 1}, 2, 2, [True, True]),  # one after the other, if Ray let them
+        (2, 1.0, {"replicas": 3}, NULL, 2, 2, [False, False]),  # four halves: the reference's takes two seconds
+    ],
+)
+def test_two_models_share_the_gpus_of_one_machine(
+    gpus, memory, policy, reference, hours, device_hours, fits, pair, chat_file
+):
+    found = one_machine(pair, chat_file, "cuda", gpus, memory, policy, reference)
+    assert found == (pytest.approx(hours), pytest.approx(device_hours), fits)
+
+
+def test_merged_references_have_the_machine_for_themselves(pair, chat_file):
+    # Both on one core, then two more references, one after the other.
+    assert one_machine(pair, chat_file, "cpu", 1, 9, CORE, CORE, (0.5, 1))[0] == pytest.approx(2 + 2)
 
 
 def test_reward_models_are_shown_the_same_trajectories(pair, chat_file, rendered, tmp_path):
@@ -189,7 +253,7 @@ def test_the_command_prints_one_json_object_or_one_line(pair, chat_file, tmp_pat
     (tmp_path / "empty").mkdir()
     done = CliRunner().invoke(app, ["plan", str(path), f"pair.reference={tmp_path}/empty"])
     assert isinstance(done.exception, ConfigError)
-    assert str(done.exception).startswith(f"pair.reference: no model and tokenizer at '{tmp_path}/empty'")
+    assert str(done.exception).startswith(f"pair.reference: '{tmp_path}/empty': the folder is empty")
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no published trajectories in {DATA}; set PA_DIST_DATA")
@@ -197,7 +261,8 @@ def test_a_plan_is_near_what_the_run_uses(tmp_path, monkeypatch):
     corpus = next((DATA / "tau_bench").glob("*.json")).read_text()
     monkeypatch.setattr(tiny_models, "TEXTS", [corpus[start : start + 500] for start in range(0, 200_000, 500)])
     for seed, model in enumerate(("policy", "reference")):
-        save_model(tmp_path / model, seed, vocab_size=2000, initializer_range=1.0)  # as sure of itself as a trained one
+        long = {"vocab_size": 2000, "max_position_embeddings": 6000}
+        save_model(tmp_path / model, seed, initializer_range=1.0, **long)  # as sure of itself as a trained one
         save_tokenizer(tmp_path / model, bos=True, vocabulary=2000)
     loaded = config.parse(
         {

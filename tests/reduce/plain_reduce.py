@@ -66,6 +66,7 @@ def fell_back(steps):
 def step_values(row, method, agg, preset="published", beta=1.0):
     """One value a step, None where there is none. `row` holds lists as in `logprobs`."""
     paper = preset == "paper"
+    compares, apart = method.startswith("progress_advantage"), row["token_ids_reference"] is not None
     values = []
     for i in range(len(row["step"])):
         policy = token_agg(agg, row["policy_logprob"][i])
@@ -92,9 +93,12 @@ def step_values(row, method, agg, preset="published", beta=1.0):
         elif method == "perplexity":
             value = None if policy is None else math.exp(-policy)
         log_prob = method.endswith("_logprob") or method.startswith("progress_advantage")
-        values.append(0.0 if paper and log_prob and not both else value)
-    if method == "progress_advantage_per_token" and row["token_ids_reference"] is not None:
-        return [None] * len(values)
+        if apart and compares:
+            # Of other tokens only the sums compare, of the same text.
+            whole = method == "progress_advantage" and agg == "sum" and not row["truncated"][i]
+            values.append(value if whole else None)
+        else:
+            values.append(0.0 if paper and log_prob and not both else value)
     return values
 
 

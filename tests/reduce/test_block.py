@@ -10,7 +10,7 @@ from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.errors import PaDistError
 from pa_dist.reduce.block import reduce_block
-from pa_dist.reduce.methods import cells
+from pa_dist.reduce.methods import OTHER_TOKENS, cells
 
 ORIENTATION = {"entropy": -1, "perplexity": -1}
 
@@ -43,7 +43,8 @@ def _check_steps(rows, steps, beta):
             for agg in schema.TOKEN_AGGS:
                 # Never the preset's 0.0 on disk.
                 _same(step[f"{method}__{agg}"], plain.step_values(row, method, agg, "published", beta)[i])
-        assert step["reason"] == (None if row["policy_logprob"][i] else "truncated")
+        why = None if row["token_ids_reference"] is None else OTHER_TOKENS
+        assert step["reason"] == (why if row["policy_logprob"][i] else "truncated")
 
 
 def _check_attributions(rows, attributions, preset, beta):
@@ -158,6 +159,35 @@ def test_models_with_their_own_tokens_may_differ_in_length():
     (score,) = reduced.scores.to_pylist()
     assert score["progress_advantage__sum__sum"] == -1 - -6
     assert score["progress_advantage_per_token__sum__sum"] is None
+
+
+def test_of_other_tokens_only_sums_of_the_same_text_compare():
+    # Three steps: policy -1, -2; -1; -5. The reference in other tokens: -4; -1, -1; -1. Sums differ by 1, 1 and -4, the
+    # last of which lost tokens, so that the two sums are of different text.
+    steps = [[(-1.0,) * 5, (-2.0,) * 5], [(-1.0,) * 5], [(-5.0,) * 5]]
+    row = plain.row("a", steps, truncated=[False, False, True], mistake_step=1)
+    row |= {"reference_logprob": [[-4.0], [-1.0, -1.0], [-1.0]], "token_ids_reference": [[9], [1, 2], [3]]}
+    same = plain.row("b", steps, mistake_step=1)
+    for preset in ("published", "paper"):
+        reduced = reduce_block(plain.table([row, same]), Evaluate(preset=preset))
+        scores, _ = reduced.scores.to_pylist()
+        given_ = {name: value for name, value in scores.items() if name.startswith("progress_advantage") and value}
+        # mean, sum, last, max, min and the mean of the lowest of 1 and 1
+        expected = {"mean": 1, "sum": 2, "last": 1, "max": 1, "min": 1, "bottom10": 1}
+        assert given_ == {f"progress_advantage__sum__{agg}": value for agg, value in expected.items()}
+        assert scores["policy_logprob__mean__sum"] == -1.5 - 1 - 5  # each model's own are all there
+        assert scores["n_scored_steps"] == 2
+        found = reduced.steps.to_pylist()[:3]
+        assert [step["progress_advantage__sum"] for step in found] == [1, 1, None]
+        assert {step["progress_advantage__mean"] for step in found} == {None}
+        assert {step["reason"] for step in found} == {OTHER_TOKENS}
+        blamed = {
+            (a["token_agg"], a["predictor"]): a["step"]
+            for a in reduced.attributions.to_pylist()
+            if a["trajectory_id"] == "a" and a["method"] == "progress_advantage"
+        }
+        assert {step for (agg, _), step in blamed.items() if agg != "sum"} == {None}
+        assert {step for (agg, _), step in blamed.items() if agg == "sum"} == {row["step"][0]}
 
 
 def test_a_column_of_nulls_is_no_steps_fault():

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.reduce import measure, stage
-from pa_dist.reduce.methods import cells
+from pa_dist.reduce.methods import OTHER_TOKENS, cells
 from pa_dist.reduce.stage import evaluate
 from pa_dist.run import RunFolder
 
@@ -250,6 +250,21 @@ def test_empty_columns_are_null_and_select_nothing(tmp_path):
     selections = folder.dataset("selections").to_table().to_pylist()
     assert not _pick(selections, method="progress_advantage_per_token")
     assert _pick(selections, method="progress_advantage")
+    # What is not defined says why, and the figure chosen beforehand is one that is.
+    undefined = _pick(_metrics(folder), method="progress_advantage", token_agg="mean")
+    assert {(r["value"], r["note"]) for r in undefined} == {(None, OTHER_TOKENS)}
+    assert any(r["value"] is not None for r in _pick(_metrics(folder), method="progress_advantage", token_agg="sum"))
+    compared = _pick(json.loads(folder.read("comparisons.json")), choice="headline", method="progress_advantage")
+    assert {r["token_agg"] for r in compared} == {"sum"}
+
+
+def test_other_tokens_in_some_trajectories_cost_these_alone(tmp_path):
+    rows = [row for row in _corpus() if row["benchmark"] == "tau"]
+    apart = rows[0] | {"token_ids_reference": [[1] * len(step) for step in rows[0]["token_ids"]]}
+    folder = _folder(tmp_path, [apart, *rows[1:]])
+    assert evaluate(Evaluate(resamples=10), folder, map).apart == 1
+    mean = _pick(_metrics(folder), metric="auroc", method="progress_advantage", token_agg="mean", step_agg="mean")
+    assert any("without a score left out" in (r["note"] or "") for r in mean)
 
 
 def test_survey_counts_labels(done):

@@ -1,9 +1,12 @@
 """Chat rendering: states and actions as written out by hand, for templates of every kind of behaviour."""
 
+import json
+
 import pytest
 from chat_templates import TEMPLATES, save_chat_tokenizer
 
-from pa_dist.render.chat import MARK, ChatTemplate, Unrenderable, control_tokens
+from pa_dist.render.chat import MARK, ChatTemplate, control_tokens
+from pa_dist.render.unrenderable import Unrenderable
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +107,78 @@ def test_what_a_user_does_with_tools_of_their_own_is_not_given(tokenizer):
     assert rendered.steps == [1, 5]
 
 
+def as_it_came(role):
+    return [TALK[0], TALK[1], said(role, "It rains"), TALK[3]]
+
+
+@pytest.mark.parametrize(("role", "known"), [("developer", "system"), ("function", "tool"), ("User", "user")])
+def test_a_role_by_another_name_is_the_one_that_templates_know(tokenizer, role, known):
+    first, *_ = template(tokenizer, "known_roles").render([said(role, "It rains"), *TALK]).texts[0].texts
+    assert first == template(tokenizer, "known_roles").render([said(known, "It rains"), *TALK]).texts[0].texts[0]
+    assert "It rains" in first
+
+
+def test_an_assistant_in_capitals_acts(tokenizer):
+    rendered = template(tokenizer, "chatml").render([TALK[0], said("ASSISTANT", "Hello")])
+    assert rendered.steps == [1]
+    assert rendered.texts[0].texts[0].endswith("<|im_start|>assistant\n")
+
+
+def test_results_say_what_tool_they_are_of_where_the_template_needs_it(tokenizer):
+    (text,), _ = template(tokenizer, "results_as_json").render([*DESK[:2], said("tool", '{"day":\n"Friday"}'), DESK[4]])
+    assert 'tool\nof look: "{\\"day\\":\\n\\"Friday\\"}"<|im_end|>' in text.texts[2]
+    named = [said("tool", "x", name="find"), DESK[4]]
+    assert "of find:" in template(tokenizer, "results_as_json").render([*DESK[:2], *named]).texts[0].texts[2]
+
+
+NOTHING = [None, "", " ", '""', '" "', "null", "{}"]
+
+
+@pytest.mark.parametrize("arguments", NOTHING)
+def test_a_call_without_arguments_has_an_empty_object(tokenizer, arguments):
+    talk = [TALK[0], said("assistant", "", ("look", arguments))]
+    expected = {
+        "chatml": '<call>{"name": "look", "arguments": {}}</call>',
+        "text_calls": "look {}",
+        "each_argument": "<look>",
+        "no_calls": "tool_call(look, {})",
+    }
+    assert {name: actions(template(tokenizer, name).render(talk))[0][0] for name in expected} == expected
+
+
+def test_arguments_that_are_no_object_are_shown_as_written_or_named(tokenizer):
+    def talk(arguments):
+        return [TALK[0], said("assistant", "", ("see", "{}"), ("look", arguments)), said("tool", "x"), TALK[3]]
+
+    for arguments, written in (("[1, 2]", "[1, 2]"), ("7", "7"), (json.dumps('{"id": '), '{"id": '), ('{"a', '{"a')):
+        assert actions(template(tokenizer, "text_calls").render(talk(arguments)))[0][0] == f"see {{}}look {written}"
+    assert '"arguments": [1, 2]' in actions(template(tokenizer, "chatml").render(talk("[1, 2]")))[0][0]
+    named = r"^message 1: the arguments of call 2 \('look'\) are no object, and the chat template "
+    for name, arguments, why in (
+        ("each_argument", "[1, 2]", r"takes no other: .*no attribute 'items'$"),
+        ("chatml", json.dumps('{"id": '), "does not show them as they were written$"),  # but as a JSON string
+        ("chatml", json.dumps("seven"), "does not show them as they were written$"),
+    ):
+        with pytest.raises(Unrenderable, match=named + why):
+            template(tokenizer, name).render(talk(arguments))
+
+
+SYSTEM = said("system", "You are a desk.")
+
+
 @pytest.mark.parametrize(
     ("name", "messages", "reason"),
     [
+        ("known_roles", as_it_came("observation"), "message 2: the chat template leaves out messages of the role 'obs"),
+        # Short enough to stand somewhere by chance: the role is found out by itself.
+        ("known_roles", [*TALK[:2], said("Critic", "o"), TALK[3]], "message 2: .* messages of the role 'Critic'$"),
+        ("known_roles", as_it_came("system"), "message 2: the chat template leaves out one of the system messages$"),
+        ("known_roles", [SYSTEM, said("developer", "Be brief."), *TALK], "message 1: .* one of the system messages$"),
+        ("shortens", [said("user", "a" * 21), TALK[1]], "message 0: the chat template leaves out a part of it$"),
+        ("shortens", [*TALK[:2], said("user", "b" * 21), TALK[3]], "message 2: .* a part of it$"),
+        ("alternates", [*TALK[:2], said("tool", "x"), TALK[3]], "message 2: TemplateError: Roles must alternate$"),
+        ("raises_at_rain", as_it_came("user"), "message 2: UndefinedError: 'nothing' is undefined$"),
+        ("raises_at_rain", [TALK[0], said("assistant", "It rains")], "message 1: UndefinedError: "),
         ("content_or_calls", [TALK[0], said("assistant", "So:", ("look", "{}"))], "message 1: .* leaves out a part"),
         ("no_results", DESK, "message 2: the chat template leaves out tool messages"),
         ("alternates", [TALK[0], *TALK], "Roles must alternate"),
@@ -120,7 +192,7 @@ def test_what_a_template_cannot_hold_is_unrenderable(tokenizer, name, messages, 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("no_prompt", "writes no generation prompt"), ("open_thought", "does not go on"), ("broken", "no_such_method")],
+    [("no_prompt", "writes no generation prompt"), ("other_prompt", "does not go on"), ("broken", "no_such_method")],
 )
 def test_a_template_that_is_of_no_use_is_found_out_at_once(tokenizer, name, reason):
     with pytest.raises(Exception, match=reason):

@@ -4,7 +4,7 @@ import math
 
 import pyarrow as pa
 import pytest
-from tiny_models import CRITIQUE, LOG_ODDS, save_critic
+from tiny_models import CRITIQUE, LOG_ODDS, PANICS, save_critic, save_panicking_tokenizer
 from transformers import AutoTokenizer
 
 from pa_dist import schema
@@ -90,3 +90,20 @@ def test_what_cannot_be_shown_is_a_reject(tokenizer):
         prompts, rejects = prompt_rows(table, "wild", chosen, tokenizer, vocabulary, "assistant")
         assert len(prompts) == 0
         assert rejects["reason"][0].as_py().startswith(reason)
+
+
+def test_a_row_that_makes_the_tokenizer_panic_is_a_reject(tmp_path):
+    panics = {"role": "user", "content": PANICS}
+    table = pa.Table.from_pylist(
+        [
+            *trajectories("a").to_pylist(),
+            {"trajectory_id": "b", "messages": [panics, *trajectories("b")["messages"][0].as_py()]},
+        ],
+        schema.TRAJECTORIES,
+    )
+    settings, tokenizer = WildReward(kind="wildreward", input="plain"), save_panicking_tokenizer(tmp_path)
+    prompts, rejects = prompt_rows(table, "wild", settings, tokenizer, 320, "assistant")
+    assert prompts["trajectory_id"].to_pylist() == ["a"]
+    (reject,) = rejects.to_pylist()
+    assert reject["place"] == "b"
+    assert reject["reason"].startswith("wild: PanicException: ")

@@ -201,7 +201,11 @@ def test_other_settings_are_refused_and_other_pools_are_not(finished, models):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"model": "not/a/model"}, ConfigError, r"reward_models\.rm\.model: no model and tokenizer at 'not/a/model'"),
+        (
+            {"model": "not/a/model"},
+            ConfigError,
+            r"reward_models\.rm\.model: 'not/a/model' is neither a folder",
+        ),
         ({"read": "logit"}, ConfigError, r"reward_models\.rm\.read: the model has 4 labels; ordinal, or probability"),
         ({"read": "probability", "label": 4}, ConfigError, r"reward_models\.rm\.label: the model has 4 labels, from 0"),
         ({"input": "chat"}, ConfigError, r"reward_models\.rm\.model: the tokenizer of .* has no chat template"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from pa_dist.errors import Panic
 from pa_dist.score.attempts import BLOCK_TRIES, ROW_TRIES, Attempts, outcomes
 from pa_dist.score.engine import TokenColumns, TokenRow
 
@@ -66,8 +67,24 @@ def test_what_memory_does_not_hold_says_so():
     assert outcomes(fault, IDS, ROWS, Attempts())[1] == "its device has no memory for its 4 tokens"
 
 
-class Killed(BaseException):
+class Killed(SystemExit):
     """Stands for the end of the process: nothing of it catches this."""
+
+
+class PanicException(BaseException):
+    """As Rust code's panics reach Python: no `Exception`."""
+
+
+def test_a_panic_is_of_its_row_like_any_other_fault():
+    found = outcomes(with_fault(4, raising(PanicException("retry-limit\nat line 1"))), IDS, ROWS, Attempts())
+    assert found[1] == "PanicException: retry-limit"
+    assert [len(found[i].logprob) for i in (0, 2)] == [2, 4]
+    # One that all rows meet is no row's; what ends a process is let through.
+    with pytest.raises(Panic, match=r"^PanicException: no kernel$"):
+        outcomes(raising(PanicException("no kernel")), IDS, ROWS, Attempts())
+    for end in (KeyboardInterrupt, SystemExit, GeneratorExit):
+        with pytest.raises(end):
+            outcomes(with_fault(4, raising(end())), IDS, ROWS, Attempts())
 
 
 @pytest.mark.parametrize("end", [Killed(), torch.AcceleratorError("device-side assert")])

@@ -207,3 +207,20 @@ def test_ids_outside_the_vocabulary_are_refused():
     engine = HFEngine(FAMILIES["llama"]().eval())
     with pytest.raises(ValueError, match="token id 300 is outside the model's vocabulary of 300"):
         engine.score([TokenSequence(np.array([1, 300], np.int32), np.array([1], np.int32))])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_heads_that_call_their_decoder_otherwise(family):
+    """GPT-2 names its tokens by place, OPT runs a decoder in its decoder; both look positions up in a table."""
+    torch.manual_seed(0)
+    small = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0}
+    if family == "gpt2":
+        model = tf.GPT2LMHeadModel(tf.GPT2Config(n_positions=64, n_embd=32, n_layer=2, n_head=2, **small))
+    else:
+        shape = {"hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 64, "num_attention_heads": 2}
+        model = tf.OPTForCausalLM(tf.OPTConfig(num_hidden_layers=2, max_position_embeddings=64, **shape, **small))
+    rng = np.random.default_rng(0)
+    prompt = rng.integers(0, VOCABULARY, 30)
+    ids = [np.concatenate([prompt, rng.integers(0, VOCABULARY, n)]).astype(np.int32) for n in (5, 20)]
+    sequences = [TokenSequence(one, np.arange(1, len(one), dtype=np.int32)) for one in ids]
+    check(model.eval(), sequences, HFEngine(model, top_k=5, worthwhile=0).score(sequences))

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from tiny_models import save_tokenizer
+from tiny_models import PANICS, save_panicking_tokenizer, save_tokenizer
 
 from pa_dist import schema
 from pa_dist.score.engine import TokenColumns
@@ -55,6 +55,15 @@ def test_a_step_is_truncated_where_either_model_lost_tokens(tokenizer, tmp_path)
     assert scored["truncated"].to_pylist() == [[False]]
 
 
+def test_a_row_that_makes_the_tokenizer_panic_is_a_reject(tmp_path):
+    tokenizer = save_panicking_tokenizer(tmp_path)
+    scored, rejects = tokenize_rows(block("aa", PANICS, LONG), [tokenizer], [10_000], "assistant", 100)
+    assert scored["trajectory_id"].to_pylist() == ["aa", LONG]
+    (reject,) = rejects.to_pylist()
+    assert reject["trajectory_id"] == PANICS
+    assert reject["reason"].startswith("PanicException: ")
+
+
 def test_what_was_not_scored_is_a_reject(tokenizer):
     table, _ = tokenize_rows(block("aa", LONG, "bb"), [tokenizer], [10_000], "assistant", 100)
     lengths = [len(ids) for ids in table["policy_positions"].to_pylist()]
@@ -65,3 +74,14 @@ def test_what_was_not_scored_is_a_reject(tokenizer):
     assert rejects["reason"].to_pylist() == ["reference: no memory"]
     table = with_columns(kept, "reference", "policy", scored)
     assert [np.concatenate(row)[0] for row in table["reference_entropy"].to_pylist()] == [lengths[0], lengths[2]]
+
+
+def test_a_column_is_null_in_the_rows_that_lack_it_alone(tokenizer):
+    table, _ = tokenize_rows(block("aa", "bb"), [tokenizer], [10_000], "assistant", 100)
+    first, second = (
+        TokenColumns(*np.full((4, len(ids)), 1, np.float32)) for ids in table["policy_positions"].to_pylist()
+    )
+    table = with_columns(table, "policy", "policy", [first._replace(self_certainty=None), second])
+    assert table["policy_self_certainty"].to_pylist() == [[None], [[1.0] * len(second.logprob)]]
+    assert table["policy_entropy"].null_count == 0
+    assert [len(step) for row in table["policy_entropy"].to_pylist() for step in row] == [len(first[0]), len(second[0])]

@@ -12,7 +12,6 @@ import pytest
 import torch
 from chat_templates import save_chat_tokenizer
 from tiny_models import save_model, save_tokenizer
-from transformers import LlamaConfig
 
 from pa_dist import cluster, config, schema, stages
 from pa_dist.benchmark.vllm_loop import differences
@@ -21,6 +20,7 @@ from pa_dist.errors import ConfigError
 from pa_dist.run import RunFolder
 from pa_dist.score import attempts, rows, tally, vllm
 from pa_dist.score.check import check as check_pair
+from pa_dist.score.check import check_lengths
 from pa_dist.score.engine import NULL_COLUMNS, EngineGone, TokenColumns, TokenSequence, Work, score_rows
 from pa_dist.score.hf import HFEngine
 from pa_dist.score.load import load_model
@@ -71,12 +71,6 @@ def test_what_vllm_would_raise_for_is_found_first(ids, message):
     vllm.check(SEQUENCE, 10, 3)
 
 
-def test_the_longest_prompt_leaves_a_position():
-    assert vllm.longest(LlamaConfig(max_position_embeddings=512)) == 511
-    rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
-    assert vllm.longest(LlamaConfig(max_position_embeddings=512, rope_parameters=rope)) is None
-
-
 def test_what_is_not_counted_is_null():
     place = {"matrix_flops_per_second": None}
     told = tally.facts(tally.ModelTally(work=Work(8, 8, 0, 2.0), actors={"a": place}))
@@ -100,7 +94,7 @@ def settings(pair, out, paths=("x.jsonl",), **score):
 def test_without_vllm_or_with_too_many_tokens_nothing_starts(pair, tmp_path, monkeypatch):
     def checked(**score):
         loaded = settings(pair, tmp_path, **score)
-        check_pair(loaded.pair, loaded.score)
+        check_lengths(loaded, check_pair(loaded.pair, loaded.score))
         return loaded
 
     monkeypatch.setattr(vllm, "installed", lambda: None)
@@ -112,6 +106,7 @@ def test_without_vllm_or_with_too_many_tokens_nothing_starts(pair, tmp_path, mon
         ConfigError, match=r"^score\.max_length: vLLM takes at most 511 tokens of pair\.policy, got 512$"
     ):
         checked(engine="vllm", max_length=512)
+    checked(engine="vllm")  # cut to what it takes
     loaded = checked(engine="vllm", max_length=511)
     assert stages.score_settings(loaded)["versions"]["vllm"] == "0.32.0"
 

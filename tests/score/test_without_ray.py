@@ -8,9 +8,9 @@ import sys
 sys.modules["ray"] = None
 import importlib, pkgutil
 import numpy as np
-import pa_dist  # whose `score` is the function
-for module in pkgutil.iter_modules(sys.modules["pa_dist.score"].__path__):
-    if module.name not in ("pipeline", "stream", "actors", "check"):
+import pa_dist.score
+for module in pkgutil.iter_modules(pa_dist.score.__path__):
+    if module.name not in ("pipeline", "stream", "actors", "check", "examine"):
         importlib.import_module(f"pa_dist.score.{module.name}")
 from pa_dist.score.engine import TokenSequence
 from pa_dist.score.hf import HFEngine

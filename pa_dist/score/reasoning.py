@@ -1,0 +1,85 @@
+"""Reasoning that a log holds apart and a rendering shows nowhere: the policy generated it, and it is in no text that is
+scored. How many messages that is, is counted once and said."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pa_dist import schema
+from pa_dist.config import Config
+from pa_dist.render.chat import role_of
+from pa_dist.render.plain import Message
+from pa_dist.render.thoughts import without
+from pa_dist.run import RunFolder
+from pa_dist.score.actors import chat_templates, tokenizer
+
+if TYPE_CHECKING:
+    from pa_dist.ingest.stage import Mapper
+
+_REASONING = "messages.list.element.reasoning"
+# A task reads at least so many files, or as many as make so many tasks.
+_FILES, _TASKS = 64, 64
+
+
+def left_out(config: Config, folder: RunFolder, map_tasks: "Mapper") -> dict[str, int]:
+    """Of each model, how many messages of `trajectories` have reasoning that its text leaves out; those that have some
+    of it left out alone."""
+    plain, with_calls = count(folder, map_tasks)
+    if not plain + with_calls:
+        return {}
+    if config.render.style == "plain":
+        return dict.fromkeys(schema.MODELS, plain + with_calls)
+    templates = chat_templates(config.render, [tokenizer(config.pair, model) for model in schema.MODELS])
+    found = {
+        model: plain * (not template.shows_reasoning(calls=False))
+        + with_calls * (not template.shows_reasoning(calls=True))
+        for model, template in zip(schema.MODELS, templates, strict=True)
+    }
+    return {model: n for model, n in found.items() if n}
+
+
+def said(config: Config, lost: Mapping[str, int]) -> str | None:
+    """The same, for the user."""
+    if not lost:
+        return None
+    n = max(lost.values())
+    who = "the plain rendering shows"
+    if config.render.style == "chat":
+        own = config.render.template_from == "own"
+        who = f"the chat template of the {' and the '.join(lost)} shows" if own else "the chat template shows"
+    return f"{who} no reasoning: that of {n:,} messages is in no text that was scored"
+
+
+def count(folder: RunFolder, map_tasks: "Mapper") -> tuple[int, int]:
+    """Assistants' messages of `trajectories` that have reasoning apart from their content: without calls, and with."""
+    paths = folder.parts("trajectories")
+    size = max(_FILES, -(-len(paths) // _TASKS))
+    shares = [paths[start : start + size] for start in range(0, len(paths), size)]
+    plain, calls = np.array([[0, 0], *map_tasks(partial(_count, folder), shares)]).sum(axis=0).tolist()
+    return plain, calls
+
+
+def _count(folder: RunFolder, paths: Sequence[str]) -> list[int]:
+    found = [0, 0]
+    for path in paths:
+        with folder.filesystem.open_input_file(path) as source:
+            file = pq.ParquetFile(source)
+            for group in range(file.num_row_groups):
+                reasoning = file.read_row_group(group, columns=[_REASONING])["messages"]
+                lists = reasoning.combine_chunks()
+                if not pc.any(pc.is_valid(pc.struct_field(pc.list_flatten(lists), "reasoning"))).as_py():
+                    continue
+                for row in file.read_row_group(group, columns=["messages"])["messages"]:
+                    for message in row.as_py() or []:
+                        found[bool(message["tool_calls"])] += _apart(message)
+    return found
+
+
+def _apart(message: Message) -> bool:
+    reasoning = (message.get("reasoning") or "").strip()
+    apart = reasoning and without(message["content"] or "", reasoning) is None
+    return bool(apart) and role_of(message["role"]) == "assistant"
