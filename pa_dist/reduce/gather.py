@@ -6,6 +6,7 @@ JSON is written as `RunFolder.write_json` would: a list of records.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -97,8 +98,20 @@ def _row_groups(slices: Iterator[list[Row]]) -> Iterator[list[Row]]:
 
 
 def _json(row: Row) -> str:
-    entries = ",\n".join(f"  {_encode(name)}: {_encode(value)}" for name, value in row.items())
+    entries = ",\n".join([f'  "{name}": {_value(value)}' for name, value in row.items()])
     return f" {{\n{entries}\n }}"
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "null"
+    return _text(value) if isinstance(value, str) else _encode(value)
+
+
+@lru_cache(4096)
+def _text(text: str) -> str:
+    """Names and notes come again and again."""
+    return _encode(text)
 
 
 def _order(names: Names, row: Row) -> tuple[Any, ...]:
