@@ -29,6 +29,8 @@ STAGING = "staging"
 TABLES = ("trajectories", "rejects", "logprobs", "steps", "scores", "selections", "attributions")
 # Tables of one file, with the same records beside it as JSON.
 FILES = ("metrics", "comparisons")
+# And while evaluate is: what its tasks leave for each other.
+REDUCING = "reducing"
 # And while scoring is: ids of the rows that are done, a file for each file of `logprobs` or `rejects`.
 CHECKPOINT = "checkpoint"
 LOG = "run.log"
@@ -159,6 +161,12 @@ class RunFolder:
         """One file, or some of its columns."""
         named = None if columns is None else list(columns)
         return pq.read_table(path, filesystem=self.filesystem, columns=named, schema=schema, partitioning=None)
+
+    def batches(self, name: str) -> Iterator[pa.Table]:
+        """A table of one file, some rows at a time: of many groups there are many."""
+        with pq.ParquetFile(self.path(name), filesystem=self.filesystem) as file:
+            for batch in file.iter_batches():
+                yield pa.Table.from_batches([batch])
 
     @cached_property
     def rooted(self) -> pafs.SubTreeFileSystem:
@@ -303,7 +311,7 @@ class RunFolder:
         self.write_json("manifest.json", _new_manifest())  # first: what it says is there must be there
         for table_name in TABLES:
             self.clear(table_name)
-        for name in (STAGING, CHECKPOINT, REPORT, ALPHAS, REWARDS, REWARDS_CHECKPOINT):
+        for name in (STAGING, REDUCING, CHECKPOINT, REPORT, ALPHAS, REWARDS, REWARDS_CHECKPOINT):
             self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True)
         for name in (*(f"{file}.{kind}" for file in FILES for kind in ("parquet", "json")), f"{ALPHAS}.parquet", LOG):
             if self.filesystem.get_file_info(self.path(name)).type is not pafs.FileType.NotFound:

@@ -63,8 +63,8 @@ def fell_back(steps):
     }
 
 
-def step_values(row, method, agg, preset="published", beta=1.0):
-    """One value a step, None where there is none. `row` holds lists as in `logprobs`."""
+def step_values(row, method, agg, preset="published", beta=1.0, fa=False):
+    """One value a step, None where there is none; `fa`: where steps are blamed. `row` holds lists as in `logprobs`."""
     paper = preset == "paper"
     compares, apart = method.startswith("progress_advantage"), row["token_ids_reference"] is not None
     values = []
@@ -98,7 +98,8 @@ def step_values(row, method, agg, preset="published", beta=1.0):
             whole = method == "progress_advantage" and agg == "sum" and not row["truncated"][i]
             values.append(value if whole else None)
         else:
-            values.append(0.0 if paper and log_prob and not both else value)
+            as_zero = paper and (not both if log_prob else fa and value is None)
+            values.append(0.0 if as_zero else value)
     return values
 
 
