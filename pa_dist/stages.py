@@ -118,6 +118,7 @@ def _checked(config: Config, folder: RunFolder) -> Config:
 
 
 def _score(config: Config, folder: RunFolder, settings: dict[str, Any], say: Say) -> None:
+    from pa_dist.score.actors import templates_of
     from pa_dist.score.pipeline import score
     from pa_dist.score.reasoning import left_out, said
 
@@ -127,12 +128,12 @@ def _score(config: Config, folder: RunFolder, settings: dict[str, Any], say: Say
             folder.clear(table_name, prefix)
     folder.start("score", settings, commits={m: getattr(config.pair, f"{m}_revision") for m in schema.MODELS})
     facts = score(config, folder)
-    lost = {} if folder.alpha is not None else left_out(config, folder, _tasks("reasoning"))
+    lost = {} if folder.alpha is not None else left_out(folder, templates_of(config), _tasks("reasoning"))
     folder.finish("score", **facts, reasoning_left_out=lost, seconds=_since(began))
     folder.filesystem.delete_dir_contents(folder.path(CHECKPOINT), missing_dir_ok=True)
     earlier = f", {facts['done_before']} of them before" if facts["done_before"] else ""
     say(f"score: {facts['rows']} trajectories scored, {facts['rejects']} rejected{earlier} ({_since(began)} s)")
-    if line := said(config, lost):
+    if line := said(config.render, lost):
         say(f"score: {line}")
     for model, done in facts["models"].items():
         if not done["rows"]:
