@@ -134,6 +134,7 @@ def _checked(config: Config, folder: RunFolder, say: Say) -> tuple[Config, dict[
 
 
 def _score(config: Config, folder: RunFolder, settings: dict[str, Any], found: dict[str, Any], say: Say) -> None:
+    from pa_dist.score.actors import templates_of
     from pa_dist.score.pipeline import score
     from pa_dist.score.reasoning import left_out, said
 
@@ -144,12 +145,12 @@ def _score(config: Config, folder: RunFolder, settings: dict[str, Any], found: d
     folder.start("score", settings, commits={m: getattr(config.pair, f"{m}_revision") for m in schema.MODELS}, **found)
     facts = score(config, folder)
     cut = truncation.count(folder, _tasks("truncation"))
-    unseen = {} if folder.alpha is not None else left_out(config, folder, _tasks("reasoning"))
+    unseen = {} if folder.alpha is not None else left_out(folder, templates_of(config), _tasks("reasoning"))
     folder.finish("score", **facts, truncated=cut, reasoning_left_out=unseen, seconds=_since(began))
     folder.filesystem.delete_dir_contents(folder.path(CHECKPOINT), missing_dir_ok=True)
     earlier = f", {facts['done_before']} of them before" if facts["done_before"] else ""
     say(f"score: {facts['rows']} trajectories scored, {facts['rejects']} rejected{earlier} ({_since(began)} s)")
-    for line in (truncation.said(folder.manifest["stages"]["score"]), said(config, unseen)):
+    for line in (truncation.said(folder.manifest["stages"]["score"]), said(config.render, unseen)):
         if line:
             say(f"score: {line}")
     for model, done in facts["models"].items():

@@ -286,6 +286,13 @@ def tokenizer(pair: Pair, model: str) -> Any:
     return load_tokenizer_once(getattr(pair, model), getattr(pair, f"{model}_revision"), pair.trust_remote_code)
 
 
+def templates_of(config: Config) -> list[ChatTemplate]:
+    """What renders the text of policy and reference; none for the plain rendering."""
+    if config.render.style != "chat":
+        return []
+    return chat_templates(config.render, [tokenizer(config.pair, model) for model in schema.MODELS])
+
+
 def chat_templates(settings: Render, tokenizers: Sequence[Any]) -> list[ChatTemplate]:
     """What renders the text that each tokenizer reads.
 

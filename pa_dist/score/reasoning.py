@@ -10,12 +10,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pa_dist import schema
-from pa_dist.config import Config
-from pa_dist.render.chat import role_of
+from pa_dist.config import Render
+from pa_dist.render.chat import ChatTemplate, role_of
 from pa_dist.render.plain import Message
 from pa_dist.render.thoughts import without
 from pa_dist.run import RunFolder
-from pa_dist.score.actors import chat_templates, tokenizer
 
 if TYPE_CHECKING:
     from pa_dist.ingest.stage import Mapper
@@ -25,15 +24,17 @@ _REASONING = "messages.list.element.reasoning"
 _FILES, _TASKS = 64, 64
 
 
-def left_out(config: Config, folder: RunFolder, map_tasks: "Mapper") -> dict[str, int]:
-    """Of each model, how many messages of `trajectories` have reasoning that its text leaves out; those that have some
-    of it left out alone."""
+def left_out(folder: RunFolder, templates: Sequence[ChatTemplate], map_tasks: "Mapper") -> dict[str, int]:
+    """Of each model whose text leaves out reasoning, how many messages of `trajectories` that is of.
+
+    Args:
+      templates: of policy and reference; none for the plain rendering.
+    """
     plain, with_calls = count(folder, map_tasks)
     if not plain + with_calls:
         return {}
-    if config.render.style == "plain":
+    if not templates:
         return dict.fromkeys(schema.MODELS, plain + with_calls)
-    templates = chat_templates(config.render, [tokenizer(config.pair, model) for model in schema.MODELS])
     found = {
         model: plain * (not template.shows_reasoning(calls=False))
         + with_calls * (not template.shows_reasoning(calls=True))
@@ -42,14 +43,14 @@ def left_out(config: Config, folder: RunFolder, map_tasks: "Mapper") -> dict[str
     return {model: n for model, n in found.items() if n}
 
 
-def said(config: Config, lost: Mapping[str, int]) -> str | None:
+def said(render: Render, lost: Mapping[str, int]) -> str | None:
     """The same, for the user."""
     if not lost:
         return None
     n = max(lost.values())
     who = "the plain rendering shows"
-    if config.render.style == "chat":
-        own = config.render.template_from == "own"
+    if render.style == "chat":
+        own = render.template_from == "own"
         who = f"the chat template of the {' and the '.join(lost)} shows" if own else "the chat template shows"
     return f"{who} no reasoning: that of {n:,} messages is in no text that was scored"
 

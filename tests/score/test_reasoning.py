@@ -5,6 +5,7 @@ from chat_templates import save_chat_tokenizer
 
 from pa_dist import config, schema
 from pa_dist.run import RunFolder
+from pa_dist.score.actors import templates_of
 from pa_dist.score.reasoning import count, left_out, said
 
 CALLS = [{"id": None, "name": "look", "arguments": "{}"}]
@@ -47,7 +48,7 @@ def test_what_a_text_leaves_out_is_counted_and_said(tmp_path):
             "output": str(tmp_path / "out"),
         }
         parsed = config.parse(tree)
-        return (lost := left_out(parsed, run, map)), said(parsed, lost)
+        return (lost := left_out(run, templates_of(parsed), map)), said(parsed.render, lost)
 
     rest = "no reasoning: that of 3 messages is in no text that was scored"
     both = {"policy": 3, "reference": 3}
