@@ -1,17 +1,11 @@
 """What it costs an undisturbed run to commit every block."""
 
 import json
-import time
 from pathlib import Path
 
-import ray
-
-from pa_dist import cluster
+from pa_dist.benchmark.scored import scored
 from pa_dist.demo.agreement import shipped_rollouts
 from pa_dist.demo.command import demo_config
-from pa_dist.run import RunFolder
-from pa_dist.score.pipeline import score
-from pa_dist.stages import ingest_files
 
 
 def compare(place: Path, trajectories: int, rows_per_block: int, repeats: int) -> dict[str, list[float]]:
@@ -46,11 +40,4 @@ def _score(corpus: Path, out: Path, rows_per_block: int, *, commit: bool) -> flo
             "score": config.score.model_copy(update={"rows_per_block": rows_per_block}),
         }
     )
-    folder = RunFolder(config.output)
-    cluster.connect(config.ray, config.score)
-    ingest_files(config.trajectories, folder, print, config.ray)
-    began = time.perf_counter()
-    score(config, folder, commit=commit)
-    seconds = time.perf_counter() - began
-    ray.shutdown()
-    return seconds
+    return scored(config, commit=commit)[0]

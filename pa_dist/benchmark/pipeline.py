@@ -5,11 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import ray
-
+from pa_dist.benchmark.scored import scored
 from pa_dist.config import Config
 from pa_dist.run import RunFolder
-from pa_dist.stages import ingest_and_score
 
 
 def compare(model: str, dtype: str, data: Path, place: str, limit: int) -> dict[str, float]:
@@ -33,12 +31,10 @@ def compare(model: str, dtype: str, data: Path, place: str, limit: int) -> dict[
             "output": place,
         }
     )
-    ingest_and_score(config, print)
-    ray.shutdown()
-    stage = RunFolder(place).manifest["stages"]["score"]
+    seconds, facts = scored(config)
     return {
-        "pipeline": stage["seconds"],
-        "busy": sum(entry["seconds"] for entry in stage["models"].values()) / len(stage["models"]),
+        "pipeline": seconds,
+        "busy": sum(entry["seconds"] for entry in facts["models"].values()) / len(facts["models"]),
         "one": _side_by_side(config, 1),
         "two": _side_by_side(config, 2),
     }
