@@ -299,6 +299,11 @@ def _evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) 
     why = f": {summary.note}" if summary.note else ""
     steps = f"{summary.scored_steps} of {summary.steps} steps with an advantage{truncation.in_short(scored)}"
     say(f"evaluate: {summary.trajectories} trajectories, {steps}, {found}{why} ({_since(began)} s)")
+    if summary.apart:
+        say(
+            f"evaluate: the models read {summary.apart} of {summary.trajectories} trajectories as different tokens: of "
+            "their advantages only the sums over a step's tokens are defined, the others are null"
+        )
     return summary
 
 

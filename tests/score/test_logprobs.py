@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from transformers import PhiConfig, PhiForCausalLM
 
 from pa_dist.score.attempts import Attempts, outcomes
-from pa_dist.score.engine import TokenColumns, TokenRow
+from pa_dist.score.engine import TokenColumns, TokenRow, TokenSequence
+from pa_dist.score.hf import HFEngine
 from pa_dist.score.logprobs import reduce_logits
 
 # Log-odds of probabilities 1/2, 1/4, 1/8, 1/8.
@@ -59,6 +61,20 @@ def test_what_is_no_number_spoils_its_row_alone():
     found = reduce_logits(torch.tensor([[math.nan, *HALVES[1:]], HALVES]), torch.tensor([1, 1]), 2)
     assert found[:3, 0].isnan().all()
     assert found[:, 1].isfinite().all()
+
+
+def test_an_engine_knows_that_its_head_masks_tokens():
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = PhiForCausalLM(PhiConfig(vocab_size=40, **shape)).eval()
+    assert not HFEngine(model).facts()["masked_vocabulary"]
+    with torch.no_grad():
+        model.lm_head.bias[30:] = -torch.inf
+    engine = HFEngine(model)
+    assert engine.facts()["masked_vocabulary"]
+    (columns,) = engine.score([TokenSequence(np.arange(9, dtype=np.int32), np.arange(1, 9, dtype=np.int32))])
+    assert np.isfinite(np.stack(columns[:3])).all()
+    assert np.isnan(columns.self_certainty).all()
 
 
 def test_only_the_column_that_is_undefined_is_null():
