@@ -145,6 +145,14 @@ def _agreeing(rows: pa.Table, name: str) -> tuple[pa.Table, list[str]]:
     return same, [f"{left_out} trajectories whose {name} differs between the runs left out"] if left_out else []
 
 
+def _tried(members: pa.Table, rated: pa.Table, settings: Evaluate) -> pa.Table:
+    """Rows for best-of-N: preset `paper` counts a reward that neither run has as 0.0."""
+    if settings.preset != "paper":
+        return rated
+    neither = pc.and_(pc.is_null(members["reward"]), pc.is_null(members["second reward"]))
+    return pa.concat_tables([rated, members.filter(neither)]).sort_by("trajectory_id")
+
+
 def _of_scores(first: RunFolder, second: RunFolder, settings: Evaluate, cell: Cell) -> list[Side]:
     mine = first.dataset("scores").to_table(columns=[*LABELLED, cell.column])
     theirs = second.dataset("scores").to_table(columns=["trajectory_id", "reward", cell.column])
@@ -159,7 +167,7 @@ def _of_scores(first: RunFolder, second: RunFolder, settings: Evaluate, cell: Ce
         rated, notes = _agreeing(members, "reward")
         if len(rated):
             sides += _uncertainty(group, rated, cell, notes, settings)
-            sides += _best_of_n(group, rated, cell, notes, settings)
+            sides += _best_of_n(group, _tried(members, rated, settings), cell, notes, settings)
     return sides
 
 
