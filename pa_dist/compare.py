@@ -18,7 +18,7 @@ from pa_dist.config import Evaluate
 from pa_dist.errors import RunFolderError
 from pa_dist.reduce.attribution import blamed_outcomes
 from pa_dist.reduce.choices import mean_estimates
-from pa_dist.reduce.comparisons import METHOD, Estimate, p_value
+from pa_dist.reduce.comparisons import METHOD, Estimate, significance
 from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.reduce.groups import GROUP, LABELLED, Group, by_group, clusters, floats, trials
 from pa_dist.reduce.intervals import Resampling
@@ -145,6 +145,14 @@ def _agreeing(rows: pa.Table, name: str) -> tuple[pa.Table, list[str]]:
     return same, [f"{left_out} trajectories whose {name} differs between the runs left out"] if left_out else []
 
 
+def _tried(members: pa.Table, rated: pa.Table, settings: Evaluate) -> pa.Table:
+    """Rows for best-of-N: preset `paper` counts a reward that neither run has as 0.0."""
+    if settings.preset != "paper":
+        return rated
+    neither = pc.and_(pc.is_null(members["reward"]), pc.is_null(members["second reward"]))
+    return pa.concat_tables([rated, members.filter(neither)]).sort_by("trajectory_id")
+
+
 def _of_scores(first: RunFolder, second: RunFolder, settings: Evaluate, cell: Cell) -> list[Side]:
     mine = first.dataset("scores").to_table(columns=[*LABELLED, cell.column])
     theirs = second.dataset("scores").to_table(columns=["trajectory_id", "reward", cell.column])
@@ -159,7 +167,7 @@ def _of_scores(first: RunFolder, second: RunFolder, settings: Evaluate, cell: Ce
         rated, notes = _agreeing(members, "reward")
         if len(rated):
             sides += _uncertainty(group, rated, cell, notes, settings)
-            sides += _best_of_n(group, rated, cell, notes, settings)
+            sides += _best_of_n(group, _tried(members, rated, settings), cell, notes, settings)
     return sides
 
 
@@ -168,7 +176,8 @@ def _rank_correlation(group: Group, members: pa.Table, settings: Evaluate) -> Si
     resampling = Resampling(clusters(members), settings.resamples, settings.seed)
     values, resampled = measured(first, second, second > np.median(second), resampling.clusters, resampling)
     k = METRICS.index(("spearman", None))
-    estimate = Estimate(float(values[k]), resampled[:, k], len(members), (), "all scores are equal")
+    of = resampling.n_clusters, len(members)
+    estimate = Estimate(float(values[k]), resampled[:, k], *of, (), "all scores are equal")
     return _agreement(group, METHOD, None, "rank_correlation", estimate, settings)
 
 
@@ -182,13 +191,14 @@ def _uncertainty(group: Group, rated: pa.Table, cell: Cell, notes: list[str], se
     ]
     for metric in _UQ:
         k, why = METRICS.index((metric, None)), why_undefined(success)
-        both = [Estimate(float(v[k]), r[:, k], len(rated), tuple(notes), why) for v, r in read]
+        of = resampling.n_clusters, len(rated)
+        both = [Estimate(float(v[k]), r[:, k], *of, tuple(notes), why) for v, r in read]
         yield _side("uq", group, cell.method, None, metric, None, both, settings)
 
 
 def _best_of_n(group: Group, rated: pa.Table, cell: Cell, notes: list[str], settings: Evaluate) -> Iterator[Side]:
     """Success among the most shared trials that a task has."""
-    members, tried, left_out = trials(rated, settings.success_threshold)
+    members, tried, left_out = trials(rated, settings)
     if tried.largest < 2:
         return
     picks = [
@@ -204,7 +214,7 @@ def _best_of_n(group: Group, rated: pa.Table, cell: Cell, notes: list[str], sett
 
 def _of_blame(first: RunFolder, second: RunFolder, settings: Evaluate, cell: Cell) -> list[Side]:
     """FA of one method's token aggregation, and of progress advantage how often both runs blame one step."""
-    wanted = ["trajectory_id", *GROUP, "task_id", "mistake_step", "step", "agent_correct", "predictor"]
+    wanted = ["trajectory_id", *GROUP, "task_id", "mistake_step", "step", "agent_correct", "unreachable", "predictor"]
     chosen = (pc.field("method") == cell.method) & (pc.field("token_agg") == cell.token_agg)
     tables = [folder.dataset("attributions").to_table(columns=wanted, filter=chosen) for folder in (first, second)]
     sides: list[Side] = []
@@ -250,7 +260,7 @@ def _side(
 ) -> Side:
     apart = both[0].minus(both[1])
     figure = apart.figure(metric, at, settings.resamples)
-    p = None if figure.value is None else p_value(apart.resampled)
+    p = significance(figure, apart)
     first, second = (None if np.isnan(of.value) else of.value for of in both)
     interval = figure.value, figure.ci_low, figure.ci_high
     return Side(scenario, *group, method, predictor, metric, at, first, second, *interval, p, figure.n, figure.note)

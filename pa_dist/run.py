@@ -28,6 +28,8 @@ STAGING = "staging"
 TABLES = ("trajectories", "rejects", "logprobs", "steps", "scores", "selections", "attributions")
 # Tables of one file, with the same records beside it as JSON.
 FILES = ("metrics", "comparisons")
+# And while evaluate is: what its tasks leave for each other.
+REDUCING = "reducing"
 # And while scoring is: ids of the rows that are done, a file for each file of `logprobs` or `rejects`.
 CHECKPOINT = "checkpoint"
 LOG = "run.log"
@@ -259,7 +261,7 @@ class RunFolder:
         self.write_json("manifest.json", _new_manifest())  # first: what it says is there must be there
         for table_name in TABLES:
             self.clear(table_name)
-        for name in (STAGING, CHECKPOINT, REPORT, ALPHAS, REWARDS, REWARDS_CHECKPOINT):
+        for name in (STAGING, REDUCING, CHECKPOINT, REPORT, ALPHAS, REWARDS, REWARDS_CHECKPOINT):
             self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True)
         for name in (*(f"{file}.{kind}" for file in FILES for kind in ("parquet", "json")), f"{ALPHAS}.parquet", LOG):
             if self.filesystem.get_file_info(self.path(name)).type is not pafs.FileType.NotFound:

@@ -150,6 +150,9 @@ SELECTIONS = pa.schema(
     ]
 )
 
+# A labelled message is no action; all tokens of the step were cut; it has no score for another reason.
+UNREACHABLE = ("no action", "truncated", "not scored")
+
 ATTRIBUTIONS = pa.schema(
     [
         *KEYS,
@@ -161,6 +164,8 @@ ATTRIBUTIONS = pa.schema(
         pa.field("step", pa.int32()),  # null where no step could be read
         pa.field("fallback", pa.bool_()),  # nothing pointed at a step: it is the tie rule's; null without a step
         pa.field("agent", pa.string()),
+        # Why no predictor could blame the labelled step: `UNREACHABLE`; null where one could, and without a label.
+        pa.field("unreachable", pa.string()),
         pa.field("correct", pa.bool_()),  # null without a label
         pa.field("agent_correct", pa.bool_()),
     ]

@@ -213,12 +213,15 @@ def _loop_attributions(
 ) -> list[Step]:
     blamed = []
     keys = keys | {"mistake_step": row["mistake_step"], "mistake_agent": row["mistake_agent"]}
+    scored = row["mistake_step"] in [row["step"][i] for i in valid]
+    why = None if scored else "truncated" if row["mistake_step"] in row["step"] else "no action"
     for method, token_aggs, step_aggs, orientation in _LOOP_METHODS:
         for token_agg in token_aggs if len(step_aggs) > 1 else ():
             values = orientation * np.array([read[i][method, token_agg] for i in valid])
-            for predictor, position in zip(schema.PREDICTORS, _loop_blame(values), strict=True):
+            for predictor, (position, fallback) in zip(schema.PREDICTORS, _loop_blame(values), strict=True):
                 step, agent = row["step"][valid[position]], row["agent"][valid[position]]
                 cell = {"method": method, "token_agg": token_agg, "predictor": predictor, "step": step, "agent": agent}
+                cell |= {"fallback": fallback, "unreachable": why}
                 right = {
                     "correct": step == row["mistake_step"],
                     "agent_correct": agent.startswith(row["mistake_agent"]),
@@ -227,12 +230,14 @@ def _loop_attributions(
     return blamed
 
 
-def _loop_blame(values: np.ndarray[Any, Any]) -> Iterator[int]:
-    yield int(np.argmin(np.cumsum(values)))
+def _loop_blame(values: np.ndarray[Any, Any]) -> Iterator[tuple[int, bool]]:
+    """The place each predictor blames, and whether that is only its tie rule."""
+    deepest = int(np.argmin(np.cumsum(values)))
+    yield deepest, bool(values[deepest] >= 0)
     lowest = int(np.argmin(values))
-    yield lowest if values[lowest] < 0 else 0
+    yield (lowest, False) if values[lowest] < 0 else (0, True)
     falls = np.diff(values)
-    yield int(np.argmin(falls)) + 1 if len(falls) and falls.min() < 0 else 0
+    yield (int(np.argmin(falls)) + 1, False) if len(falls) and falls.min() < 0 else (0, True)
 
 
 _ADVANTAGES = ("progress_advantage", "progress_advantage_per_token")

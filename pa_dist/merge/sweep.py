@@ -25,10 +25,13 @@ def begun(run: RunFolder) -> list[RunFolder]:
 def write_alphas(run: RunFolder, parts: list[RunFolder]) -> None:
     """Write `alphas.parquet`, a table of `schema.ALPHAS`: the metrics of some alphas of one sweep below the run's."""
     method = parts[0].manifest["stages"]["score"]["settings"]["merge"]["method"]
-    tables = []
-    for part in (run, *parts):
-        metrics = pq.read_table(part.path("metrics.parquet"), filesystem=run.filesystem, schema=schema.METRICS)
-        named = [pa.repeat(method, len(metrics)), pa.repeat(part.alpha or 0.0, len(metrics))]
-        tables.append(pa.Table.from_arrays([*named, *metrics.columns], schema=schema.ALPHAS))
-    with run.replacing(f"{ALPHAS}.parquet") as path:
-        pq.write_table(pa.concat_tables(tables), path, filesystem=run.filesystem, compression="zstd")
+    with (
+        run.replacing(f"{ALPHAS}.parquet") as path,
+        pq.ParquetWriter(path, schema.ALPHAS, filesystem=run.filesystem, compression="zstd") as writer,
+    ):
+        for part in (run, *parts):
+            # Of many groups there are many rows: a batch at a time.
+            with pq.ParquetFile(part.path("metrics.parquet"), filesystem=run.filesystem) as file:
+                for batch in file.iter_batches():
+                    named = [pa.repeat(method, len(batch)), pa.repeat(part.alpha or 0.0, len(batch))]
+                    writer.write_batch(pa.RecordBatch.from_arrays([*named, *batch.columns], schema=schema.ALPHAS))

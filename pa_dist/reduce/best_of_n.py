@@ -28,11 +28,13 @@ class Trials:
       task: [trials] numbered from 0 without gaps, ascending.
       reward: [trials].
       success: [trials].
+      repeated: rollouts of a task and trial that another one stands for.
     """
 
     task: Ints
     reward: Floats
     success: Bools
+    repeated: int = 0
 
     @property
     def sizes(self) -> Ints:
@@ -120,5 +122,4 @@ def _figures(
     resampling = Resampling(np.arange(len(outcomes)), resamples, seed)
     counts = trials.at_least
     names = [(metric, float(n)) for metric in metrics for n in range(1, len(counts) + 1)]
-    values, resampled = cluster_means(outcomes, resampling)
-    return figures(names, values, resampled, counts * 2, resamples, notes, undefined)
+    return figures(names, *cluster_means(outcomes, resampling), counts * 2, resamples, notes, undefined)

@@ -203,6 +203,38 @@ def _scores_table(
     return pa.Table.from_arrays(arrays, schema=schema.scores(columns))
 
 
+@dataclass(frozen=True)
+class _Labels:
+    """A block's labelled steps: which of the flat steps they are, and whether all of a step's tokens were cut."""
+
+    rows: Ints
+    labelled: Bools
+    at_label: Bools
+    cut: Bools
+
+    @staticmethod
+    def of(table: pa.Table, steps: _Steps) -> "_Labels":
+        mistake = column(table, "mistake_step")
+        rows = steps.rows
+        # Message indexes are not negative: what is null equals nothing.
+        label = mistake.fill_null(-1).to_numpy(zero_copy_only=False)[rows]
+        at_label = steps.step.fill_null(-2).to_numpy(zero_copy_only=False) == label
+        truncated = steps.per_step["truncated"].fill_null(False).to_numpy(zero_copy_only=False)
+        return _Labels(rows, is_valid(mistake), at_label, truncated & (steps.n_tokens == 0))
+
+    def unreachable(self, scored: Bools) -> Ints:
+        """Why each trajectory's label cannot be hit, a place in `schema.UNREACHABLE`; -1 where it can, or is none.
+
+        Args:
+          scored: [steps] those that a method has a score of.
+        """
+        acted, cut, known = (
+            np.bincount(self.rows, weights=self.at_label & of, minlength=len(self.labelled)) > 0
+            for of in (np.True_, self.cut, scored)
+        )
+        return np.select([~self.labelled | known, ~acted, cut], [-1, 0, 1], 2)
+
+
 def _attributions_table(table: pa.Table, steps: _Steps, readings: Sequence[_Reading], settings: Evaluate) -> pa.Table:
     """One row per trajectory, method, token aggregation and predictor, cell after cell."""
     chosen = np.full(len(table), True) if "fa" in settings.scenarios else is_valid(column(table, "mistake_step"))
@@ -210,23 +242,36 @@ def _attributions_table(table: pa.Table, steps: _Steps, readings: Sequence[_Read
     if not len(rows):
         return schema.ATTRIBUTIONS.empty_table()
     wanted = np.repeat(chosen, steps.n_steps)
-    blamed, fallback, names = [], [], []
+    labels = _Labels.of(table, steps)
+    blamed, fallback, why, names = [], [], [], []
     for method, read in readings:
         if method.attributes:
+            if isinstance(method, RewardMethod):
+                # Predictors take zero for where a step turns wrong.
+                scored, read = _valid(read), read - settings.reward_threshold
+            else:
+                scored, read = _valid(method.read(steps.columns)), method.blamed_by(steps.columns)
             layout = steps.layout(_valid(read) & wanted)
-            # Predictors take zero for where a step turns wrong.
-            above = read - settings.reward_threshold if isinstance(method, RewardMethod) else read
-            oriented = method.orientation * above
-            found = predictions(oriented, layout, len(table), method.predictors)
-            blamed.append(found[..., rows].reshape(-1, len(rows)))
-            fell = fell_back(oriented, found, layout, method.predictors)
+            oriented = method.orientation * read
+            places = predictions(oriented, layout, len(table), method.predictors)
+            blamed.append(places[..., rows].reshape(-1, len(rows)))
+            fell = fell_back(oriented, places, layout, method.predictors)
             fallback.append(fell[..., rows].reshape(-1, len(rows)))
-            names += [(method.name, agg, predictor) for agg in method.token_aggs for predictor in method.predictors]
-    return _attribution_rows(table, steps, rows, np.concatenate(blamed), np.concatenate(fallback), names)
+            cells = [(method.name, agg, predictor) for agg in method.token_aggs for predictor in method.predictors]
+            why.append(np.tile(labels.unreachable(scored)[rows], (len(cells), 1)))
+            names += cells
+    found = np.concatenate(blamed), np.concatenate(fallback), np.concatenate(why)
+    return _attribution_rows(table, steps, rows, *found, names)
 
 
 def _attribution_rows(
-    table: pa.Table, steps: _Steps, rows: Ints, blamed: Ints, fallback: Bools, names: list[tuple[str, str, str]]
+    table: pa.Table,
+    steps: _Steps,
+    rows: Ints,
+    blamed: Ints,
+    fallback: Bools,
+    unreachable: Ints,
+    names: list[tuple[str, str, str]],
 ) -> pa.Table:
     n_cells = len(blamed)
     picked = table.select([*_KEYS, "mistake_step", "mistake_agent"]).take(pa.array(rows))
@@ -245,7 +290,9 @@ def _attribution_rows(
     correct = _verdict(is_step.reshape(-1) & ~none, np.tile(is_valid(mistake), n_cells))
     agent_correct = _verdict(matches.reshape(-1) & ~none, np.tile(is_valid(column(picked, "mistake_agent")), n_cells))
     fell = pa.array(fallback.reshape(-1), mask=none)
-    arrays = [*keys, *cell, step, fell, agent, correct, agent_correct]
+    code = unreachable.reshape(-1)
+    why = pa.array(schema.UNREACHABLE).take(pa.array(code, mask=code < 0))
+    arrays = [*keys, *cell, step, fell, agent, why, correct, agent_correct]
     return pa.Table.from_arrays(arrays, schema=schema.ATTRIBUTIONS)
 
 

@@ -5,7 +5,7 @@ with each predictor.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,9 +28,10 @@ from pa_dist.reduce.comparisons import (
 )
 from pa_dist.reduce.crossfit import FOLDS, Pairs, choose_by_mean, folds, read_auroc, read_means
 from pa_dist.reduce.groups import LABELLED, Group, by_group, clusters, floats, trials
-from pa_dist.reduce.intervals import Resampling, cluster_means
+from pa_dist.reduce.intervals import Resampling, cluster_means, distinct
 from pa_dist.reduce.methods import Cell
 from pa_dist.reduce.ragged import Bools, Floats, Ints
+from pa_dist.reduce.survey import Plan
 from pa_dist.reduce.uncertainty import METRICS, measured, why_undefined
 from pa_dist.run import RunFolder
 
@@ -45,25 +46,23 @@ def score_choices(
     settings: Evaluate,
     cells: Sequence[Cell],
     others: Sequence[Cell],
-    uq: Collection[Group],
-    bon: Collection[Group],
-) -> list[Reading]:
+    plan: Plan,
+) -> Iterator[Reading]:
     """UQ and best-of-N of one method.
 
     Args:
       cells: all of the method's, the one chosen beforehand first; the task holds a column of each.
       others: one cell of each method whose figures will be held against this one's.
+      plan: says which groups.
     """
     columns = dict.fromkeys(cell.column for cell in (*cells, *others))
     table = folder.dataset("scores").to_table(columns=[*LABELLED, *columns])
-    readings: list[Reading] = []
     for group, members in by_group(table):
-        if group in uq:
+        if group in plan.planned["uq"]:
             rewarded = members.filter(pc.is_valid(members["reward"]))
-            readings += _uncertainty(group, rewarded, cells, others, settings)
-        if group in bon:
-            readings += _best_of_n(group, *trials(members, settings.success_threshold), cells, settings)
-    return readings
+            yield from _uncertainty(group, rewarded, cells, others, settings)
+        if group in plan.planned["best_of_n"]:
+            yield from _best_of_n(group, *trials(members, settings), cells, settings)
 
 
 def _uncertainty(
@@ -134,17 +133,18 @@ class Rated:
         notes = [f"{len(mask) - n} trajectories without a score left out"] if n < len(mask) else []
         why = why_undefined(success) if len(mask) else "no trajectory has a reward"
         values, resampled = measured(self.scores[0, mask], self.reward[mask], success, of_cluster, self.resampling)
+        size = distinct(of_cluster), n
         found = {}
         for metric in UQ_METRICS:
             k = METRICS.index((metric, None))
-            found[HEADLINE, metric] = Estimate(float(values[k]), resampled[:, k], n, tuple(notes), why)
+            found[HEADLINE, metric] = Estimate(float(values[k]), resampled[:, k], *size, tuple(notes), why)
         one_class = success.all() or not success.any()
         for choice, cells, undefined in (
             (CROSS_FITTED, self.choice, why if one_class else _why_no_choice(self.resampling)),
             (HINDSIGHT, np.full_like(self.choice, self.best), why),
         ):
             read = read_auroc(self.scores[:, mask], success, self.fold[mask], cells, of_cluster, self.resampling)
-            found[choice, "auroc"] = Estimate(*read, n, tuple(notes), undefined)
+            found[choice, "auroc"] = Estimate(*read, *size, tuple(notes), undefined)
         return found
 
 
@@ -220,10 +220,10 @@ def mean_estimates(
     """Means of columns, [rows, k]; `undefined` says k times why there is none."""
     if not len(outcomes):
         return [nothing(why) for why in undefined]
-    values, resampled = cluster_means(outcomes, resampling)
+    values, resampled, of_clusters = cluster_means(outcomes, resampling)
     counts = (~np.isnan(outcomes)).sum(axis=0)
     return [
-        Estimate(float(values[k]), resampled[:, k], int(counts[k]), tuple(notes), why)
+        Estimate(float(values[k]), resampled[:, k], int(of_clusters[k]), int(counts[k]), tuple(notes), why)
         for k, why in enumerate(undefined)
     ]
 
@@ -270,9 +270,8 @@ def _of_tasks(tried: Trials, settings: Evaluate) -> Resampling:
 
 
 def lacking_choices(
-    scenario: str, groups: Collection[Group], method: str, headlines: Sequence[CellName], reason: str
+    scenario: str, group: Group, method: str, headlines: Sequence[CellName], reason: str
 ) -> Iterator[Reading]:
     """Readings of a method that lacks its column, with the reason."""
-    for group in groups:
-        for choice, cell in [*((HEADLINE, name) for name in headlines), (CROSS_FITTED, NO_CELL)]:
-            yield Reading(scenario, group, method, choice, cell, CHOSEN_BY[scenario], None, nothing(reason))
+    for choice, cell in [*((HEADLINE, name) for name in headlines), (CROSS_FITTED, NO_CELL)]:
+        yield Reading(scenario, group, method, choice, cell, CHOSEN_BY[scenario], None, nothing(reason))

@@ -4,7 +4,8 @@ Two figures of the same clusters and seed have the same resamples, so their diff
 of a paired bootstrap. The p-value is two-sided and inverts the percentile interval: twice the smaller share of
 resamples in which the difference is at most, or at least, zero, the observed one counted among them:
 2 (1 + k) / (1 + resamples).
-It is below 0.05 about where the 95% interval leaves out zero, and never below 2 / (1 + resamples).
+It is below 0.05 about where the 95% interval leaves out zero, and never below 2 / (1 + resamples). Of fewer tasks than
+an interval takes there is none.
 Holm's adjustment holds the chance of one false finding in a family to its level. A family is all differences of one
 scenario, group, metric, way to choose cells, and predictor; more `evaluate.resamples` let a large one reach smaller
 values.
@@ -33,11 +34,12 @@ NO_CELL: CellName = (None, None, None)
 class Estimate:
     """A figure with its resamples, [resamples] or none, and what is to be said of it.
 
-    `value` is NaN where it is undefined, and `undefined` says why.
+    `value` is NaN where it is undefined, and `undefined` says why. It is of `clusters` tasks, and of `n` rows.
     """
 
     value: float
     resampled: Floats
+    clusters: int
     n: int
     notes: tuple[str, ...] = ()
     undefined: str = ""
@@ -48,6 +50,7 @@ class Estimate:
         return Estimate(
             self.value - other.value,
             self.resampled - other.resampled if both else np.empty(0),
+            min(self.clusters, other.clusters),
             min(self.n, other.n),
             tuple(dict.fromkeys((*self.notes, *other.notes))),
             self.undefined or other.undefined,
@@ -58,6 +61,7 @@ class Estimate:
             [(metric, at)],
             np.array([self.value]),
             self.resampled[:, None],
+            [self.clusters],
             [self.n],
             resamples,
             (*self.notes, *said),
@@ -68,7 +72,7 @@ class Estimate:
 
 def nothing(reason: str) -> Estimate:
     """Of what cannot be estimated."""
-    return Estimate(np.nan, np.empty(0), 0, (), reason)
+    return Estimate(np.nan, np.empty(0), 0, 0, (), reason)
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,12 @@ def _difference(mine: Reading, other: Reading, resamples: int) -> Compared:
     ours = mine.beside.get(other.method, mine.estimate)
     difference = ours.minus(other.beside.get(mine.method, other.estimate))
     figure = difference.figure(mine.metric, mine.at, resamples)
-    return Compared(mine, name, figure, None if figure.value is None else p_value(difference.resampled))
+    return Compared(mine, name, figure, significance(figure, difference))
+
+
+def significance(figure: Figure, difference: Estimate) -> float | None:
+    """Null where there is no interval either: what a p-value inverts."""
+    return None if figure.ci_low is None else p_value(difference.resampled)
 
 
 def p_value(differences: Floats) -> float | None:

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pa_dist import schema
+from pa_dist.config import Evaluate
 from pa_dist.reduce.best_of_n import Trials
-from pa_dist.reduce.ragged import Floats, Ints, column, is_valid
+from pa_dist.reduce.ragged import Bools, Floats, Ints, column, is_valid
 
 Group = tuple[str | None, str | None, str | None]
 """Benchmark, domain and behavior."""
@@ -60,26 +61,46 @@ def floats(table: pa.Table, name: str) -> Floats:
     return values
 
 
-def trials(table: pa.Table, success_threshold: float) -> tuple[pa.Table, Trials, list[str]]:
+def trials(table: pa.Table, settings: Evaluate) -> tuple[pa.Table, Trials, list[str]]:
     """A group's trials that can take part in best-of-N, sorted by task, trial and trajectory_id.
+
+    Several rollouts that say they are one trial of one task are no trials of their own: of each such set the first by
+    trajectory_id stands for all. Rollouts without a trial number are a trial each.
+
+    A rollout without a reward is left out. Preset `paper` counts its reward as 0.0 here, as the released code does, in
+    a group where any rollout has one.
 
     Args:
       table: rows of one group, sorted by trajectory_id.
-      success_threshold: the least reward of a success.
+      settings: preset and the least reward of a success.
 
     Returns:
       The rows, the same as arrays, and notes that count what was left out.
     """
     has_task, has_reward = is_valid(column(table, "task_id")), is_valid(column(table, "reward"))
-    left_out = [
-        (int((~has_task).sum()), "trajectories without a task"),
-        (int((has_task & ~has_reward).sum()), "trials without a reward"),
-    ]
-    notes = [f"{count} {what} left out" for count, what in left_out if count]
-    table = table.take(pa.array(np.flatnonzero(has_task & has_reward)))
+    n_unrated = int((has_task & ~has_reward).sum())
+    as_zero = settings.preset == "paper" and bool(has_reward.any())
+    unrated = (n_unrated, "trials without a reward", "count as 0.0 (preset paper)" if as_zero else "left out")
+    taking_part = has_task if as_zero else has_task & has_reward
+    table = table.take(pa.array(np.flatnonzero(taking_part)))
     task = _codes(column(table, "task_id").dictionary_encode())
     trial = floats(table, "trial")
     order = np.lexsort((np.where(np.isnan(trial), np.inf, trial), task))
+    order = order[~_repeats(task[order], trial[order])]
+    n_repeated = len(table) - len(order)
     table = table.take(pa.array(order))
-    reward = floats(table, "reward")
-    return table, Trials(task[order], reward, reward >= success_threshold), notes
+    reward = np.nan_to_num(floats(table, "reward"))
+    said = [
+        (int((~has_task).sum()), "trajectories without a task", "left out"),
+        unrated,
+        (n_repeated, "rollouts that repeat a task and trial", "left out: the first by trajectory_id stands for them"),
+    ]
+    notes = [f"{count} {what} {done}" for count, what, done in said if count]
+    return table, Trials(task[order], reward, reward >= settings.success_threshold, n_repeated), notes
+
+
+def _repeats(task: Ints, trial: Floats) -> Bools:
+    """Which entries, sorted by both, have the task and trial of the one before. No trial is like none."""
+    again = np.zeros(len(task), np.bool_)
+    again[1:] = (task[1:] == task[:-1]) & (trial[1:] == trial[:-1])
+    return again

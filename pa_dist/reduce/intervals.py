@@ -3,12 +3,17 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from pa_dist.reduce.ragged import Floats, Ints
 
 QUANTILES = (0.025, 0.975)
+# Below so many clusters a percentile interval holds the truth much less often than it says, and a p-value finds what
+# is not there: of two tasks a quarter of all resamples draws one of them twice.
+MIN_CLUSTERS = 10
+TOO_FEW = "fewer than ten tasks: no interval"
 # Cells of one chunk of resamples: the dozen arrays of this size that are alive at once stay in a core's cache.
 _CHUNK = 30_000
 
@@ -46,8 +51,8 @@ class Resampling:
 
     @property
     def possible(self) -> bool:
-        """Whether resampling says anything: one cluster is always drawn as itself."""
-        return self.resamples > 0 and self.n_clusters > 1
+        """Whether there are clusters enough for resampling to say anything."""
+        return self.resamples > 0 and self.n_clusters >= MIN_CLUSTERS
 
     def counts(self) -> Iterator[Floats]:
         """How often each cluster is drawn, [some resamples, clusters] at a time."""
@@ -61,7 +66,15 @@ class Resampling:
             yield np.bincount(drawn.ravel(), minlength=some * size).reshape(some, size).astype(np.float64)
 
 
-def cluster_means(values: Floats, resampling: Resampling) -> tuple[Floats, Floats]:
+class Means(NamedTuple):
+    """Column means, [k], those of resamples, [resamples, k], and how many clusters each is of, [k]."""
+
+    values: Floats
+    resampled: Floats
+    clusters: Ints
+
+
+def cluster_means(values: Floats, resampling: Resampling) -> Means:
     """Column means over rows, and over the rows of each resample.
 
     Args:
@@ -69,7 +82,7 @@ def cluster_means(values: Floats, resampling: Resampling) -> tuple[Floats, Float
       resampling: its clusters have one entry a row.
 
     Returns:
-      [k] means and [resamples, k] means; NaN where no row counts.
+      NaN where no row counts.
     """
     order = np.argsort(resampling.clusters, kind="stable")
     starts = np.searchsorted(resampling.clusters[order], np.arange(resampling.n_clusters))
@@ -78,7 +91,12 @@ def cluster_means(values: Floats, resampling: Resampling) -> tuple[Floats, Float
     sizes = np.add.reduceat(counted.astype(np.float64), starts, axis=0)
     chunks = [ratio(drawn @ sums, drawn @ sizes) for drawn in resampling.counts()]
     resampled = np.concatenate(chunks) if chunks else np.empty((0, values.shape[1]))
-    return ratio(sums.sum(axis=0), sizes.sum(axis=0)), resampled
+    return Means(ratio(sums.sum(axis=0), sizes.sum(axis=0)), resampled, np.count_nonzero(sizes, axis=0))
+
+
+def distinct(clusters: Ints) -> int:
+    """How many clusters some rows are of."""
+    return len(np.unique(clusters))
 
 
 def ratio(total: Floats, count: Floats) -> Floats:
@@ -113,6 +131,7 @@ def figures(
     names: Sequence[tuple[str, float | None]],
     values: Floats,
     resampled: Floats,
+    clusters: Sequence[int] | Ints,
     counts: Sequence[int],
     resamples: int,
     notes: Sequence[str] = (),
@@ -123,7 +142,8 @@ def figures(
     Args:
       names: k pairs of metric and `at`.
       values: [k], NaN where undefined.
-      resampled: [resamples, k], or no row where there is one cluster only.
+      resampled: [resamples, k], or no row where there are too few clusters.
+      clusters: of how many each is; of fewer than `MIN_CLUSTERS` there is no interval.
       counts: k times what the figure was computed from.
       resamples: how many were asked for.
       notes: said of all k.
@@ -131,14 +151,15 @@ def figures(
     """
     low, high, left_out = quantiles(resampled)
     return [
-        Figure(metric, at, _known(values[k]), *_interval(values[k], low[k], high[k]), counts[k], note)
+        Figure(metric, at, _known(values[k]), *_interval(values[k], low[k], high[k], enough), counts[k], note)
         for k, (metric, at) in enumerate(names)
-        for note in [_note(values[k], int(left_out[k]), len(resampled), resamples, notes, undefined)]
+        for enough in [bool(clusters[k] >= MIN_CLUSTERS)]
+        for note in [_note(values[k], int(left_out[k]), enough, resamples, notes, undefined)]
     ]
 
 
-def _interval(value: float, low: float, high: float) -> tuple[float | None, float | None]:
-    return (None, None) if math.isnan(value) else (_known(low), _known(high))
+def _interval(value: float, low: float, high: float, enough: bool) -> tuple[float | None, float | None]:
+    return (_known(low), _known(high)) if enough and not math.isnan(value) else (None, None)
 
 
 def _known(value: float) -> float | None:
@@ -146,13 +167,13 @@ def _known(value: float) -> float | None:
 
 
 def _note(
-    value: float, left_out: int, resampled: int, resamples: int, notes: Sequence[str], undefined: str
+    value: float, left_out: int, enough: bool, resamples: int, notes: Sequence[str], undefined: str
 ) -> str | None:
     said = list(notes)
     if math.isnan(value):
         said.append(undefined)
-    elif resamples and not resampled:
-        said.append("one cluster: no interval")
+    elif resamples and not enough:
+        said.append(TOO_FEW)
     elif left_out:
         said.append(f"{left_out} of {resamples} resamples left out: undefined on them")
     return "; ".join(said) or None

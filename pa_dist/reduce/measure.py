@@ -1,10 +1,9 @@
 """The tasks of the second half of a reduction: from `scores`, `attributions` and `logprobs` to rows of `metrics`.
 
-Each task reads the keys, the labels and its own columns of a table, and returns a few figures.
+Each task reads the keys, the labels and its own columns of a table, and yields figures, group after group.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +11,14 @@ import pyarrow.compute as pc
 
 from pa_dist import schema
 from pa_dist.config import Evaluate
-from pa_dist.reduce.attribution import NO_LABEL, baseline_outcomes, blamed_outcomes, fa_figures, metric_names
+from pa_dist.reduce.attribution import (
+    NO_LABEL,
+    baseline_outcomes,
+    blamed_outcomes,
+    fa_figures,
+    metric_names,
+    unreachable_labels,
+)
 from pa_dist.reduce.best_of_n import Trials, baselines, best_of_n
 from pa_dist.reduce.choices import (
     NO_TRIAL,
@@ -22,11 +28,13 @@ from pa_dist.reduce.choices import (
     mean_estimates,
     random_trial,
 )
-from pa_dist.reduce.comparisons import CellName, Reading
+from pa_dist.reduce.comparisons import METHOD, CellName, Reading
 from pa_dist.reduce.groups import GROUP, LABELLED, Group, by_group, clusters, floats, trials
 from pa_dist.reduce.intervals import Figure, Resampling, unlabelled
 from pa_dist.reduce.methods import Cell, Method, RewardMethod, cells, methods
-from pa_dist.reduce.ragged import Floats, column
+from pa_dist.reduce.parts import Measured
+from pa_dist.reduce.ragged import Floats, column, is_valid
+from pa_dist.reduce.survey import SCENARIOS, Plan
 from pa_dist.reduce.uncertainty import METRICS, uncertainty
 from pa_dist.run import RunFolder
 
@@ -34,96 +42,48 @@ _NO_REWARD = "no trajectory has a reward"
 _OF_TRIALS = [("success", None), ("reward", None)]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A row of `metrics`: where it belongs, and the figure."""
-
-    scenario: str
-    group: Group
-    method: str
-    token_agg: str | None
-    step_agg: str | None
-    predictor: str | None
-    figure: Figure
-
-
-@dataclass(frozen=True)
-class GroupFacts:
-    """What a group's labels allow."""
-
-    group: Group
-    n_trajectories: int
-    n_rewards: int
-    most_trials: int
-    n_mistakes: int
-
-
-def survey(folder: RunFolder) -> list[GroupFacts]:
-    """Count each group's labels."""
-    table = folder.dataset("scores").to_table(columns=LABELLED)
-    return [_facts(group, rows) for group, rows in by_group(table)]
-
-
-def _facts(group: Group, rows: pa.Table) -> GroupFacts:
-    rewarded = rows.filter(pc.is_valid(rows["reward"]))
-    per_task = pc.value_counts(rewarded["task_id"].drop_null()).field("counts")
-    n_mistakes = len(rows) - rows["mistake_step"].null_count
-    return GroupFacts(group, len(rows), len(rewarded), pc.max(per_task).as_py() or 0, n_mistakes)
-
-
-def unmeasured(
-    settings: Evaluate,
-    lacking: Mapping[str, str],
-    uq: Collection[Group],
-    bon: Collection[Group],
-    fa: Collection[Group],
-) -> list[Measured | Reading]:
+def unmeasured(settings: Evaluate, lacking: Mapping[str, str], plan: Plan) -> Iterator[Measured | Reading]:
     """Null figures of the methods that lack their column, with the reason."""
-    rows: list[Measured | Reading] = []
-    for cell in cells(settings.preset):
-        if reason := lacking.get(cell.method):
-            rows += [m for group in uq for m in _of_cell("uq", group, cell, unlabelled(METRICS, reason))]
-            rows += [m for group in bon for m in _of_cell("best_of_n", group, cell, unlabelled(_OF_TRIALS, reason))]
-    for method in methods(settings.preset):
-        if reason := lacking.get(method.name):
-            names: list[CellName] = [(method.token_aggs[0], method.step_aggs[0], None)]
-            rows += lacking_choices("uq", uq, method.name, names, reason)
-            rows += lacking_choices("best_of_n", bon, method.name, names, reason)
-        if method.attributes and reason:
-            rows += lacking_choices("fa", fa, method.name, blaming(method)[: len(method.predictors)], reason)
-            figures = unlabelled(metric_names(settings.within), reason)
-            rows += [
-                Measured("fa", group, method.name, token_agg, None, predictor, figure)
-                for group in fa
-                for token_agg in method.token_aggs
-                for predictor in schema.PREDICTORS
-                for figure in figures
-            ]
-    return rows
+    uq, bon, fa = (plan.planned[name] for name in SCENARIOS)
+    for group in plan.slices if lacking else ():
+        for cell in cells(settings.preset):
+            if reason := lacking.get(cell.method):
+                if group in uq:
+                    yield from _of_cell("uq", group, cell, unlabelled(METRICS, reason))
+                if group in bon:
+                    yield from _of_cell("best_of_n", group, cell, unlabelled(_OF_TRIALS, reason))
+        for method in methods(settings.preset):
+            if reason := lacking.get(method.name):
+                names: list[CellName] = [(method.token_aggs[0], method.step_aggs[0], None)]
+                for scenario in (name for name in ("uq", "best_of_n") if group in plan.planned[name]):
+                    yield from lacking_choices(scenario, group, method.name, names, reason)
+                if method.attributes and group in fa:
+                    yield from _lacking_blame(settings, group, method, reason)
+
+
+def _lacking_blame(settings: Evaluate, group: Group, method: Method, reason: str) -> Iterator[Measured | Reading]:
+    yield from lacking_choices("fa", group, method.name, blaming(method)[: len(method.predictors)], reason)
+    for token_agg in method.token_aggs:
+        for predictor in schema.PREDICTORS:
+            for figure in unlabelled(metric_names(settings.within), reason):
+                yield Measured("fa", group, method.name, token_agg, None, predictor, figure)
 
 
 def score_columns(
-    folder: RunFolder,
-    settings: Evaluate,
-    cells: Sequence[Cell],
-    uq: Collection[Group],
-    bon: Collection[Group],
-    part: str,
-) -> list[Measured]:
+    folder: RunFolder, settings: Evaluate, cells: Sequence[Cell], part: str, plan: Plan
+) -> Iterator[Measured]:
     """UQ and best-of-N of some columns of `scores`; writes their `selections`."""
     table = folder.dataset("scores").to_table(columns=[*LABELLED, *(cell.column for cell in cells)])
-    rows: list[Measured] = []
     selections = []
     for group, members in by_group(table):
-        if group in uq:
-            rows += _uncertainty(group, members, cells, settings)
-        if group in bon:
-            taking_part, tried, notes = trials(members, settings.success_threshold)
-            rows += _best_of_n(group, taking_part, tried, notes, cells, settings)
+        if group in plan.planned["uq"]:
+            yield from _uncertainty(group, members, cells, settings)
+        if group in plan.planned["best_of_n"]:
+            taking_part, tried, notes = trials(members, settings)
+            yield from _best_of_n(group, taking_part, tried, notes, cells, settings)
             selections += [_selections(group, taking_part, tried, cell) for cell in cells if len(taking_part)]
     if selections:
         folder.write("selections", part, pa.concat_tables(selections))
-    return rows
 
 
 def _uncertainty(group: Group, members: pa.Table, cells: Sequence[Cell], settings: Evaluate) -> Iterator[Measured]:
@@ -167,57 +127,63 @@ def _selections(group: Group, members: pa.Table, tried: Trials, cell: Cell) -> p
     return pa.Table.from_arrays(arrays, schema=schema.SELECTIONS)
 
 
-def best_of_n_baselines(folder: RunFolder, settings: Evaluate, groups: Collection[Group]) -> list[Measured | Reading]:
+def best_of_n_baselines(folder: RunFolder, settings: Evaluate, plan: Plan) -> Iterator[Measured | Reading]:
     """mean@n and pass@n of each group."""
-    rows: list[Measured | Reading] = []
     for group, members in by_group(folder.dataset("scores").to_table(columns=LABELLED)):
-        if group in groups:
-            taking_part, tried, notes = trials(members, settings.success_threshold)
+        if group in plan.planned["best_of_n"]:
+            taking_part, tried, notes = trials(members, settings)
             figures = (
                 baselines(tried, settings.resamples, settings.seed, notes)
                 if len(taking_part)
                 else unlabelled([("mean", None), ("oracle", None)], NO_TRIAL)
             )
-            rows += [Measured("best_of_n", group, "baseline", None, None, None, figure) for figure in figures]
-            rows.append(random_trial(group, tried, notes, settings))
-    return rows
+            for figure in figures:
+                yield Measured("best_of_n", group, "baseline", None, None, None, figure)
+            yield random_trial(group, tried, notes, settings)
 
 
 def blamed_steps(
-    folder: RunFolder,
-    settings: Evaluate,
-    method: str,
-    names: Sequence[CellName],
-    groups: Collection[Group],
-) -> list[Measured | Reading]:
-    """FA of one method's predictions, of which a token aggregation is read at a time.
+    folder: RunFolder, settings: Evaluate, method: str, names: Sequence[CellName], plan: Plan
+) -> Iterator[Measured | Reading]:
+    """FA of one method's predictions, of which a token aggregation is read at a time; then its choices.
 
     Args:
       names: of the method's cells, from `blaming`.
+      plan: says which groups.
     """
     unread = ("trial", "fallback", "agent", "correct", "method", "token_agg")
-    rows: list[Measured | Reading] = []
     predictors = list(dict.fromkeys(name[2] for name in names))
     correct: dict[Group, list[Floats]] = {}
     resampling: dict[Group, Resampling] = {}
+    said: dict[Group, str] = {}
     for token_agg in dict.fromkeys(name[0] for name in names):
         table = folder.dataset("attributions").to_table(
             columns=[name for name in schema.ATTRIBUTIONS.names if name not in unread],
             filter=(pc.field("method") == method) & (pc.field("token_agg") == token_agg),
         )
         for group, members in by_group(table):
-            for predictor in predictors if group in groups else ():
+            for predictor in predictors if group in plan.planned["fa"] else ():
                 cell = _labelled(members.filter(pc.equal(members["predictor"], predictor)))
                 outcomes = blamed_outcomes(cell, settings.within)
                 resampling[group] = Resampling(clusters(cell), settings.resamples, settings.seed)
-                figures = fa_figures(outcomes, resampling[group], settings.within)
-                rows += [Measured("fa", group, method, token_agg, None, predictor, figure) for figure in figures]
+                unreachable = unreachable_labels(cell["unreachable"], len(cell))
+                # Preset `paper` counts a step without tokens as 0.0, which may be the one to blame.
+                certain = unreachable and settings.preset != "paper"
+                said[group] = f"{unreachable}: they count as misses" if certain else unreachable
+                for figure in fa_figures(outcomes, resampling[group], settings.within, unreachable, said[group]):
+                    yield Measured("fa", group, method, token_agg, None, predictor, figure)
                 correct.setdefault(group, []).append(outcomes[:, 0])
     # Rows of a group come by trajectory_id, so they are the same ones in every cell.
     for group, columns in correct.items():
-        place, of_cells = ("fa", group, method), np.stack(columns, axis=1)
-        rows += mean_choices(place, names, of_cells, resampling[group], headlines=len(predictors), undefined=NO_LABEL)
-    return rows
+        yield from mean_choices(
+            ("fa", group, method),
+            names,
+            np.stack(columns, axis=1),
+            resampling[group],
+            headlines=len(predictors),
+            undefined=NO_LABEL,
+            notes=[said[group]] if said[group] else [],
+        )
 
 
 def blaming(method: Method | RewardMethod) -> list[CellName]:
@@ -225,23 +191,29 @@ def blaming(method: Method | RewardMethod) -> list[CellName]:
     return [(token_agg, None, predictor) for token_agg in method.token_aggs for predictor in method.predictors]
 
 
-def blame_baselines(folder: RunFolder, settings: Evaluate, groups: Collection[Group]) -> list[Measured | Reading]:
-    """FA of the random, first-step and last-step baselines."""
+def blame_baselines(folder: RunFolder, settings: Evaluate, plan: Plan) -> Iterator[Measured | Reading]:
+    """FA of the random, first-step and last-step baselines. The labels that they can hit are progress advantage's."""
     wanted = ["trajectory_id", *GROUP, "task_id", "mistake_step", "mistake_agent", "step", "agent"]
     labelled = None if "fa" in settings.scenarios else pc.field("mistake_step").is_valid()
     datasets = folder.datasets(folder.parts("logprobs"), schema.LOGPROBS)
     table = pa.concat_tables([dataset.to_table(columns=wanted, filter=labelled) for dataset in datasets])
-    rows: list[Measured | Reading] = []
+    one_cell = (pc.field("method") == METHOD) & (pc.field("token_agg") == schema.TOKEN_AGGS[0])
+    blamed = folder.dataset("attributions").to_table(
+        columns=["trajectory_id", "unreachable"], filter=one_cell & (pc.field("predictor") == schema.PREDICTORS[0])
+    )
+    at = pc.index_in(table["trajectory_id"], value_set=column(blamed, "trajectory_id"))
+    table = table.append_column("unreachable", column(blamed, "unreachable").take(at))
     for group, members in by_group(table):
-        if group in groups:
+        if group in plan.planned["fa"]:
             members = _labelled(members)
             resampling = Resampling(clusters(members), settings.resamples, settings.seed)
-            for name, outcomes in baseline_outcomes(members, settings.within).items():
-                figures = fa_figures(outcomes, resampling, settings.within)
-                rows += [Measured("fa", group, "baseline", None, None, name, figure) for figure in figures]
+            reachable = ~is_valid(column(members, "unreachable"))
+            said = unreachable_labels(members["unreachable"], len(members))
+            for name, outcomes in baseline_outcomes(members, settings.within, reachable).items():
+                for figure in fa_figures(outcomes, resampling, settings.within, said, said):
+                    yield Measured("fa", group, "baseline", None, None, name, figure)
                 (estimate,) = mean_estimates(outcomes[:, :1], resampling, [], [NO_LABEL])
-                rows.append(baseline(("fa", group), name, None, estimate))
-    return rows
+                yield baseline(("fa", group), name, None, estimate)
 
 
 def _labelled(table: pa.Table) -> pa.Table:

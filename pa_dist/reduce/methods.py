@@ -2,7 +2,8 @@
 
 Preset `published` follows each method's own paper. Preset `paper` follows the released code of progress advantage: it
 calls the mean top-k log-prob self-certainty, ranks DeepConf by *plus* that mean (flat distributions first, the opposite
-of the published definition), and counts a step without tokens as 0.0 for methods of log-probs.
+of the published definition), and counts a step without tokens as 0.0: for methods of log-probs everywhere, for methods
+of certainty in failure attribution alone, while UQ and best-of-N skip it. These are readings; on disk it stays null.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,7 @@ class Method:
       column: the policy's token column that it reads, where an engine may leave that one null.
       orientation: +1 where a higher value is the better trajectory, -1 where a lower one is.
       empty_is_zero: the preset counts a step without tokens as 0.0 instead of leaving it out.
+      empty_is_zero_in_fa: the same, where steps are blamed.
       per_token: compares the models token by token, so it needs them to read the same tokens.
       attributes: whether the step values serve failure attribution; methods that fix their step aggregation share them
         with another method.
@@ -54,6 +56,7 @@ class Method:
     column: str = ""
     orientation: int = 1
     empty_is_zero: bool = False
+    empty_is_zero_in_fa: bool = False
     per_token: bool = False
 
     @property
@@ -70,6 +73,13 @@ class Method:
         if not self.empty_is_zero or not columns.empty.any():
             return values
         return np.where(columns.empty & columns.shared_tokens if self.per_token else columns.empty, 0.0, values)
+
+    def blamed_by(self, columns: StepColumns) -> Floats:
+        """The same for failure attribution."""
+        values = self.step_values(columns)
+        if not self.empty_is_zero_in_fa or not columns.empty.any():
+            return values
+        return np.where(columns.empty & np.isnan(values), 0.0, values)
 
 
 @dataclass(frozen=True)
@@ -131,12 +141,29 @@ def methods(preset: str) -> tuple[Method, ...]:
         Method("progress_advantage_per_token", lambda c: c.advantage_per_token, empty_is_zero=paper, per_token=True),
         Method("policy_logprob", lambda c: c.tokens["policy_logprob"], empty_is_zero=paper),
         Method("reference_logprob", lambda c: c.tokens["reference_logprob"], empty_is_zero=paper),
-        Method("topk_logprob_mean", _topk),
-        Method("self_certainty", _topk if paper else _self_certainty, column="" if paper else "self_certainty"),
-        Method("entropy", lambda c: c.tokens["policy_entropy"], column="entropy", orientation=-1),
+        Method("topk_logprob_mean", _topk, empty_is_zero_in_fa=paper),
+        Method(
+            "self_certainty",
+            _topk if paper else _self_certainty,
+            column="" if paper else "self_certainty",
+            empty_is_zero_in_fa=paper,
+        ),
+        Method(
+            "entropy",
+            lambda c: c.tokens["policy_entropy"],
+            column="entropy",
+            orientation=-1,
+            empty_is_zero_in_fa=paper,
+        ),
         Method("deepconf_tail", confidence, step_aggs=("last",)),
         Method("deepconf_bottom10", confidence, step_aggs=("bottom10",)),
-        Method("perplexity", lambda c: np.exp(-c.tokens["policy_logprob"][:1]), token_aggs=("mean",), orientation=-1),
+        Method(
+            "perplexity",
+            lambda c: np.exp(-c.tokens["policy_logprob"][:1]),
+            token_aggs=("mean",),
+            orientation=-1,
+            empty_is_zero_in_fa=paper,
+        ),
     )
 
 

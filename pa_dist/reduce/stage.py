@@ -1,38 +1,38 @@
 """The driver of a reduction: `logprobs` in; `steps`, `scores`, `selections`, `attributions`, `metrics` and
 `comparisons` out.
 
-The driver plans tasks and gathers figures; rows of the tables live only in tasks, a bounded number at a time.
+The driver plans tasks and adds up counts; rows of the tables live only in tasks, a bounded number at a time. Tasks
+leave figures in files, from which the last ones write `metrics` and `comparisons`: nothing holds those of all groups.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+from pyarrow import fs as pafs
 
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.reduce import measure
-from pa_dist.reduce.attribution import BASELINES
-from pa_dist.reduce.attribution import METRICS as FA_METRICS
 from pa_dist.reduce.block import COLUMNS, reduce_block
 from pa_dist.reduce.choices import score_choices
-from pa_dist.reduce.comparisons import CHOICES, METHOD, Compared, Reading, compare
-from pa_dist.reduce.groups import GROUP, Group, by_name
-from pa_dist.reduce.measure import GroupFacts, Measured
+from pa_dist.reduce.comparisons import METHOD, Reading
+from pa_dist.reduce.gather import compare_slices, gather, names_in_order
 from pa_dist.reduce.methods import Cell, RewardMethod, all_methods, cells, missing
+from pa_dist.reduce.parts import COMPARISONS, METRICS, Measured, write_rows
 from pa_dist.reduce.rewards import Judged, read_judged
-from pa_dist.run import REWARDS, RunFolder
+from pa_dist.reduce.survey import Plan, Survey, read_plan, survey
+from pa_dist.run import REDUCING, REWARDS, RunFolder
 from pa_dist.whereabouts import locate
 
 if TYPE_CHECKING:
     from pa_dist.ingest.stage import Mapper
 
-SCENARIOS = ("uq", "best_of_n", "fa")
 OUTPUTS = ("steps", "scores", "selections", "attributions")
 
 # Compressed bytes of `logprobs` that one task reads, and bytes and rows that it holds at a time: of each row, fault
@@ -42,13 +42,13 @@ _BLOCK_BYTES = 64 << 20
 _BLOCK_ROWS = 4096
 # Scores that one task ranks: columns times trajectories.
 _TASK_SCORES = 2_000_000
-_UQ_METRICS = ("auroc", "auprc", "spearman", "aurc", "risk")
-_METRIC_ORDER = (*_UQ_METRICS, "success", "reward", "mean", "oracle", *FA_METRICS)
+# Slices of groups that one task compares.
+_TASK_SLICES = 8
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a reduction did. `note` says why there are no metrics, if there are none."""
+    """What a reduction did. `note` says why there are no metrics, and what took no part in them."""
 
     trajectories: int
     steps: int
@@ -90,24 +90,31 @@ def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: "Mapper", rewards
     if rewards:
         # Once for all parts: to look for each part's rows in whole tables would take the square of the corpus.
         (parts,) = map_tasks(partial(_find_judged, folder, rewards), [parts])
-    counts = list(map_tasks(partial(_reduce_part, folder, settings, lacking, rewards), parts))
+    counts = map_tasks(partial(_reduce_part, folder, settings, lacking, rewards), parts)
+    trajectories, steps, scored = (sum(column) for column in zip((0, 0, 0), *counts, strict=True))
     _write_if_absent(folder, settings, rewards)
-    (facts,) = map_tasks(measure.survey, [folder])
-    planned = _planned(settings, facts)
-    jobs = _jobs(settings, folder, planned, lacking, rewards, sum(fact.n_trajectories for fact in facts))
-    found = [row for result in map_tasks(_call, jobs) for row in result]
-    rows = [row for row in found if isinstance(row, Measured)]
-    compared = compare([row for row in found if isinstance(row, Reading)], settings.resamples)
+    _forget(folder)
+    (surveyed,) = map_tasks(partial(survey, settings), [folder])
+    jobs = _jobs(settings, folder, surveyed, lacking, rewards)
+    n_metrics = sum(map_tasks(partial(_measure, folder), list(enumerate(jobs))))
+    sum(map_tasks(partial(compare_slices, folder, settings.resamples), _ranges(surveyed.n_slices)))
     for table_name in ("selections", "attributions"):
         _write_if_absent(folder, settings, rewards, table_name)
-    names = _names(settings, rewards)
-    rows.sort(key=partial(_order, names))
-    compared.sort(key=partial(_order_compared, names))
-    _write_records(folder, "metrics", schema.METRICS, [_record(row) for row in rows])
-    _write_records(folder, "comparisons", schema.COMPARISONS, [_compared(row) for row in compared])
-    trajectories, steps, scored = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
-    taken = tuple(scenario for scenario in SCENARIOS if planned[scenario])
-    return Summary(trajectories, steps, scored, taken, len(rows), None if rows else _why_none(facts))
+    names = names_in_order([method.name for method in all_methods(settings.preset, rewards)])
+    sum(map_tasks(partial(gather, folder, names, surveyed.n_slices), [METRICS, COMPARISONS]))
+    _forget(folder)
+    return Summary(trajectories, steps, scored, surveyed.scenarios, n_metrics, surveyed.note)
+
+
+def _forget(folder: RunFolder) -> None:
+    """Delete what tasks left for each other, in this evaluation or one that was killed."""
+    if folder.filesystem.get_file_info(folder.path(REDUCING)).type is not pafs.FileType.NotFound:
+        folder.filesystem.delete_dir(folder.path(REDUCING))
+
+
+def _ranges(n_slices: int) -> list[range]:
+    """Slices shared out among tasks."""
+    return [range(start, min(start + _TASK_SLICES, n_slices)) for start in range(0, n_slices, _TASK_SLICES)]
 
 
 def _plan(folder: RunFolder) -> list[_Part]:
@@ -206,106 +213,40 @@ def _write_if_absent(folder: RunFolder, settings: Evaluate, rewards: Rewards, *n
             folder.write(name, "part-00000", empty[name].empty_table())
 
 
-def _planned(settings: Evaluate, facts: list[GroupFacts]) -> dict[str, frozenset[Group]]:
-    """The groups each scenario is evaluated on: all where it is named, else those whose labels allow it."""
-    auto = "auto" in settings.scenarios
-    allowed = {
-        "uq": [fact.group for fact in facts if fact.n_rewards],
-        "best_of_n": [fact.group for fact in facts if fact.most_trials >= 2],
-        "fa": [fact.group for fact in facts if fact.n_mistakes],
-    }
-    return {
-        scenario: frozenset(
-            [fact.group for fact in facts] if scenario in settings.scenarios else allowed[scenario] if auto else []
-        )
-        for scenario in SCENARIOS
-    }
-
-
-Job = Callable[[], Sequence[Measured | Reading]]
+Job = Callable[[Plan], Iterable[Measured | Reading]]
 
 
 def _jobs(
-    settings: Evaluate,
-    folder: RunFolder,
-    planned: dict[str, frozenset[Group]],
-    lacking: Mapping[str, str],
-    rewards: Rewards,
-    n: int,
+    settings: Evaluate, folder: RunFolder, surveyed: Survey, lacking: Mapping[str, str], rewards: Rewards
 ) -> list[Job]:
-    uq, bon, fa = (planned[scenario] for scenario in SCENARIOS)
-    jobs: list[Job] = [partial(measure.unmeasured, settings, lacking, uq, bon, fa)]
-    if uq or bon:
+    """What tasks measure, each of all groups: their number does not grow with those."""
+    jobs: list[Job] = [partial(measure.unmeasured, settings, lacking)]
+    if {"uq", "best_of_n"} & set(surveyed.scenarios):
         columns = [cell for cell in cells(settings.preset, rewards) if cell.method not in lacking]
         by_method: dict[str, list[Cell]] = {}
         for cell in columns:
             by_method.setdefault(cell.method, []).append(cell)
-        width = max(1, min(64, _TASK_SCORES // max(n, 1)))
+        width = max(1, min(64, _TASK_SCORES // max(surveyed.n_trajectories, 1)))
         for index, start in enumerate(range(0, len(columns), width)):
             chosen = columns[start : start + width]
-            jobs.append(partial(measure.score_columns, folder, settings, chosen, uq, bon, f"part-{index:05d}"))
+            jobs.append(partial(measure.score_columns, folder, settings, chosen, f"part-{index:05d}"))
         for name, of_method in by_method.items():
             others = [first for other, (first, *_) in by_method.items() if (name == METHOD) != (other == METHOD)]
-            jobs.append(partial(score_choices, folder, settings, of_method, others, uq, bon))
-    if bon:
-        jobs.append(partial(measure.best_of_n_baselines, folder, settings, bon))
-    if fa:
+            jobs.append(partial(score_choices, folder, settings, of_method, others))
+    if "best_of_n" in surveyed.scenarios:
+        jobs.append(partial(measure.best_of_n_baselines, folder, settings))
+    if "fa" in surveyed.scenarios:
         jobs += [
-            partial(measure.blamed_steps, folder, settings, method.name, measure.blaming(method), fa)
+            partial(measure.blamed_steps, folder, settings, method.name, measure.blaming(method))
             for method in all_methods(settings.preset, rewards)
             if method.attributes and method.name not in lacking
         ]
-        jobs.append(partial(measure.blame_baselines, folder, settings, fa))
+        jobs.append(partial(measure.blame_baselines, folder, settings))
     return jobs
 
 
-def _call(job: Job) -> Sequence[Measured | Reading]:
-    return job()
-
-
-def _why_none(facts: list[GroupFacts]) -> str:
-    if not facts:
-        return "no metrics: no trajectory was scored"
-    return "no metrics: no trajectory has a reward or a mistake_step"
-
-
-def _write_records(folder: RunFolder, name: str, of: pa.Schema, records: list[dict[str, Any]]) -> None:
-    with folder.replacing(f"{name}.parquet") as path:
-        table = pa.Table.from_pylist(records, of)
-        pq.write_table(table, path, filesystem=folder.filesystem, compression="zstd")
-    folder.write_json(f"{name}.json", records)
-
-
-def _record(row: Measured) -> dict[str, Any]:
-    record = {**vars(row), **vars(row.figure), **dict(zip(GROUP, row.group, strict=True))}
-    return {name: record[name] for name in schema.METRICS.names}
-
-
-def _compared(row: Compared) -> dict[str, Any]:
-    reading = row.reading
-    names = dict(zip(("token_agg", "step_agg", "predictor"), reading.cell, strict=True))
-    record = {**vars(reading), **names, **vars(row.figure), **vars(row)}
-    record |= dict(zip(GROUP, reading.group, strict=True))
-    return {name: record[name] for name in schema.COMPARISONS.names}
-
-
-def _names(settings: Evaluate, rewards: Rewards) -> dict[str | None, int]:
-    """Places of the names that order the rows of `metrics`."""
-    ordered = [*SCENARIOS, "baseline", *(method.name for method in all_methods(settings.preset, rewards))]
-    ordered += [schema.NONE, *schema.TOKEN_AGGS, *schema.STEP_AGGS, *schema.REWARD_PREDICTORS, *BASELINES]
-    ordered += ["mean", *CHOICES]
-    return {name: place for place, name in enumerate(dict.fromkeys([None, *ordered]))}
-
-
-def _order(names: dict[str | None, int], row: Measured) -> tuple[Any, ...]:
-    cell = [names[name] for name in (row.method, row.token_agg, row.step_agg, row.predictor)]
-    figure = row.figure
-    return names[row.scenario], by_name(row.group), cell, _METRIC_ORDER.index(figure.metric), figure.at or 0
-
-
-def _order_compared(names: dict[str | None, int], row: Compared) -> tuple[Any, ...]:
-    """As `_order`, each group's own figures before the differences."""
-    reading = row.reading
-    cell = [names[name] for name in (row.against, reading.choice, reading.method, *reading.cell)]
-    where = names[reading.scenario], by_name(reading.group), row.against is not None
-    return *where, _METRIC_ORDER.index(reading.metric), cell
+def _measure(folder: RunFolder, job: tuple[int, Job]) -> int:
+    """Leave what a job finds in files; counts rows of `metrics`."""
+    number, find = job
+    plan = read_plan(folder)
+    return write_rows(folder, f"{number:05d}", find(plan), plan.slices)

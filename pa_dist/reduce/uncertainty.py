@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pa_dist.reduce.intervals import Figure, Resampling, figures
+from pa_dist.reduce.intervals import Figure, Resampling, distinct, figures
 from pa_dist.reduce.ragged import Bools, Floats, Ints
 
 COVERAGES = tuple(tenth / 10 for tenth in range(1, 11))
@@ -32,9 +32,11 @@ def uncertainty(score: Floats, reward: Floats, success: Bools, resampling: Resam
     """
     known = np.flatnonzero(~np.isnan(score))
     notes = [f"{len(score) - len(known)} trajectories without a score left out"] if len(known) < len(score) else []
-    names, counts = METRICS, [len(known)] * len(METRICS)
-    values, resampled = measured(score[known], reward[known], success[known], resampling.clusters[known], resampling)
-    return figures(names, values, resampled, counts, resampling.resamples, notes, why_undefined(success[known]))
+    clusters, counts = resampling.clusters[known], [len(known)] * len(METRICS)
+    values, resampled = measured(score[known], reward[known], success[known], clusters, resampling)
+    of_clusters = [distinct(clusters)] * len(METRICS)
+    why = why_undefined(success[known])
+    return figures(METRICS, values, resampled, of_clusters, counts, resampling.resamples, notes, why)
 
 
 def measured(

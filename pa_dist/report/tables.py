@@ -4,6 +4,7 @@ They show token mean and step mean, which newer published runners fix in advance
 would flatter; `metrics.parquet` holds every one.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,8 @@ from pa_dist.schema import NONE
 
 Row = dict[str, Any]
 UQ = {"auroc": "AUROC", "spearman": "Spearman", "auprc": "AUPRC", "aurc": "AURC"}
+# Of a scenario: a terminal is no place for hundreds of tables.
+MOST_GROUPS = 12
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -40,18 +43,27 @@ def show_metrics(
     console = console_for(console)
     folder = RunFolder(out)
     groups: dict[tuple[str, Group], list[Row]] = {}
-    metrics = pq.read_table(folder.path("metrics.parquet"), filesystem=folder.filesystem)
-    for row in metrics.filter(headline(metrics)).to_pylist():
-        if only is not None and (row["scenario"], row["domain"]) not in only:
-            continue
-        groups.setdefault(_where(row), []).append(row)
-    compared = _compared(folder)
+    left_out: set[tuple[str, Group]] = set()
+    with pq.ParquetFile(folder.path("metrics.parquet"), filesystem=folder.filesystem) as file:
+        for batch in file.iter_batches():
+            metrics = pa.Table.from_batches([batch])
+            for row in metrics.filter(headline(metrics)).to_pylist():
+                where = _where(row)
+                if only is not None and (row["scenario"], row["domain"]) not in only:
+                    continue
+                if where not in groups and sum(scenario == where[0] for scenario, _ in groups) >= MOST_GROUPS:
+                    left_out.add(where)
+                    continue
+                groups.setdefault(where, []).append(row)
+    compared = _compared(folder, groups)
     named = titles((group for _, group in groups), visible)
     for where, rows in sorted(groups.items(), key=lambda of: (of[0][0], by_name(of[0][1])), reverse=True):
         scenario, group = where
         console.print(_printed(f"{scenario}: {named[group]}", BUILDERS[scenario](rows)))
         for line in _honest(compared, where):
             console.print(line, soft_wrap=True)
+    for scenario, n in sorted(Counter(scenario for scenario, _ in left_out).items(), reverse=True):
+        console.print(Text(f"{scenario}: {n} groups more, in {out}/metrics.parquet"), soft_wrap=True)
     if groups:
         console.print(
             Text(
@@ -73,13 +85,18 @@ def headline(metrics: pa.Table) -> pa.ChunkedArray:
     return pc.and_(token, pc.or_(step, pc.starts_with(metrics["method"], "deepconf")))
 
 
-def _compared(folder: RunFolder) -> list[Row]:
-    """The cross-fitted rows of `comparisons`, and the best in hindsight; none of a run that was evaluated before."""
+def _compared(folder: RunFolder, groups: Collection[tuple[str, Group]]) -> list[Row]:
+    """The cross-fitted rows of `comparisons` of some groups, and the best in hindsight; none of a run that was
+    evaluated before."""
     if folder.filesystem.get_file_info(folder.path("comparisons.parquet")).type is FileType.NotFound:
         return []
-    table = pq.read_table(folder.path("comparisons.parquet"), filesystem=folder.filesystem)
-    rows: list[Row] = table.filter(pc.not_equal(table["choice"], HEADLINE)).to_pylist()
-    return [row for row in rows if row["method"] == METHOD and row["value"] is not None]
+    rows: list[Row] = []
+    wanted = (pc.field("choice") != HEADLINE) & (pc.field("method") == METHOD) & pc.field("value").is_valid()
+    with pq.ParquetFile(folder.path("comparisons.parquet"), filesystem=folder.filesystem) as file:
+        for batch in file.iter_batches():
+            found = pa.Table.from_batches([batch]).filter(wanted).to_pylist()
+            rows += [row for row in found if _where(row) in groups]
+    return rows
 
 
 def _honest(compared: Sequence[Row], where: tuple[str, Group]) -> list[Text]:

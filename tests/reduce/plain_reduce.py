@@ -63,8 +63,8 @@ def fell_back(steps):
     }
 
 
-def step_values(row, method, agg, preset="published", beta=1.0):
-    """One value a step, None where there is none. `row` holds lists as in `logprobs`."""
+def step_values(row, method, agg, preset="published", beta=1.0, fa=False):
+    """One value a step, None where there is none; `fa`: where steps are blamed. `row` holds lists as in `logprobs`."""
     paper = preset == "paper"
     values = []
     for i in range(len(row["step"])):
@@ -92,7 +92,8 @@ def step_values(row, method, agg, preset="published", beta=1.0):
         elif method == "perplexity":
             value = None if policy is None else math.exp(-policy)
         log_prob = method.endswith("_logprob") or method.startswith("progress_advantage")
-        values.append(0.0 if paper and log_prob and not both else value)
+        as_zero = paper and (not both if log_prob else fa and value is None)
+        values.append(0.0 if as_zero else value)
     if method == "progress_advantage_per_token" and row["token_ids_reference"] is not None:
         return [None] * len(values)
     return values

@@ -43,26 +43,30 @@ def test_baselines_by_hand():
         ),
         ([2, 4], ["Coder", "Coder"], 4, "Coder"),
     )
-    outcomes = baseline_outcomes(table, WITHIN)
+    outcomes = baseline_outcomes(table, WITHIN, np.array([True, False]))
     random, first, last = (_figures(outcomes[name]) for name in ("random", "first_step", "last_step"))
     # Distances to 3: 2, 0, 2, 6; to 4: 2, 0. Exactly right: 1/4 and 1/2. Within 3: 3/4 and 1. Mean: 10/4 and 1.
     assert random["step_accuracy", None].value == (1 / 4 + 1 / 2) / 2
     assert random["step_accuracy_within", 3].value == (3 / 4 + 1) / 2
     assert random["mae", None].value == (10 / 4 + 1) / 2
     assert random["agent_accuracy", None].value == (2 / 4 + 1) / 2
+    # Of the first trajectory alone: the label of the second was said to be on no scored step.
+    assert [f["step_accuracy_reachable", None].value for f in (random, first, last)] == [1 / 4, 0, 0]
+    assert (random["step_accuracy_reachable", None].n, random["step_accuracy", None].n) == (1, 2)
     assert (first["step_accuracy", None].value, first["mae", None].value) == (0, 2)
     assert (last["step_accuracy", None].value, last["mae", None].value) == (1 / 2, 3)
     assert (first["agent_accuracy", None].value, last["agent_accuracy", None].value) == (1, 1 / 2)
 
 
 def test_baselines_of_a_trajectory_without_actions_and_of_none():
-    outcomes = baseline_outcomes(_rows(([], [], 3, "Coder"), ([3], ["Coder"], 3, "Coder")), WITHIN)
+    rows = _rows(([], [], 3, "Coder"), ([3], ["Coder"], 3, "Coder"))
+    outcomes = baseline_outcomes(rows, WITHIN, np.array([False, True]))
     for values in outcomes.values():
         found = _figures(values)
         assert (found["step_accuracy", None].value, found["step_accuracy", None].n) == (0.5, 2)
         assert (found["mae", None].value, found["mae", None].n) == (0, 1)
         assert "1 trajectories without a prediction" in found["mae", None].note
-    for values in baseline_outcomes(_rows(), WITHIN).values():
+    for values in baseline_outcomes(_rows(), WITHIN, np.array([], bool)).values():
         assert all(f.value is None and f.note for f in _figures(values).values())
 
 
@@ -97,15 +101,15 @@ def test_metric_names_follow_the_config():
 
 
 def test_intervals_resample_questions():
-    values = np.array([[1.0] * 6, [1.0] * 6, [0.0] * 6, [1.0] * 6])
-    figure = _figures(values, clusters=[0, 0, 1, 2], resamples=300)["step_accuracy", None]
-    per_question = {0: (2, 2), 1: (0, 1), 2: (1, 1)}
+    values = np.array([[1.0] * 7, [1.0] * 7, [0.0] * 7, *[[float(k % 2)] * 7 for k in range(8)]])
+    figure = _figures(values, clusters=[0, 0, 1, *range(2, 10)], resamples=300)["step_accuracy", None]
+    per_question = {0: (2, 2), 1: (0, 1), **{k: (k % 2, 1) for k in range(2, 10)}}
     expected = []
-    for drawn in np.random.default_rng(0).integers(0, 3, (300, 3)):
+    for drawn in np.random.default_rng(0).integers(0, 10, (300, 10)):
         right, n = np.sum([per_question[int(question)] for question in drawn], axis=0)
         expected.append(right / n)
     np.testing.assert_allclose((figure.ci_low, figure.ci_high), np.quantile(expected, [0.025, 0.975]))
-    assert figure.value == 0.75
+    assert figure.value == 6 / 11
 
 
 NAMES = st.lists(st.tuples(*[st.one_of(st.none(), st.text("ab", max_size=3))] * 2), max_size=20)

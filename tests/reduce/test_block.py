@@ -51,7 +51,7 @@ def _check_attributions(rows, attributions, preset, beta):
     assert len(found) == len(attributions) == 36 * 3 * sum(row["mistake_step"] is not None for row in rows)
     for row in (row for row in rows if row["mistake_step"] is not None):
         for method, token_agg in dict.fromkeys((m, t) for m, t, _ in plain.cells() if not m.startswith("deepconf")):
-            values = plain.step_values(row, method, token_agg, preset, beta)
+            values = plain.step_values(row, method, token_agg, preset, beta, fa=True)
             oriented = [None if v is None else ORIENTATION.get(method, 1) * v for v in values]
             for predictor, position in plain.predict(oriented).items():
                 blamed = found[row["trajectory_id"], method, token_agg, predictor]

@@ -18,7 +18,7 @@ from pa_dist.reduce.comparisons import (
     p_value,
 )
 
-PLACE = ("fa", ("who", None))
+PLACE = ("fa", ("who", None, None))
 DROP = ("mean", None, "sharpest_drop")
 
 
@@ -27,7 +27,7 @@ def _reading(method, estimate, choice=HEADLINE, cell=DROP, **beside):
 
 
 def _estimate(value, *resampled):
-    return Estimate(value, np.array(resampled, float), 9)
+    return Estimate(value, np.array(resampled, float), 10, 9)
 
 
 def test_p_value_counts_both_sides():

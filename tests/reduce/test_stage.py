@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from pa_dist import schema
 from pa_dist.config import Evaluate
-from pa_dist.reduce import measure, stage
+from pa_dist.reduce import stage, survey
 from pa_dist.reduce.methods import cells
 from pa_dist.reduce.stage import evaluate
 from pa_dist.run import RunFolder
@@ -230,7 +230,7 @@ def test_one_trajectory(tmp_path):
     evaluate(Evaluate(scenarios=["auto", "best_of_n"], resamples=10), folder, map)
     records = _metrics(folder)
     (success,) = _pick(records, metric="success", method="progress_advantage", token_agg="mean", step_agg="mean")
-    assert (success["value"], success["ci_low"], success["note"]) == (1.0, None, "one cluster: no interval")
+    assert (success["value"], success["ci_low"], success["note"]) == (1.0, None, "fewer than ten tasks: no interval")
     (auroc,) = _pick(records, metric="auroc", method="progress_advantage", token_agg="mean", step_agg="mean")
     assert auroc["note"] == "one class only: every trajectory succeeded"
     (agent,) = _pick(records, metric="agent_accuracy", method="baseline", predictor="random")
@@ -253,7 +253,7 @@ def test_empty_columns_are_null_and_select_nothing(tmp_path):
 
 
 def test_survey_counts_labels(done):
-    facts = {fact.group: fact for fact in measure.survey(done[0])}
+    facts = {fact.group: fact for fact in survey.facts(done[0], SETTINGS)}
     assert facts["who", None, None].n_mistakes == 12
     assert facts["tau", "airline", None].n_rewards == 11
     assert facts[None, None, None].most_trials == 0
@@ -359,3 +359,182 @@ def test_comparisons_beside_the_metrics(done):
     assert {r["against"] for r in family} >= {"random", "first_step", "last_step", "entropy"}
     assert {r["comparisons"] for r in family} == {len(family)}
     assert all(r["p_value"] <= r["p_holm"] <= 1 for r in family)
+
+
+def test_repeated_trials_are_said_and_kept_apart(tmp_path):
+    # Three rollouts say they are trial 0 of a task, one is trial 1: best of two, never of four. By trajectory_id the
+    # first of the three stands for them; it fails, though the others succeed.
+    rows = [
+        _rollout("a", "t", 0, 0.0, 3.0),
+        _rollout("b", "t", 0, 1.0, 2.0),
+        _rollout("c", "t", 0, 1.0, 1.0),
+        _rollout("d", "t", 1, 1.0, 0.0),
+        # Without a number each is a trial of its own.
+        _rollout("e", "u", None, 1.0, 1.0),
+        _rollout("f", "u", None, 0.0, 0.0),
+    ]
+    rows = [row | {"behavior": None} for row in rows]
+    folder = _folder(tmp_path, rows)
+    summary = evaluate(SETTINGS, folder, map)
+    assert summary.note == "2 rollouts repeat a task and trial and take no part in best-of-n"
+    records = _metrics(folder)
+    best = _pick(records, metric="success", method="progress_advantage", token_agg="mean", step_agg="mean")
+    # Best of one: of t a half, of u a half. Best of two: the pick of t fails, that of u succeeds.
+    assert [(r["at"], r["value"], r["n"]) for r in best] == [(1.0, 0.5, 2), (2.0, 0.5, 2)]
+    assert all("2 rollouts that repeat a task and trial left out" in r["note"] for r in best)
+    selections = folder.dataset("selections").to_table().to_pylist()
+    assert {(r["task_id"], r["n_trials"]) for r in selections} == {("t", 2), ("u", 2)}
+    (auroc,) = _pick(records, metric="auroc", method="progress_advantage", token_agg="mean", step_agg="mean")
+    assert auroc["n"] == 6
+    # All are one trial: there is no choice to make, and that is said.
+    alone = _folder(tmp_path / "alone", rows[:3])
+    summary = evaluate(SETTINGS, alone, map)
+    assert (summary.scenarios, summary.note[:18]) == (("uq",), "2 rollouts repeat ")
+
+
+def test_labels_on_no_scored_step_are_counted_and_left_out(tmp_path):
+    token = (-1.0, -2.0, -3.0, 1.0, 2.0)
+    worse = (-3.0, -2.0, -3.0, 1.0, 2.0)
+    # Actions are messages 1, 3 and 5, with advantages 1, -1 and none: the last one's tokens were cut.
+    row = {"task_id": "q", "mistake_agent": None}
+    rows = [plain.row(f"id{label}", [[token], [worse], []], mistake_step=label, **row) for label in (1, 2, 3, 5, 9)]
+    folder = _folder(tmp_path, rows)
+    evaluate(SETTINGS, folder, map)
+    wanted = {"method": "progress_advantage", "token_agg": "mean", "predictor": "sharpest_drop"}
+    (exact,) = _pick(_metrics(folder), metric="step_accuracy", **wanted)
+    (reachable,) = _pick(_metrics(folder), metric="step_accuracy_reachable", **wanted)
+    # Message 3 is blamed: right once of five; of the labels 1 and 3, which are on scored steps, once of two.
+    assert (exact["value"], exact["n"]) == (1 / 5, 5)
+    assert (reachable["value"], reachable["n"]) == (1 / 2, 2)
+    said = "3 of 5 labels are on no scored step (2 on a message that is no action, 1 in a step whose tokens truncation"
+    assert exact["note"].startswith(f"{said} removed): they count as misses")
+    assert reachable["note"].startswith(f"{said} removed): left out")
+    names = [r["metric"] for r in _pick(_metrics(folder), **wanted)]
+    assert names[:3] == ["step_accuracy", "step_accuracy_reachable", "step_accuracy_within"]
+    # At random among messages 1, 3 and 5: a third of those two labels.
+    (random_,) = _pick(_metrics(folder), metric="step_accuracy_reachable", method="baseline", predictor="random")
+    assert (random_["value"], random_["n"]) == (pytest.approx(1 / 3), 2)
+    attributions = _pick(folder.dataset("attributions").to_table().to_pylist(), **wanted)
+    why = {r["mistake_step"]: r["unreachable"] for r in attributions}
+    assert why == {1: None, 2: "no action", 3: None, 5: "truncated", 9: "no action"}
+    rows = json.loads(folder.read("comparisons.json"))
+    assert said in _pick(rows, choice="headline", against=None, **wanted)[0]["note"]
+
+
+def test_preset_paper_reads_what_is_missing_as_the_released_code_does(tmp_path):
+    """METHOD.md by hand: a truncated step of a method of log-probs is 0.0 everywhere; one of a certainty method is left
+    out in UQ and best-of-N, and is 0.0 in FA; a null reward is 0.0 in best-of-N."""
+    low, high = (-2.0, -1.0, -4.0, 1.0, 2.0), (-1.0, -2.0, -2.0, 1.0, 2.0)  # advantages -1 and 1, top-k -4 and -2
+    rows = [
+        # One task of three trials, the last without a reward.
+        plain.row("a", [[low], []], task_id="t", trial=0, reward=1.0),  # advantage (-1 + 0) / 2, top-k -4
+        plain.row("b", [[low], [high]], task_id="t", trial=1, reward=0.0),  # advantage (-1 + 1) / 2, top-k -3
+        plain.row("c", [[high], []], task_id="t", trial=2, reward=None),  # advantage (1 + 0) / 2, top-k -2
+        # Two failures labelled at their truncated steps, messages 5 and 3.
+        plain.row("d", [[low], [low], []], benchmark="who", task_id="q", mistake_step=5),
+        plain.row("e", [[high], [], [high]], benchmark="who", task_id="r", mistake_step=3),
+    ]
+    folder = _folder(tmp_path, rows)
+    evaluate(Evaluate(preset="paper", resamples=0), folder, map)
+    scores = {row["trajectory_id"]: row for row in folder.dataset("scores").to_table().to_pylist()}
+    for method, expected in (("progress_advantage", (-0.5, 0.0, 0.5)), ("self_certainty", (-4.0, -3.0, -2.0))):
+        assert tuple(scores[key][f"{method}__mean__mean"] for key in "abc") == expected
+    records = _metrics(folder)
+    cell = {"token_agg": "mean", "step_agg": "mean"}
+    for method in ("progress_advantage", "self_certainty"):
+        # UQ: the success `a` is below the failure `b`, and `c` takes no part.
+        (auroc,) = _pick(records, metric="auroc", benchmark="b", method=method, **cell)
+        assert (auroc["value"], auroc["n"]) == (0.0, 2)
+        # Best of three: `c` is picked, whose reward counts as 0.0. Best of two: of the pairs ab, ac and bc none picks
+        # `a`. Best of one: a third.
+        best = _pick(records, metric="success", benchmark="b", method=method, **cell)
+        assert [(r["at"], r["value"]) for r in best] == [(1.0, pytest.approx(1 / 3)), (2.0, 0.0), (3.0, 0.0)]
+    (mean,) = _pick(records, metric="mean", at=1.0)
+    (oracle,) = _pick(records, metric="oracle", at=3.0)
+    assert (mean["value"], oracle["value"]) == (pytest.approx(1 / 3), 1.0)
+    # FA of advantages: of `d` -1, -1, 0, whose running sums -1, -2, -2 are lowest at message 3; of `e` 1, 0, 1, whose
+    # lowest running sum is 1 at message 1, and whose largest fall is to message 3.
+    # Of top-k means: of `d` -4, -4, 0, running sums -4, -8, -8; of `e` -2, 0, -2, running sums -2, -2, -4, lowest at
+    # message 5, lowest value at message 1, and the only fall to message 5, which is there only as 0.0 is valid.
+    steps = {
+        (r["trajectory_id"], r["method"], r["predictor"]): r["step"]
+        for r in _pick(folder.dataset("attributions").to_table().to_pylist(), token_agg="mean")
+    }
+    by_hand = {
+        ("d", "progress_advantage"): (3, 1, 1),
+        ("e", "progress_advantage"): (1, 1, 3),
+        ("d", "self_certainty"): (3, 1, 1),
+        ("e", "self_certainty"): (5, 1, 5),
+    }
+    for (key, method), blamed in by_hand.items():
+        assert tuple(steps[key, method, predictor] for predictor in schema.PREDICTORS) == blamed
+    (drop,) = _pick(
+        records, metric="step_accuracy", method="progress_advantage", token_agg="mean", predictor="sharpest_abs_drop"
+    )
+    assert drop["value"] == 0.5  # `e`: the fall is to the labelled step, which has no tokens
+    # What is missing stays null on disk.
+    on_disk = folder.dataset("steps").to_table().to_pylist()
+    cut = [row["progress_advantage__mean"] for row in on_disk if not row["n_tokens"]]
+    assert cut == [None] * 4
+    picked = _pick(folder.dataset("selections").to_table().to_pylist(), method="progress_advantage", **cell)
+    assert [(r["trajectory_id"], r["reward"]) for r in picked] == [("c", None)]
+
+
+def test_few_tasks_have_no_interval_and_no_p_value(done, tmp_path):
+    folder = _folder(tmp_path, [row for row in _corpus() if row["benchmark"] == "tau"])  # five tasks
+    evaluate(SETTINGS, folder, map)
+    for table in ("metrics", "comparisons"):
+        records = json.loads(folder.read(f"{table}.json"))
+        known = [r for r in records if r["value"] is not None]
+        assert known
+        for r in known:
+            assert (r["ci_low"], r["ci_high"], r.get("p_value"), r.get("p_holm")) == (None,) * 4
+            assert "fewer than ten tasks: no interval" in r["note"]
+    # Twelve labelled questions are enough, for p-values too.
+    records = json.loads(done[0].read("comparisons.json"))
+    assert any(r["p_holm"] is not None for r in _pick(records, scenario="fa"))
+
+
+def test_the_driver_gathers_counts_however_many_groups(tmp_path, monkeypatch):
+    """What tasks are sent and what they return does not grow with groups, and slices change no byte."""
+    monkeypatch.setattr(survey, "_SLICE_FIGURES", 100)  # two groups a slice
+
+    def run(n_groups, name):
+        moved = []
+
+        def counting(function, items):
+            for item in items:
+                result = pickle.loads(pickle.dumps(function(item)))
+                moved.append((len(pickle.dumps(item)), len(pickle.dumps(result))))
+                yield result
+
+        rows = [
+            _rollout(f"domain {k:02d}", f"t{task}", trial, float(trial == task), trial / 4) | {"mistake_step": 1}
+            for k in range(n_groups)
+            for task in range(2)
+            for trial in range(2)
+        ]
+        rows = [row | {"domain": row["behavior"], "behavior": None} for row in rows]
+        folder = _folder(tmp_path / name, rows)
+        return folder, evaluate(Evaluate(scenarios=["best_of_n", "fa"], resamples=5), folder, counting), moved
+
+    few, summary_of_few, moved_of_few = run(2, "few")
+    many, summary, moved = run(6, "many")
+    per_group = summary_of_few.metrics // 2
+    assert (summary.metrics, len(_metrics(many))) == (6 * per_group, 6 * per_group)
+    # A job's name and a few numbers more, not a row more.
+    assert max(sent for sent, _ in moved) <= max(sent for sent, _ in moved_of_few) + 16
+    assert max(got for _, got in moved) < 400
+    assert not Path(many.path("reducing")).exists()
+    # In order, and each group's rows are those that it has alone, whichever slice they went through.
+    records = _metrics(many)
+    where = [(stage_, r["domain"]) for r in records for stage_ in [("best_of_n", "fa").index(r["scenario"])]]
+    assert where == sorted(where)
+    for table in ("metrics", "comparisons"):
+        of_few, of_many = (json.loads(folder.read(f"{table}.json")) for folder in (few, many))
+        assert [r for r in of_many if r["domain"] in ("domain 00", "domain 01")] == of_few
+        assert pq.read_table(many.path(f"{table}.parquet")).to_pylist() == of_many
+    monkeypatch.setattr(survey, "_SLICE_FIGURES", 10**6)
+    whole, _, _ = run(6, "whole")
+    for name in ("metrics.json", "comparisons.json", "metrics.parquet", "comparisons.parquet"):
+        assert Path(whole.path(name)).read_bytes() == Path(many.path(name)).read_bytes()

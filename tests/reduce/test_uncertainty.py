@@ -97,7 +97,8 @@ def test_bootstrap_is_a_resampling_of_clusters():
 
 
 def test_resamples_of_one_class_are_left_out_and_counted():
-    figure = _figures([3, 2, 1], [1, 0, 0], resamples=200)["auroc", None]
+    # One success among ten: a resample without it has one class.
+    figure = _figures([*range(10, 0, -1)], [1, *[0] * 9], resamples=200)["auroc", None]
     assert figure.value == figure.ci_low == figure.ci_high == 1
     assert "of 200 resamples left out" in figure.note
 
@@ -124,4 +125,4 @@ def test_a_single_trajectory():
     found = _figures([1.0], [1.0], resamples=10)
     assert found["auroc", None].value is None
     assert (found["risk", 1.0].value, found["risk", 1.0].ci_low) == (0, None)
-    assert found["risk", 1.0].note == "one cluster: no interval"
+    assert found["risk", 1.0].note == "fewer than ten tasks: no interval"

@@ -181,6 +181,7 @@ def test_many_groups_are_tables_and_tasks_may_run_elsewhere(folder, tmp_path, mo
 def test_comparisons_stand_beside_the_plain_figures(tmp_path):
     assert Comparisons.of(RunFolder(str(tmp_path))) == Comparisons([], 0)
     group = {"scenario": "uq", "benchmark": "b", "domain": None, "metric": "auroc", "at": None, "predictor": None}
+    group["behavior"] = None
     own = {"method": "entropy", "against": None, "value": 0.6, "ci_low": 0.5, "ci_high": 0.7, "p_holm": None}
     less = {**own, "method": "progress_advantage", "against": "entropy", "value": 0.1, "ci_low": -0.1, "ci_high": 0.3}
     rows = [
@@ -189,10 +190,11 @@ def test_comparisons_stand_beside_the_plain_figures(tmp_path):
         {**group, **less, "choice": "headline", "p_holm": 0.25},
         {**group, **less, "choice": "cross_fitted", "value": None},
         {**group, **own, "domain": "other", "choice": "cross_fitted"},
+        {**group, **own, "behavior": "other", "choice": "cross_fitted"},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "comparisons.parquet")
     RunFolder(str(tmp_path)).start("evaluate", {"evaluate": {"resamples": 399}})
-    found, of = Comparisons.of(RunFolder(str(tmp_path))), Measured("uq", ("b", None), [], [])
+    found, of = Comparisons.of(RunFolder(str(tmp_path))), Measured("uq", ("b", None, None), [], [])
     assert found.cross_fitted(of) == {"entropy": "0.600 [0.50, 0.70]"}
     assert found.differences(of) == Differences(
         ["aggregation chosen beforehand", "cross-fitted"],

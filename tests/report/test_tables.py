@@ -97,3 +97,19 @@ def test_what_would_hold_on_other_tasks_stands_below(tmp_path):
     assert f"{said}; the best cell in hindsight: 0.850" in lines
     assert "less entropy, the best of the others: +0.050 [+0.01, +0.09], p 0.040 (Holm, 8 comparisons)" in lines
     assert not any("perplexity" in line or "policy" in line for line in lines)
+
+
+def test_of_many_groups_some_are_shown_and_the_rest_counted(tmp_path):
+    row = {"scenario": "uq", "method": "entropy", "metric": "auroc", "value": 0.5}
+    lines = shown(tmp_path, *({**row, "domain": f"d{k:02d}"} for k in range(30)))
+    assert sum(line.startswith("uq: tau2 d") for line in lines) == 12
+    assert [line for line in lines if "groups more" in line] == [f"uq: 18 groups more, in {tmp_path}/metrics.parquet"]
+
+
+def test_behaviors_are_named_where_several_share_a_domain(tmp_path):
+    row = {"scenario": "uq", "method": "entropy", "metric": "auroc", "value": 0.5}
+    behaviors = ({"behavior": "gpt"}, {"behavior": None}, {"domain": "retail", "behavior": "gpt"})
+    lines = shown(tmp_path, *({**row, **behavior} for behavior in behaviors))
+    titles = [line for line in lines if line.startswith("uq:")]
+    # A table's title is no wider than the table.
+    assert titles == ["uq: tau2 retail", "uq: tau2 airline, by gpt", "uq: tau2 airline, by a policy without a"]
