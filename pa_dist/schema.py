@@ -165,7 +165,8 @@ ATTRIBUTIONS = pa.schema(
         pa.field("step", pa.int32()),  # null where no step could be read
         pa.field("fallback", pa.bool_()),  # nothing pointed at a step: it is the tie rule's; null without a step
         pa.field("agent", pa.string()),
-        # Why no predictor could blame the labelled step: `UNREACHABLE`; null where one could, and without a label.
+        # Why the labelled step has no score, so that no predictor can blame it (preset `paper` may, where it is cut):
+        # `UNREACHABLE`; null where it has one, and without a label.
         pa.field("unreachable", pa.string()),
         pa.field("correct", pa.bool_()),  # null without a label
         pa.field("agent_correct", pa.bool_()),

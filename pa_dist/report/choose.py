@@ -1,6 +1,7 @@
 """Which trajectories the viewer holds, in which order, and what its list says of them."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,15 +10,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pa_dist.config import Evaluate
+from pa_dist.reduce.groups import GROUP
+from pa_dist.reduce.groups import Group as GroupName
 from pa_dist.reduce.ragged import Ints, column
 from pa_dist.report.find import holding
+from pa_dist.report.words import UNNAMED
 from pa_dist.run import RunFolder
 from pa_dist.schema import NONE
 
 # Trajectories that one task writes, and holds at a time.
 _GROUP_ROWS = 256
-_KEYS = ("benchmark", "domain", "task_id")
-_LABELS = ("trial", "behavior", "reward", "mistake_step", "n_steps", "n_scored_steps")
+_KEYS = (*GROUP, "task_id")
+_LABELS = ("trial", "reward", "mistake_step", "n_steps", "n_scored_steps")
 # What the list can show beside a column a method: progress advantage by some other aggregations.
 _MORE_SCORES = (
     "progress_advantage__mean__min",
@@ -89,11 +93,12 @@ def score_columns(available: Sequence[str]) -> list[str]:
 
 
 def task_numbers(table: pa.Table) -> Ints:
-    """The task of each row of a table sorted by its keys, counted from 0; a trajectory without one is its own."""
+    """The task of each row of a table sorted by its keys, counted from 0; a trajectory without one is its own, and
+    each behavior's rollouts of a task are tasks of their own, as they are where best-of-N chooses."""
     before, after = table.slice(0, max(len(table) - 1, 0)), table.slice(1)
     changes = np.zeros(len(table), np.int64)
     for name in _KEYS:
-        # Null where either is: two tasks, unless it is only the benchmark or the domain that nobody named.
+        # Null where either is: two tasks, unless it is only a part of the group that nobody named.
         same = pc.equal(column(before, name), column(after, name))
         if name != "task_id":
             both = pc.and_(pc.is_null(column(before, name)), pc.is_null(column(after, name)))
@@ -133,19 +138,26 @@ def read_choice(choice: Choice) -> dict[str, Any]:
     """A choice as the page's index holds it: a list a column, scores with six digits."""
     table = choice.table
     names = [name for name in table.column_names if name.count("__") == 2]
-    groups: dict[tuple[str | None, str | None], int] = {}
-    pairs = zip(table["benchmark"].to_pylist(), table["domain"].to_pylist(), strict=True)
-    columns = {name: table[name].to_pylist() for name in (*_LABELS, "success", "chosen")}
+    groups: dict[GroupName, int] = {}
+    of_rows = zip(*(table[name].to_pylist() for name in GROUP), strict=True)
+    columns = {name: table[name].to_pylist() for name in ("behavior", *_LABELS, "success", "chosen")}
     return {
         "id": table["trajectory_id"].to_pylist(),
-        "group": [groups.setdefault(pair, len(groups)) for pair in pairs],
-        "groups": list(groups),
+        "group": [groups.setdefault(group, len(groups)) for group in of_rows],
+        "groups": named_apart(groups),
         "task": table["task_id"].to_pylist(),
         **columns,
         "scores": {name: [_short(value) for value in table[name].to_pylist()] for name in names},
         "total": choice.n_total,
         "tasks_left_out": choice.n_tasks_left_out,
     }
+
+
+def named_apart(groups: Iterable[GroupName]) -> list[list[str | None]]:
+    """Benchmark and domain of each group, and its behavior where another one shares these."""
+    groups = list(groups)
+    shared = Counter(group[:2] for group in groups)
+    return [[*group[:2], *([group[2] or UNNAMED] if shared[group[:2]] > 1 else [])] for group in groups]
 
 
 def _short(value: float | None) -> float | None:

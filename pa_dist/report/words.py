@@ -21,6 +21,7 @@ MINE = "progress_advantage"
 # The predictor of whose baseline the random choice is the fair one.
 CHANCE = "random"
 _MOST_NAMED = 3
+UNNAMED = "a policy without a name"
 NO_WIDTH = "An interval without width: all resamples agree, which is not certainty."
 
 
@@ -43,7 +44,7 @@ def titles(groups: Iterable[Group], shown: Callable[[str], str] = plain) -> dict
         *where, behavior = (shown(name) if name else "" for name in group)
         found[group] = " ".join(filter(None, where)) or "all trajectories"
         if shared[group[:2]] > 1:
-            found[group] += f", by {behavior or 'a policy without a name'}"
+            found[group] += f", by {behavior or UNNAMED}"
     return found
 
 

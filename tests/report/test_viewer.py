@@ -124,8 +124,27 @@ def test_predictors_that_found_nothing_blame_nothing():
 def test_tasks_of_other_domains_and_none_are_apart():
     keys = [("a", None, "1"), ("a", None, "1"), ("a", "x", "1"), ("b", "x", "1"), ("b", "x", None), ("b", "x", None)]
     names = ("benchmark", "domain", "task_id")
-    table = pa.Table.from_pylist([dict(zip(names, key, strict=True)) for key in keys], pa.schema(schema.KEYS[1:4]))
-    assert task_numbers(table).tolist() == [0, 0, 1, 2, 3, 4]
+    given = [{**dict(zip(names, key, strict=True)), "behavior": None} for key in keys]
+    given += [{**given[3], "behavior": policy} for policy in ("p", "p", "q")]
+    table = pa.Table.from_pylist(given, pa.schema([*schema.GROUP, pa.field("task_id", pa.string())]))
+    assert task_numbers(table).tolist() == [0, 0, 1, 2, 3, 4, 5, 5, 6]
+
+
+def test_rollouts_of_two_policies_are_no_trials_of_one_task(tmp_path):
+    """Best-of-N takes one of each, so that a task whose trials mix them would have two that are chosen."""
+    tokenizer = save_tokenizer(tmp_path / "policy", bos=True)
+    given = [
+        {**row, "trajectory_id": f"{row['trajectory_id']}/{policy}", "behavior": policy}
+        for row in rows(1, 2)
+        for policy in ("p", None)
+    ]
+    index = unpacked(
+        write_viewer(write_run(str(tmp_path / "run"), given, tokenizer, str(tmp_path / "policy")), 9, map).index
+    )
+    assert index["behavior"] == ["p", "p", None, None]
+    assert index["group"] == [0, 0, 1, 1]
+    assert index["groups"] == [["desk", "orders", "p"], ["desk", "orders", "a policy without a name"]]
+    assert [sum(index["chosen"][i : i + 2]) for i in (0, 2)] == [1, 1]
 
 
 def test_scores_that_the_list_offers():
