@@ -15,9 +15,9 @@ CHUNK_ELEMENTS_OF_A_GPU = 2**28
 # Logits that are reduced together: on a CPU what its caches hold.
 BLOCK_ELEMENTS = {"cpu": 2**20}
 
-# Heads mask tokens, such as padding, by logits of -inf or of the least number of some dtype. No token that a model
-# weighs has so small a log-probability.
-MASKED = -1e4
+# Heads mask tokens, such as padding, by logits of -inf, of the least number of some dtype, or of -1e4, from which the
+# normaliser may take some. No token that a model weighs has so small a log-probability.
+MASKED = -5e3
 
 
 def token_columns(

@@ -50,6 +50,15 @@ def test_a_masked_token_that_was_said_has_no_logprob(mask):
     assert chosen.item() == -math.inf
 
 
+def test_a_mask_is_one_where_all_logits_are_low():
+    """The normaliser, here -20, is taken from the mask: its log-probability is -9,980."""
+    logits = torch.tensor([[*(logit - 20 for logit in HALVES), -1e4]])
+    _, topk, entropy, certainty = reduce_logits(logits, torch.tensor([0]), 20)
+    assert topk.item() == pytest.approx(-9 / 4 * math.log(2), rel=1e-5)
+    assert entropy.item() == pytest.approx(7 / 4 * math.log(2), rel=1e-5)
+    assert certainty.isnan().all()
+
+
 def test_a_very_unlikely_token_is_not_masked():
     chosen, _, entropy, certainty = reduce_logits(torch.tensor([[0.0, -500.0]]), torch.tensor([1]), 2)
     assert chosen.item() == -500
