@@ -162,10 +162,10 @@ class RunFolder:
         named = None if columns is None else list(columns)
         return pq.read_table(path, filesystem=self.filesystem, columns=named, schema=schema, partitioning=None)
 
-    def batches(self, name: str) -> Iterator[pa.Table]:
-        """A table of one file, some rows at a time: of many groups there are many."""
+    def batches(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """A table of one file, or some of its columns, some rows at a time: of many groups there are many."""
         with pq.ParquetFile(self.path(name), filesystem=self.filesystem) as file:
-            for batch in file.iter_batches():
+            for batch in file.iter_batches(columns=None if columns is None else list(columns)):
                 yield pa.Table.from_batches([batch])
 
     @cached_property

@@ -1,10 +1,13 @@
 """What the run's table `comparisons` says beside the plain figures; a run evaluated without one shows none of it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow.compute as pc
+
 from pa_dist.reduce import comparisons as choices
+from pa_dist.reduce.groups import GROUP, Group
 from pa_dist.report.measured import Measured
 from pa_dist.report.words import MAIN, NO_WIDTH, figure, has_no_width, plain
 from pa_dist.run import RunFolder
@@ -38,14 +41,16 @@ class Comparisons:
     resamples: int
 
     @staticmethod
-    def of(folder: RunFolder) -> "Comparisons":
-        """Those of a run."""
+    def of(folder: RunFolder, groups: Collection[Group]) -> "Comparisons":
+        """Those of some groups of a run."""
         path = folder.path("comparisons.parquet")
         if not folder.filesystem.get_file_info(path).is_file:
             return Comparisons([], 0)
-        rows = folder.read_table(path).to_pylist()
+        main = pc.field("metric").isin(list(MAIN.values()))
+        tables = (table.filter(main) for table in folder.batches("comparisons.parquet"))
+        rows = [row for table in tables for row in table.to_pylist() if row["metric"] == MAIN[row["scenario"]]]
         resamples = folder.manifest["stages"]["evaluate"]["settings"]["evaluate"]["resamples"]
-        return Comparisons([row for row in rows if row["metric"] == MAIN[row["scenario"]]], resamples)
+        return Comparisons([row for row in rows if tuple(row[name] for name in GROUP) in groups], resamples)
 
     def cross_fitted(self, of: Measured) -> dict[str, str]:
         """Each method's own figure with its aggregation chosen on other data."""

@@ -1,12 +1,13 @@
 """What a report shows of the metrics of a run and of its sweep, by scenario and group."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pa_dist.reduce.groups import Group
+from pa_dist.reduce.groups import GROUP, Group, by_name
 from pa_dist.report.tables import headline
 from pa_dist.report.words import MAIN, MINE, SCENARIOS, plain
 from pa_dist.run import ALPHAS, RunFolder
@@ -17,6 +18,8 @@ Row = dict[str, Any]
 # Those that figures show, with the reward models; as many as a reader tells apart.
 DRAWN = (MINE, "policy_logprob", "self_certainty", "deepconf_bottom10")
 MOST_SERIES = 6
+# Of a scenario's groups, those that a page has room for.
+MOST_GROUPS = 50
 # Of the sweep's FA figures one predictor is drawn.
 _SWEPT_PREDICTOR = "sharpest_drop"
 
@@ -53,19 +56,65 @@ class Measured:
         return plain(notes[0]) if notes else "no method has scores"
 
 
-def measured(folder: RunFolder) -> list[Measured]:
-    """The metrics of a run by scenario and group."""
-    metrics = _shown(folder.read_table(folder.path("metrics.parquet")))
-    found: dict[tuple[str, Group], Measured] = {}
-    for row in metrics.to_pylist():
-        group = (row["benchmark"], row["domain"], row["behavior"])
-        of = found.setdefault((row["scenario"], group), Measured(row["scenario"], group, [], []))
-        if row["headline"]:
-            of.headline.append(row)
-        if row["metric"] == MAIN[of.scenario]:
-            of.cells.append(row)
+@dataclass(frozen=True)
+class Found:
+    """What a page shows of `metrics`.
+
+    Attributes:
+      measured: by scenario and group.
+      left_out: how many groups of each scenario are not among them, those of fewest rows.
+    """
+
+    measured: list[Measured]
+    left_out: dict[str, int]
+
+    @property
+    def groups(self) -> set[Group]:
+        """Those that are shown in any scenario."""
+        return {of.group for of in self.measured}
+
+    def of(self, scenario: str) -> list[Measured]:
+        """A scenario's groups."""
+        return [of for of in self.measured if of.scenario == scenario]
+
+
+def measured(folder: RunFolder) -> Found:
+    """The metrics of a run by scenario and group; of many groups those of most rows, read some rows at a time."""
+    sizes = _sizes(folder)
+    kept = {
+        name: sorted(of, key=lambda group: (-of[group], by_name(group)))[:MOST_GROUPS] for name, of in sizes.items()
+    }
+    found = {(name, group): Measured(name, group, [], []) for name, groups in kept.items() for group in groups}
+    for metrics in folder.batches("metrics.parquet"):
+        for row in _shown(metrics).to_pylist():
+            of = found.get((row["scenario"], (row["benchmark"], row["domain"], row["behavior"])))
+            if of is None:
+                continue
+            if row["headline"]:
+                of.headline.append(row)
+            if row["metric"] == MAIN[of.scenario]:
+                of.cells.append(row)
     ordered = sorted(found.values(), key=lambda of: [name or "" for name in of.group])
-    return [_at_the_largest(of) for name in SCENARIOS for of in ordered if of.scenario == name]
+    return Found(
+        [_at_the_largest(of) for name in SCENARIOS for of in ordered if of.scenario == name],
+        {name: len(of) - len(kept[name]) for name, of in sizes.items()},
+    )
+
+
+def _largest(sizes: Mapping[Group, int]) -> list[Group]:
+    return sorted(sizes, key=lambda group: (-sizes[group], by_name(group)))[:MOST_GROUPS]
+
+
+def _sizes(folder: RunFolder) -> dict[str, dict[Group, int]]:
+    """By scenario the most that any figure of a group was computed from."""
+    found: dict[str, dict[Group, int]] = {}
+    for metrics in folder.batches("metrics.parquet", ["scenario", *GROUP, "n"]):
+        largest = metrics.group_by(["scenario", *GROUP]).aggregate([("n", "max")])
+        for row in largest.to_pylist():
+            of = found.setdefault(row["scenario"], {})
+            group = (row["benchmark"], row["domain"], row["behavior"])
+            of[group] = max(of.get(group, 0), row["n_max"] or 0)
+    return found
 
 
 def _shown(metrics: pa.Table) -> pa.Table:
@@ -85,9 +134,8 @@ def swept(folder: RunFolder) -> dict[str, list[Row]]:
     path = folder.path(f"{ALPHAS}.parquet")
     if not folder.filesystem.get_file_info(path).is_file:
         return {}
-    rows = _shown(folder.read_table(path)).to_pylist()
     found: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in (row for metrics in folder.batches(f"{ALPHAS}.parquet") for row in _shown(metrics).to_pylist()):
         mine = row["headline"] and row["method"] == MINE and row["metric"] == MAIN[row["scenario"]]
         if mine and row["predictor"] in (None, _SWEPT_PREDICTOR):
             found.setdefault(row["scenario"], []).append(row)

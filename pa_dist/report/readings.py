@@ -4,6 +4,7 @@ Of each column of `scores` a task holds the keys, the labels and itself.
 """
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -39,13 +40,16 @@ class Curves:
     n: int
 
 
-def score_curves(folder: RunFolder, success_threshold: float, cell: Cell) -> dict[Group, Curves]:
-    """Curves of a column of `scores` in each group where a trajectory has a score and a reward."""
+def score_curves(
+    folder: RunFolder, success_threshold: float, drawn: Collection[Group], cell: Cell
+) -> dict[Group, Curves]:
+    """Curves of a column of `scores` in each of some groups where a trajectory has a score and a reward."""
     labelled = pc.field("reward").is_valid() & pc.field(cell.column).is_valid()
     table = folder.dataset("scores").to_table(columns=[*_KEYS, cell.column], filter=labelled)
     return {
         group: _curves(floats(rows, cell.column), floats(rows, "reward") >= success_threshold, cell.orientation)
         for group, rows in by_group(table)
+        if group in drawn
     }
 
 
@@ -67,14 +71,17 @@ def _drawn(curve: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
     return curve[0][kept], curve[1][kept]
 
 
-def blame_errors(folder: RunFolder, token_agg: str, method: str) -> dict[Group, dict[str, Counter[int | None]]]:
-    """How often each predictor of a method missed the labelled message by how much; None counts no prediction."""
+def blame_errors(
+    folder: RunFolder, token_agg: str, drawn: Collection[Group], method: str
+) -> dict[Group, dict[str, Counter[int | None]]]:
+    """How often each predictor of a method missed the labelled message by how much in some groups; None counts no
+    prediction."""
     chosen = (pc.field("method") == method) & (pc.field("token_agg") == token_agg)
     table = folder.dataset("attributions", schema.ATTRIBUTIONS).to_table(
         columns=_BLAMED, filter=chosen & pc.field("mistake_step").is_valid()
     )
     found: dict[Group, dict[str, Counter[int | None]]] = {}
-    for group, rows in by_group(table):
+    for group, rows in ((group, rows) for group, rows in by_group(table) if group in drawn):
         errors = pc.subtract(rows["step"], rows["mistake_step"])
         counted = pa.table({"predictor": rows["predictor"], "error": errors}).group_by(["predictor", "error"])
         for row in counted.aggregate([([], "count_all")]).to_pylist():

@@ -14,7 +14,7 @@ from pa_dist.report import facts, plots, readings
 from pa_dist.report.comparisons import CROSS_FITTED, Comparisons, Differences
 from pa_dist.report.facts import Fact
 from pa_dist.report.figures import Drawing, Figures, of_best_of_n, of_fa, of_sweep, of_uq
-from pa_dist.report.measured import Measured, measured, swept
+from pa_dist.report.measured import Found, Measured, measured, swept
 from pa_dist.report.spreadsheet import as_csv
 from pa_dist.report.svg import inlined
 from pa_dist.report.tables import BUILDERS, figure
@@ -71,7 +71,7 @@ class GroupSection:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A scenario: its groups, or why it has none."""
+    """A scenario: its groups, and what is left out of it, or why all is."""
 
     name: str
     title: str
@@ -104,9 +104,9 @@ def build(folder: RunFolder, map_tasks: "Mapper") -> Report:
     found = measured(folder)
     read = _read(folder, found, map_tasks)
     folder.filesystem.create_dir(folder.path(REPORT, FIGURES), recursive=True)
-    writer = _Writer(folder, read)
+    writer = _Writer(folder, found, read)
     with plots.style():
-        scenarios = [writer.scenario(name, [of for of in found if of.scenario == name]) for name in SCENARIOS]
+        scenarios = [writer.scenario(name) for name in SCENARIOS]
     reasons, other = facts.reject_lines(read.rejects)
     summary = _summary(folder, found, read.groups)
     return Report(summary, scenarios, facts.facts(folder), facts.seconds(folder), reasons, other, read.groups)
@@ -123,17 +123,23 @@ class _Read:
     rejects: readings.Rejects
 
 
-def _read(folder: RunFolder, found: Sequence[Measured], map_tasks: "Mapper") -> _Read:
-    columns = _columns(folder, [of for of in found if of.scenario == "uq"])
+def _read(folder: RunFolder, found: Found, map_tasks: "Mapper") -> _Read:
+    columns = _columns(folder, found.of("uq"))
+    drawn = {name: _drawn(found.of(name)) for name in SCENARIOS}
     threshold = folder.manifest["stages"]["evaluate"]["settings"]["evaluate"]["success_threshold"]
-    curves = map_tasks(partial(readings.score_curves, folder, threshold), columns)
+    curves = map_tasks(partial(readings.score_curves, folder, threshold, drawn["uq"]), columns)
     by_method = dict(zip((cell.method for cell in columns), curves, strict=True))
     errors: dict[Group, Any] = {}
-    if any(of.scenario == "fa" for of in found):
-        (errors,) = map_tasks(partial(readings.blame_errors, folder, "mean"), [MINE])
+    if drawn["fa"]:
+        (errors,) = map_tasks(partial(readings.blame_errors, folder, "mean", drawn["fa"]), [MINE])
     (rejects,) = map_tasks(readings.rejects, [folder])
     (groups,) = map_tasks(readings.groups, [folder])
     return _Read(groups, by_method, errors, rejects)
+
+
+def _drawn(found: Sequence[Measured]) -> set[Group]:
+    """Of a scenario's groups those that figures are drawn of."""
+    return {of.group for of in sorted(found, key=lambda of: -of.n)[:_DRAWN_GROUPS]}
 
 
 def _columns(folder: RunFolder, found: Sequence[Measured]) -> list[Cell]:
@@ -150,21 +156,25 @@ def _columns(folder: RunFolder, found: Sequence[Measured]) -> list[Cell]:
 class _Writer:
     """Draws figures, and writes them beside the page."""
 
-    def __init__(self, folder: RunFolder, read: _Read) -> None:
-        self._folder, self._read, self._slugs = folder, read, Slugs()
+    def __init__(self, folder: RunFolder, found: Found, read: _Read) -> None:
+        self._folder, self._found, self._read, self._slugs = folder, found, read, Slugs()
         self._sweep = swept(folder)
-        self._compared = Comparisons.of(folder)
+        self._compared = Comparisons.of(folder, found.groups)
 
-    def scenario(self, name: str, found: Sequence[Measured]) -> Scenario:
+    def scenario(self, name: str) -> Scenario:
         """A scenario with its groups, those of most rows drawn."""
-        drawn = {id(of) for of in sorted(found, key=lambda of: -of.n)[:_DRAWN_GROUPS]}
-        named = titles(of.group for of in found)
+        found = self._found.of(name)
+        drawn, named = _drawn(found), titles(of.group for of in found)
         groups = [
-            self._group(of, named[of.group], id(of) in drawn, place < _OPEN_GROUPS) for place, of in enumerate(found)
+            self._group(of, named[of.group], of.group in drawn, place < _OPEN_GROUPS) for place, of in enumerate(found)
         ]
+        more = self._found.left_out.get(name, 0)
+        groups_more = f"{more:,} group{'s' if more > 1 else ''}"
+        others = f"{groups_more} of fewer trajectories; all figures are in metrics.parquet" if more else ""
         sweep = of_sweep(name, self._sweep[name]) if self._sweep.get(name) else None
         figures = [self._shown(sweep, self._slugs.of(sweep.kind))] if sweep else []
-        return Scenario(name, SCENARIOS[name], groups, figures, "" if found else _why_left_out(self._folder, name))
+        left_out = others if found else _why_left_out(self._folder, name)
+        return Scenario(name, SCENARIOS[name], groups, figures, left_out)
 
     def _group(self, of: Measured, title: str, drawn: bool, open: bool) -> GroupSection:
         table = BUILDERS[of.scenario](of.headline)
@@ -232,15 +242,15 @@ def _why_left_out(folder: RunFolder, scenario: str) -> str:
     return _NO_LABELS[scenario] if "auto" in wanted or scenario in wanted else "evaluate.scenarios does not name it"
 
 
-def _summary(folder: RunFolder, found: Sequence[Measured], groups: Sequence[Group]) -> list[str]:
+def _summary(folder: RunFolder, found: Found, groups: Sequence[Group]) -> list[str]:
     """Sentences: what was scored, what was not, and what progress advantage reached in each scenario."""
     stages = folder.manifest["stages"]
-    named = titles(of.group for of in found)
+    named = titles(found.groups)
     said = [_scored(stages["evaluate"], facts.data(groups), facts.pair(folder))]
     if lost := truncation.said(stages["score"]):
         said.append(f"{lost[0].upper()}{lost[1:]}.")
     for scenario, title in SCENARIOS.items():
-        here = [m for m in found if m.scenario == scenario]
+        here = found.of(scenario)
         lines = [f"{named[m.group]}: {finding(scenario, m.headline)}" for m in here[:_OPEN_GROUPS]]
         more = f" {len(here) - _OPEN_GROUPS} groups more below." if len(here) > _OPEN_GROUPS else ""
         said += [f"{title}, by {MINE}. {'. '.join(lines)}.{more}"] if lines else []

@@ -54,7 +54,7 @@ def reduce_logits(logits: Tensor, targets: Tensor, top_k: int) -> Tensor:
     self-certainty, a mean over all of -log p, is NaN. A masked token's own log-probability is -inf.
     """
     logprobs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-    if not bool(logprobs.amin() > MASKED):
+    if len(logprobs) and not bool(logprobs.amin() > MASKED):
         return _reduce_masked(logprobs, targets, top_k)
     chosen = logprobs.gather(1, targets.unsqueeze(1)).squeeze(1)
     topk_mean = logprobs.topk(min(top_k, logprobs.shape[1]), dim=-1, sorted=False).values.mean(dim=-1)

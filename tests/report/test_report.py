@@ -181,8 +181,19 @@ def test_many_groups_are_tables_and_tasks_may_run_elsewhere(folder, tmp_path, mo
     assert sections._TOO_MANY in uq.groups[1].below
 
 
+def test_of_more_groups_than_a_page_holds_the_largest_are_shown(folder, tmp_path, monkeypatch):
+    largest = max(measured(folder).of("uq"), key=lambda of: of.n)
+    monkeypatch.setattr("pa_dist.report.measured.MOST_GROUPS", 1)
+    copied = RunFolder(str(shutil.copytree(folder.path(), tmp_path / "run")))
+    uq = sections.build(copied, map).scenarios[0]
+    assert len(uq.groups) == 1
+    assert uq.left_out == "1 group of fewer trajectories; all figures are in metrics.parquet"
+    assert measured(copied).of("uq") == [largest]
+
+
 def test_comparisons_stand_beside_the_plain_figures(tmp_path):
-    assert Comparisons.of(RunFolder(str(tmp_path))) == Comparisons([], 0)
+    shown = {("b", None, None), ("b", None, "other"), ("b", "other", None)}
+    assert Comparisons.of(RunFolder(str(tmp_path)), shown) == Comparisons([], 0)
     group = {"scenario": "uq", "benchmark": "b", "domain": None, "metric": "auroc", "at": None, "predictor": None}
     group["behavior"] = None
     own = {"method": "entropy", "against": None, "value": 0.6, "ci_low": 0.5, "ci_high": 0.7, "p_holm": None}
@@ -194,10 +205,12 @@ def test_comparisons_stand_beside_the_plain_figures(tmp_path):
         {**group, **less, "choice": "cross_fitted", "value": None},
         {**group, **own, "domain": "other", "choice": "cross_fitted"},
         {**group, **own, "behavior": "other", "choice": "cross_fitted"},
+        {**group, **own, "domain": "not shown", "choice": "cross_fitted"},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "comparisons.parquet")
     RunFolder(str(tmp_path)).start("evaluate", {"evaluate": {"resamples": 399}})
-    found, of = Comparisons.of(RunFolder(str(tmp_path))), Measured("uq", ("b", None, None), [], [])
+    found, of = Comparisons.of(RunFolder(str(tmp_path)), shown), Measured("uq", ("b", None, None), [], [])
+    assert len(found.rows) == len(rows) - 1
     assert found.cross_fitted(of) == {"entropy": "0.600 [0.50, 0.70]"}
     assert found.differences(of) == Differences(
         ["aggregation chosen beforehand", "cross-fitted"],
@@ -219,7 +232,7 @@ def test_comparisons_stand_beside_the_plain_figures(tmp_path):
 
 def test_a_note_on_intervals_stands_under_tables_that_show_them(folder):
     """Of the headline's rows some have an interval that no table shows, such as risks at full coverage."""
-    of = next(of for of in measured(folder) if of.scenario == "uq" and of.group[1] == HOSTILE)
+    of = next(of for of in measured(folder).of("uq") if of.group[1] == HOSTILE)
     hidden = {"metric": "risk", "at": 1.0, "value": 0.5, "ci_low": 0.5, "ci_high": 0.5}
     headline = [*of.headline, {**of.headline[0], **hidden}]
     assert not any(map(has_no_width, BUILDERS["uq"](headline).shown))

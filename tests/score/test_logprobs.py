@@ -66,6 +66,11 @@ def test_a_very_unlikely_token_is_not_masked():
     assert certainty.item() == pytest.approx(250 - math.log(2))  # the mean of 0 and 500, less log 2
 
 
+def test_no_positions_have_no_columns():
+    """As of a trajectory whose only action is its first token."""
+    assert reduce_logits(torch.empty(0, 5), torch.empty(0, dtype=torch.long), 2).shape == (4, 0)
+
+
 def test_what_is_no_number_spoils_its_row_alone():
     found = reduce_logits(torch.tensor([[math.nan, *HALVES[1:]], HALVES]), torch.tensor([1, 1]), 2)
     assert found[:3, 0].isnan().all()
