@@ -49,12 +49,14 @@ class Reduced:
 
 @dataclass(frozen=True)
 class _Steps:
-    """A block's steps, flat. `layouts` remembers how the valid steps of each mask are laid out: methods share masks."""
+    """A block's steps, flat. `given`: which have log-probs of both models, if of no token. `layouts` remembers how the
+    valid steps of each mask are laid out: methods share masks."""
 
     n_steps: Ints
     step: pa.Array
     per_step: dict[str, pa.Array]
     n_tokens: Ints
+    given: Bools
     columns: StepColumns
     layouts: dict[bytes, list[Bucket]]
 
@@ -117,11 +119,13 @@ def _read(table: pa.Table, beta: float) -> _Steps:
     policy, reference = by_name["policy_logprob"], by_name["reference_logprob"]
     differs = is_valid(column(table, "token_ids_reference"))
     require_one_length(table, n_steps, {name: by_name[name] for name in _POLICY})
-    paired = Tokens(reference.values, reference.counts, reference.scored & ~differs)
+    paired = Tokens(reference.values, reference.counts, reference.scored & ~differs, reference.given)
     require_one_length(table, n_steps, {"policy_logprob": policy, "reference_logprob": paired})
     truncated = per_step["truncated"].fill_null(False).to_numpy(zero_copy_only=False)
     columns = _step_columns(by_name, np.repeat(~differs, n_steps), truncated, n_steps, beta)
-    return _Steps(n_steps, step.flatten(), per_step, policy.counts, columns, {})
+    # One column may lack a step that the others have.
+    n_tokens = np.maximum.reduce([by_name[name].counts for name in _POLICY])
+    return _Steps(n_steps, step.flatten(), per_step, n_tokens, policy.given & reference.given, columns, {})
 
 
 def _step_columns(
@@ -133,7 +137,7 @@ def _step_columns(
     # Of other tokens of one text only the sums compare, and only where none of its text was cut for one model alone.
     advantage[[i for i in range(len(TOKEN_AGGS)) if i != SUM]] += np.where(shared, 0.0, np.nan)
     advantage[SUM] += np.where(shared | ~truncated, 0.0, np.nan)
-    scored = np.repeat(policy.scored & reference.scored, n_steps)
+    scored = np.repeat(policy.scored & reference.scored, n_steps) & policy.given & reference.given
     return StepColumns(
         tokens=aggregated,
         advantage=advantage,
@@ -192,7 +196,7 @@ def _reasons(steps: _Steps) -> pa.Array:
     why = np.full(len(missing), -1)
     why[~_valid(columns.advantage)] = 2
     why[~columns.shared_tokens] = 3
-    why[missing] = np.where(truncated, 0, 1)[missing]
+    why[missing] = np.where(steps.given, np.where(truncated, 0, 1), 2)[missing]
     names = pa.array(["truncated", "no token has a log-prob", "a log-prob is not finite", OTHER_TOKENS])
     return names.take(pa.array(why, mask=why < 0))
 

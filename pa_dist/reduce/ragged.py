@@ -51,11 +51,13 @@ class Tokens:
       values: float32 [tokens], the tokens of all steps of all trajectories.
       counts: [steps], tokens of each step.
       scored: [trajectories], False where the trajectory's list is null, or each of its steps.
+      given: [steps], False where the step's list is null, which counts as empty.
     """
 
     values: NDArray[np.float32]
     counts: Ints
     scored: Bools
+    given: Bools
 
 
 def tokens(table: pa.Table, name: str, n_steps: Ints) -> Tokens:
@@ -73,11 +75,11 @@ def tokens(table: pa.Table, name: str, n_steps: Ints) -> Tokens:
     given[np.repeat(scored, n_steps)] = is_valid(inner)
     n_given = np.bincount(np.repeat(np.arange(len(n_steps)), n_steps), weights=given, minlength=len(n_steps))
     scored = scored & ((n_given > 0) | (n_steps == 0))  # an engine that lacks a column leaves its steps null
-    return Tokens(inner.flatten().to_numpy(zero_copy_only=False), counts, scored)
+    return Tokens(inner.flatten().to_numpy(zero_copy_only=False), counts, scored, given)
 
 
 def require_one_length(table: pa.Table, n_steps: Ints, columns: dict[str, Tokens]) -> None:
-    """Assert that the per-token columns of a model give each step the same number of tokens.
+    """Assert that the per-token columns of a model give each step that they have the same number of tokens.
 
     Raises:
       PaDistError: names the trajectory and the column.
@@ -85,7 +87,7 @@ def require_one_length(table: pa.Table, n_steps: Ints, columns: dict[str, Tokens
     (first, expected), *others = columns.items()
     starts = offsets(n_steps)
     for name, found in others:
-        both = np.repeat(expected.scored & found.scored, n_steps)
+        both = np.repeat(expected.scored & found.scored, n_steps) & expected.given & found.given
         wrong = np.flatnonzero(both & (expected.counts != found.counts))
         if len(wrong):
             row = int(np.searchsorted(starts, wrong[0], side="right")) - 1

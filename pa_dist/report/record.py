@@ -65,7 +65,7 @@ def record(scored: pa.Table, steps: Sequence[Row], pieces: Pieces | str, *, empt
                 "reference": reference[i],
             }
         )
-    values = [0.0 if empty_is_zero and not step["policy"] else step["value"] for step in told]
+    values = [0.0 if empty_is_zero and step["policy"] == [] else step["value"] for step in told]
     return {"steps": told, "blamed": blamed(values)}
 
 

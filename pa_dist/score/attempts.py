@@ -139,10 +139,14 @@ def named(outcome: Result | str | Exception | None, n_tokens: int) -> Result | s
 
 
 def _finite(outcome: Outcome) -> Outcome:
-    """Numbers that are not finite are none; self-certainty, which a masked vocabulary has not, is null for the row."""
+    """Numbers that are not finite are none; self-certainty, which a masked vocabulary has not, is null for the row.
+
+    A token that a head masks may be said all the same, by whoever wrote the text: its -inf costs its step alone.
+    """
     if isinstance(outcome, str):
         return outcome
-    needed = [outcome.logprob, outcome.topk_logprob_mean, *([] if outcome.entropy is None else [outcome.entropy])]
+    known = np.where(np.isneginf(outcome.logprob), 0, outcome.logprob)
+    needed = [known, outcome.topk_logprob_mean, *([] if outcome.entropy is None else [outcome.entropy])]
     if lost := np.count_nonzero(~np.isfinite(np.stack(needed)).all(axis=0)):
         return f"no finite number for {lost} of its {len(outcome.logprob)} tokens"
     certainty = outcome.self_certainty

@@ -170,7 +170,8 @@ def split_lost(
 
 
 def with_columns(table: pa.Table, model: str, tokens: str, columns: Sequence[TokenColumns]) -> pa.Table:
-    """Append one model's log-prob columns; of those that a row lacks every step is null.
+    """Append one model's log-prob columns. Of those that a row lacks every step is null, and so is the log-prob of a
+    step that holds a token without any probability.
 
     Args:
       model: whose columns, `policy` or `reference`.
@@ -181,8 +182,7 @@ def with_columns(table: pa.Table, model: str, tokens: str, columns: Sequence[Tok
         of_rows = [getattr(c, name) for c in columns]
         there = [values is not None for values in of_rows]
         filled = [np.empty(0, np.float32), *(values for values in of_rows if values is not None)]
-        column = _nest(offsets, pa.array(np.concatenate(filled)), there)
-        table = table.append_column(f"{model}_{name}", column)
+        table = table.append_column(f"{model}_{name}", _numbers(offsets, np.concatenate(filled), there))
     return table
 
 
@@ -213,17 +213,29 @@ def _offsets(table: pa.Table, model: str) -> tuple[pa.Array, pa.Array]:
     return pa.array(steps, pa.int32()), pa.array(tokens, pa.int32())
 
 
-def _nest(offsets: tuple[pa.Array, pa.Array], values: pa.Array, there: Sequence[bool] | None = None) -> pa.ListArray:
-    """Values as steps of rows.
+def _numbers(
+    offsets: tuple[pa.Array, pa.Array], values: np.ndarray[Any, np.dtype[np.float32]], there: Sequence[bool]
+) -> pa.ListArray:
+    """Values as steps of rows; a step that holds one which is not finite is null.
 
     Args:
       there: of each row, whether its values are among them; each step of the others is null.
     """
     steps, tokens = offsets
-    if there is not None and not all(there):
-        of_step = np.repeat(np.array(there), np.diff(steps.to_numpy()))
-        counts = np.where(of_step, np.diff(tokens.to_numpy()), 0)
-        tokens = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32(), mask=np.append(~of_step, False))
+    given, finite = np.repeat(np.array(there, np.bool_), np.diff(steps.to_numpy())), np.isfinite(values)
+    if given.all() and finite.all():
+        return _nest(offsets, pa.array(values))
+    counts = np.where(given, np.diff(tokens.to_numpy()), 0)
+    step = np.repeat(np.arange(len(counts)), counts)
+    given[step[~finite]] = False
+    ends = np.cumsum(np.where(given, counts, 0))
+    tokens = pa.array(np.concatenate([[0], ends]), pa.int32(), mask=np.append(~given, False))
+    return _nest((steps, tokens), pa.array(values[given[step]]))
+
+
+def _nest(offsets: tuple[pa.Array, pa.Array], values: pa.Array) -> pa.ListArray:
+    """Values as steps of rows."""
+    steps, tokens = offsets
     assert tokens[-1].as_py() == len(values), "a step's per-token arrays share one length"
     return pa.ListArray.from_arrays(steps, pa.ListArray.from_arrays(tokens, values))
 

@@ -1,6 +1,7 @@
 """A sweep on Ray: the policy is scored once, alpha 1 is the policy, and what died goes on."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -166,6 +167,18 @@ def test_columns_are_found_again_in_the_files_that_hold_them(scored, digest_size
     assert found[1] == "the run itself did not score it"
     for name, columns in zip("gba", (found[0], *found[2:]), strict=True):
         assert [column.tolist() for column in columns] == [[ord(name) + k, k, -1.5] for k in range(4)]
+
+
+def test_what_is_null_is_found_again_as_it_was_scored(tmp_path):
+    run, ids = RunFolder(str(tmp_path)), [[7, 7], [7]]
+    topk = {"policy_topk_logprob_mean": [[-1.0, -2.0], [-3.0]], "policy_entropy": [[1.0, 2.0], [3.0]]}
+    row = {"policy_logprob": [None, [-4.0]], **topk, "policy_self_certainty": [None, None]}
+    row |= {"trajectory_id": "a", "token_ids": ids}
+    run.write("logprobs", "part-0", pa.Table.from_pylist([row], schema.LOGPROBS))
+    (found,) = recalling.recall(run, whereabouts.locate(run, "logprobs"), ["a"])
+    assert found.logprob.tolist() == [-math.inf, -math.inf, -4]
+    assert found.entropy.tolist() == [1, 2, 3]
+    assert found.self_certainty is None
 
 
 def test_only_files_that_hold_the_rows_are_read(scored, monkeypatch):

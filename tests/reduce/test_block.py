@@ -130,6 +130,26 @@ def test_reasons():
     assert [step["progress_advantage__mean"] for step in steps] == [None, None, 0, None]
 
 
+def test_a_step_without_log_probs_of_a_model_is_left_out_and_is_no_truncated_one():
+    """As scoring leaves a step with a token that a model gives no probability: top-k and entropy are there."""
+    for model in ("policy", "reference"):
+        row = plain.row("a", [[(-1.0, -2.0, -5.0, 1.0, 2.0)], [(-4.0, -1.0, -3.0, 2.0, 2.0)] * 2], mistake_step=3)
+        row[f"{model}_logprob"][1] = None
+        for preset in ("published", "paper"):
+            reduced = reduce_block(plain.table([row]), Evaluate(preset=preset))
+            steps, (score,) = reduced.steps.to_pylist(), reduced.scores.to_pylist()
+            assert [step["reason"] for step in steps] == [None, "a log-prob is not finite"]
+            assert [step["n_tokens"] for step in steps] == [1, 2]
+            assert [step["progress_advantage__mean"] for step in steps] == [1, None]
+            assert [step["progress_advantage_per_token__sum"] for step in steps] == [1, None]
+            assert (score["n_steps"], score["n_scored_steps"]) == (2, 1)
+            assert (score["progress_advantage__mean__mean"], score["topk_logprob_mean__mean__mean"]) == (1, -4)
+            other = "reference" if model == "policy" else "policy"
+            assert score[f"{other}_logprob__sum__last"] == (-2 if model == "policy" else -8)
+            why = {a["method"]: a["unreachable"] for a in reduced.attributions.to_pylist()}
+            assert (why["progress_advantage"], why["topk_logprob_mean"]) == ("not scored", None)
+
+
 def test_trajectories_without_steps_or_scores_keep_their_row():
     rows = [plain.row("none", []), plain.row("cut", [[], []]), plain.row("unscored", [[(-1.0,) * 5]])]
     rows[2]["reference_logprob"] = None

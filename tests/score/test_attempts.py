@@ -60,6 +60,19 @@ def test_numbers_that_are_not_finite_are_a_reject(value):
     assert not isinstance(found[0], str)
 
 
+def test_a_token_that_a_head_masks_costs_no_row():
+    def fault(sequences, value):
+        columns = scored(sequences)
+        columns[1].logprob[1] = value
+        return columns
+
+    found = outcomes(lambda sequences: fault(sequences, -np.inf), IDS, ROWS, Attempts())
+    assert found[1].logprob.tolist() == [-1, -np.inf, -1]
+    for value in (np.nan, np.inf):
+        found = outcomes(lambda sequences, value=value: fault(sequences, value), IDS, ROWS, Attempts())
+        assert found[1] == "no finite number for 1 of its 3 tokens"
+
+
 def test_what_memory_does_not_hold_says_so():
     def fault(sequences):
         return [None if len(s.ids) == 4 else c for s, c in zip(sequences, scored(sequences), strict=True)]

@@ -85,3 +85,15 @@ def test_a_column_is_null_in_the_rows_that_lack_it_alone(tokenizer):
     assert table["policy_self_certainty"].to_pylist() == [[None], [[1.0] * len(second.logprob)]]
     assert table["policy_entropy"].null_count == 0
     assert [len(step) for row in table["policy_entropy"].to_pylist() for step in row] == [len(first[0]), len(second[0])]
+
+
+def test_a_step_with_a_token_of_no_probability_has_no_logprobs_and_the_others_have(tokenizer):
+    table, _ = tokenize_rows(block("aa", LONG), [tokenizer], [10_000], "assistant", 100)
+    first, second = (
+        TokenColumns(*np.full((4, len(ids)), -1, np.float32)) for ids in table["policy_positions"].to_pylist()
+    )
+    first.logprob[0] = -np.inf
+    table = with_columns(table, "policy", "policy", [first._replace(self_certainty=None), second])
+    assert table["policy_logprob"].to_pylist() == [[None], [[-1.0] * len(second.logprob)]]
+    assert table["policy_topk_logprob_mean"].to_pylist()[0] == [[-1.0] * len(first.logprob)]
+    assert table["policy_self_certainty"].to_pylist() == [[None], [[-1.0] * len(second.logprob)]]
