@@ -11,6 +11,7 @@ from rich.text import Text
 
 from pa_dist.errors import RunFolderError
 from pa_dist.reduce.evaluated import evaluate_settings
+from pa_dist.reduce.groups import GROUP
 from pa_dist.render.plain import Message
 from pa_dist.report.choose import CHOSEN_BY, OUTCOMES, outcome_of
 from pa_dist.report.find import holding, rows
@@ -23,7 +24,7 @@ from pa_dist.run import RunFolder
 _MOST = 600
 # Tokens named with their values below a step, for whom colours say nothing.
 _NAMED = 3
-_GIVEN = ("trajectory_id", "benchmark", "domain", "task_id", "trial", "reward", "mistake_step", "messages")
+_GIVEN = ("trajectory_id", *GROUP, "task_id", "trial", "reward", "mistake_step", "messages")
 # Ids that nearest ones are looked for among.
 _COMPARED = 20_000
 
@@ -82,6 +83,7 @@ def _lines(row: Row, beta: float, threshold: float, most: int | None) -> Iterato
     yield Text(visible(row["trajectory_id"]), "bold")
     place = [row["benchmark"], row["domain"], f"task {row['task_id']}" if row["task_id"] is not None else None]
     place += [f"trial {row['trial']}" if row["trial"] is not None else None]
+    place += [f"by {row['behavior']}" if row["behavior"] is not None else None]
     yield Text(" · ".join(visible(part) for part in place if part))
     yield Text(f"{outcome}{reward}; score {_signed(row['score'])} ({CHOSEN_BY})")
     yield from _pointed_at(row)

@@ -78,6 +78,13 @@ def test_predictors_of_failures_have_nothing_to_say_of_a_success(run):
     assert set(marked) <= {"most suspicious"}
 
 
+def test_whose_rollout_it_is(tmp_path):
+    tokenizer = save_tokenizer(tmp_path / "policy", bos=True)
+    given = [{**rows(1, 1)[0], "behavior": "gpt-4o"}]
+    text = shown(write_run(str(tmp_path / "run"), given, tokenizer, str(tmp_path / "policy")), "run-0-0")
+    assert "desk · orders · task 0 · trial 0 · by gpt-4o\n" in text
+
+
 def test_a_label_on_what_is_no_step(tmp_path):
     tokenizer = save_tokenizer(tmp_path / "policy", bos=True)
     said = [message("user", "one"), message("assistant", "two")]
