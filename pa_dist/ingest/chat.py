@@ -12,6 +12,7 @@ from pa_dist.ingest.containers import not_lines
 from pa_dist.ingest.json_stream import RECORD_BYTES, lines
 from pa_dist.ingest.left_behind import holds
 from pa_dist.ingest.messages import messages
+from pa_dist.ingest.padding import unpad_arguments
 from pa_dist.ingest.records import Origin, Reject, Trajectory, Unusable
 from pa_dist.ingest.sources import Source
 
@@ -33,7 +34,10 @@ def read(source: Source, limit: int = RECORD_BYTES) -> Iterator[Trajectory | Rej
 
 def trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
     """The trajectory of one conversation. Raises `Unusable`."""
+    padded = unpad_arguments(record.get("messages"))
     history, left_behind = messages(record.get("messages"))
+    if padded:
+        left_behind["tool_calls.function.arguments: nulls of padding"] = padded
     others = [key for key in record if key not in _KEYS]
     return Trajectory(
         place=origin.place,
