@@ -12,7 +12,7 @@ from pa_dist.ingest.containers import not_lines
 from pa_dist.ingest.json_stream import RECORD_BYTES, lines
 from pa_dist.ingest.left_behind import holds
 from pa_dist.ingest.messages import messages
-from pa_dist.ingest.padding import unpad_arguments
+from pa_dist.ingest.padding import unpad_arguments, unpadded_tools
 from pa_dist.ingest.records import Origin, Reject, Trajectory, Unusable
 from pa_dist.ingest.sources import Source
 
@@ -61,4 +61,4 @@ def trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
 def _tools(value: Any) -> str | None:
     if value is not None and not isinstance(value, list):
         raise Unusable(f"tools is not a list but {records.value_shown(value)}")
-    return records.as_json(value or None, "tools")
+    return records.as_json(unpadded_tools(value) or None, "tools")

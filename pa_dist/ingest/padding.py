@@ -51,6 +51,17 @@ def unpad_arguments(history: Any) -> int:
     return count
 
 
+def unpadded_tools(tools: Any) -> Any:
+    """Schemas of tools without nulls where one has a parameter that is null, which no schema has: those are padding."""
+    return without_nulls(tools) if isinstance(tools, list) and any(map(_has_null_parameter, tools)) else tools
+
+
+def _has_null_parameter(tool: Any) -> bool:
+    for key in ("function", "parameters", "properties"):
+        tool = tool.get(key, tool if key == "function" else None) if isinstance(tool, dict) else None
+    return isinstance(tool, dict) and None in tool.values()
+
+
 def without_nulls(value: Any) -> Any:
     """A value without the nulls of its objects, at any depth; those of lists were written."""
     if isinstance(value, dict):

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from pa_dist.ingest.padding import unpad_arguments
+from pa_dist.ingest.padding import unpad_arguments, unpadded_tools
 
 
 def history(*arguments):
@@ -54,3 +54,16 @@ def test_nulls_that_were_written_stay(messages):
     kept = copy.deepcopy(messages)
     assert unpad_arguments(messages) == 0
     assert messages == kept
+
+
+def test_a_parameter_that_is_null_pads_the_schemas():
+    def tools(**properties):
+        parameters = {"type": "object", "properties": properties}
+        return [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+
+    day = {"type": "string", "default": None}
+    assert unpadded_tools(tools(day=day)) == tools(day=day)
+    assert unpadded_tools(tools(day=day, number=None)) == tools(day={"type": "string"})
+    bare = [{"name": "f", "parameters": {"properties": {"a": None}}}]
+    assert unpadded_tools(bare) == [{"name": "f", "parameters": {"properties": {}}}]
+    assert unpadded_tools([{"function": {"parameters": None}}, "f"]) == [{"function": {"parameters": None}}, "f"]
