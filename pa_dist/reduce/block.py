@@ -31,6 +31,7 @@ from pa_dist.schema import TOKEN_AGGS
 SUM = TOKEN_AGGS.index("sum")
 _KEYS = [field.name for field in schema.KEYS]
 _LABELS = [field.name for field in schema.LABELS]
+_IMPROBABLE = "a model gives one of its tokens no probability"
 _PER_STEP = ["agent", "text_hash", "truncated"]
 _POLICY = [f"policy_{name}" for name in schema.TOKEN_COLUMNS]
 
@@ -196,8 +197,8 @@ def _reasons(steps: _Steps) -> pa.Array:
     why = np.full(len(missing), -1)
     why[~_valid(columns.advantage)] = 2
     why[~columns.shared_tokens] = 3
-    why[missing] = np.where(steps.given, np.where(truncated, 0, 1), 2)[missing]
-    names = pa.array(["truncated", "no token has a log-prob", "a log-prob is not finite", OTHER_TOKENS])
+    why[missing] = np.where(steps.given, np.where(truncated, 0, 1), 4)[missing]
+    names = pa.array(["truncated", "no token has a log-prob", "a log-prob is not finite", OTHER_TOKENS, _IMPROBABLE])
     return names.take(pa.array(why, mask=why < 0))
 
 

@@ -138,7 +138,7 @@ def test_a_step_without_log_probs_of_a_model_is_left_out_and_is_no_truncated_one
         for preset in ("published", "paper"):
             reduced = reduce_block(plain.table([row]), Evaluate(preset=preset))
             steps, (score,) = reduced.steps.to_pylist(), reduced.scores.to_pylist()
-            assert [step["reason"] for step in steps] == [None, "a log-prob is not finite"]
+            assert [step["reason"] for step in steps] == [None, "a model gives one of its tokens no probability"]
             assert [step["n_tokens"] for step in steps] == [1, 2]
             assert [step["progress_advantage__mean"] for step in steps] == [1, None]
             assert [step["progress_advantage_per_token__sum"] for step in steps] == [1, None]
