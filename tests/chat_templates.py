@@ -54,6 +54,8 @@ TEMPLATES = {
     + _CALLS
     + "{{ '<s>' if m.tool_calls else '<|im_end|>' }}\n{% endfor %}"
     + _PROMPT,
+    # A space before the token that ends an answer.
+    "spaced_end": _EACH + _TURN + "{{ m.content }}{{ ' ' if m.role == 'assistant' }}" + _END + _PROMPT,
     # One turn of what follows each other in a role.
     "merges_roles": "{% for m in messages %}{% if not loop.previtem or loop.previtem.role != m.role %}"
     + _TURN

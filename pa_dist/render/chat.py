@@ -200,8 +200,8 @@ class ChatTemplate:
         else:  # some templates end a call by another token than an answer
             token = self._last_control.search(action)
             end = token[0] if token else ""
-        token = self._controls.match(end)
-        return action.removesuffix(end) + (token[0] if token and self._with_end else "")
+        token = self._controls.search(end)  # Llama-2 writes a space before it
+        return action.removesuffix(end) + (end[: token.end()] if token and self._with_end else "")
 
     def _answer(self, message: dict[str, Any], schemas: list[Any] | None = None, state: str | None = None) -> str:
         """What the template makes of an assistant's message, from the generation prompt on.

@@ -100,6 +100,13 @@ def test_a_call_may_end_by_a_token_of_its_own(tokenizer, end_of_turn, end):
     assert text.texts[1] == f'<call>{{"name": "look", "arguments": {{"id": "7"}}}}</call>{end}'
 
 
+@pytest.mark.parametrize(("end_of_turn", "end"), [(False, ""), (True, " <|im_end|>")])
+def test_what_stands_before_the_token_that_ends_a_turn_is_generated_with_it(tokenizer, end_of_turn, end):
+    assert actions(template(tokenizer, "spaced_end", end_of_turn=end_of_turn).render(TALK)) == [
+        [f"Hello{end}", f"Gone{end}"]
+    ]
+
+
 def test_what_a_user_does_with_tools_of_their_own_is_not_given(tokenizer):
     own = [said("user", "I look", ("look", "{}")), {**said("tool", "shipped"), "tool_call_id": "c1"}]
     rendered = template(tokenizer, "chatml").render([*TALK[:2], *own, *TALK[2:]])
