@@ -83,7 +83,8 @@ class RunFolder:
             raise RunFolderError(f"{self}: {first_line(error).replace(self.uri, str(self))}") from None
 
     def __str__(self) -> str:
-        return shown(self.uri) if self.alpha is None else f"{shown(self.uri)}, alpha {self.alpha!r}"
+        name = shown(self.uri).replace("\n", "\\n")  # of a folder that is asked for and cannot be one
+        return name if self.alpha is None else f"{name}, alpha {self.alpha!r}"
 
     @property
     def label(self) -> str:

@@ -252,6 +252,8 @@ def evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) -
     Raises:
       RunFolderError: the folder holds no finished scores, or rows that scoring did not leave there.
     """
+    if not folder.manifest["stages"].get("score", {}).get("done"):  # before a mistyped folder is made
+        raise RunFolderError(f"{folder}: nothing scored here yet; `pa-dist score CONFIG` comes first")
     with held(folder.whole):
         summary = _evaluate_folder(folder, settings, say, ray)
         if folder.alpha is None:
@@ -280,9 +282,7 @@ def _gather_alphas(run: RunFolder, say: Say) -> None:
 
 
 def _evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) -> Summary:
-    scored = folder.manifest["stages"].get("score", {})
-    if not scored.get("done"):
-        raise RunFolderError(f"{folder}: nothing scored here yet; `pa-dist score CONFIG` comes first")
+    scored = folder.manifest["stages"]["score"]
     say = folder.logged(say)
     began = time.perf_counter()
     cluster.connect(ray)

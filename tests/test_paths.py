@@ -66,6 +66,8 @@ def test_what_a_path_becomes(path, expected):
     [
         ("", "an empty path; the folder one is in is '.'"),
         ("  ", "an empty path"),
+        ("C:\\runs\\x", "a path of Windows means nothing on this system"),
+        ("d:/runs/x", "a path of Windows means nothing"),
         ("~nobody-of-that-name/x", "no home folder of '~nobody-of-that-name'"),
         ("$DATA/x", "variables are not expanded here; write what $DATA stands for"),
         ("x/${DATA}", "variables are not expanded here; write what ${DATA} stands for"),
@@ -161,3 +163,13 @@ def test_outputs_of_commands_are_checked(command):
     done = CliRunner().invoke(app, [*command, "--out", "a?b"])
     assert str(done.exception).startswith("--out: '?' cannot be in a run folder's path")
     assert not Path("a?b").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report", "status", "top"])
+def test_a_mistyped_run_folder_is_one_line_and_is_not_made(command, tmp_path):
+    name = f"{tmp_path}/no such\nfolder"
+    done = CliRunner().invoke(app, [command, name])
+    assert isinstance(done.exception, RunFolderError)
+    assert str(done.exception).startswith(name.replace("\n", "\\n"))
+    assert "\n" not in str(done.exception)
+    assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BeforeValidator
 
 _VARIABLE = re.compile(r"\$([A-Za-z_]\w*|\{[^}]*\})")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _CUT_SHORT = re.compile("([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 # Of these, Arrow takes what follows a # for no part of the path, and drops it.
 _PARSED = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
@@ -37,6 +38,8 @@ def expanded(path: Any) -> Any:
     there = os.path.lexists(text)
     if (scheme := _CUT_SHORT.match(text)) and not there:
         raise ValueError(f"a URI begins with {scheme[1]}://, two slashes")
+    if os.name != "nt" and _DRIVE.match(text) and not there:
+        raise ValueError("a path of Windows means nothing on this system")
     if (variable := _VARIABLE.search(text)) and not there:
         raise ValueError(f"variables are not expanded here; write what {variable[0]} stands for")
     if not text.startswith("~"):

@@ -49,7 +49,7 @@ class Tree:
 
 def as_text(history: Sequence[Message]) -> Rendered:
     """Messages as a run would render them."""
-    table: Any = messages(list(history))
+    table: Any = messages(list(history)).messages
     return render(table, "assistant")
 
 

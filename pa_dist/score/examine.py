@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import PreTrainedModel
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from pa_dist.errors import PaDistError
@@ -24,14 +24,14 @@ from pa_dist.score.folder import (
     read_json,
     weights,
 )
-from pa_dist.score.load import language_model_name, skeleton
+from pa_dist.score.load import language_model_name, quiet, skeleton
 
 T = TypeVar("T")
 Empty = Callable[..., PreTrainedModel]
 # Layers that no model has; where the weights are here, it is theirs that count.
 _MOST_LAYERS = 10_000
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
-_SIZES = ("vocab_size", "hidden_size", *_LAYERS)
+_SIZES = ("vocab_size", "hidden_size", "max_position_embeddings", "n_positions", *_LAYERS)
 _LONGEST_REASON = 240
 
 
@@ -95,6 +95,11 @@ def examine(name: str, revision: str | None, trust_remote_code: bool, empty: Emp
     for key in _SIZES:
         if (value := getattr(text, key, 1)) is not None and not (type(value) is int and value > 0):
             raise FolderFault(f"{CONFIG}: {key} is {value!r}")
+    if empty is skeleton and _reads_ahead(text):
+        raise FolderFault(
+            f"{CONFIG}: {text.model_type} is an encoder, which reads what follows a token too: no probability of the "
+            "next one is its own"
+        )
     if held is not None and "auto_map" not in raw:
         _check_fit(_guarded(CONFIG, lambda: empty(name, revision=revision)), raw, held)
     tokenizer = _guarded("its tokenizer", lambda: load_tokenizer_once(name, revision, trust_remote_code))
@@ -117,9 +122,10 @@ def _of_the_hub(name: str, revision: str | None) -> Path:
 
 
 def _guarded(what: str, make: Callable[[], T]) -> T:
-    """What a library makes of a file; whatever it raises is one line."""
+    """What a library makes of a file; whatever it raises is one line, and what it logs before that is not shown."""
     try:
-        return make()
+        with quiet():
+            return make()
     except (KeyboardInterrupt, SystemExit, PaDistError):
         raise
     except RecursionError:
@@ -130,6 +136,8 @@ def _guarded(what: str, make: Callable[[], T]) -> T:
 
 def _said(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyError):  # which may say a key alone
+        text = f"KeyError: {text}"
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
 
 
@@ -143,6 +151,12 @@ def _bounded(raw: dict[str, Any], held: Weights | None) -> None:
             if type(asked) is int and asked > most:
                 has = f"there are {most} tensors" if held else f"at most {most} are believed"
                 raise FolderFault(f"{CONFIG}: {key} asks for {asked:,} layers, and {has}")
+
+
+def _reads_ahead(text: Any) -> bool:
+    """Whether a config is an encoder's, for which transformers makes a language model all the same."""
+    whole = getattr(text, "is_encoder_decoder", False)  # of these the decoder alone is loaded
+    return type(text) in MODEL_FOR_MASKED_LM_MAPPING and not whole and not getattr(text, "is_decoder", False)
 
 
 def _check_fit(model: PreTrainedModel, raw: dict[str, Any], held: Weights) -> None:

@@ -137,6 +137,11 @@ def weights(folder: Path, config: dict[str, Any]) -> Weights:
       FolderFault: no safetensors files, one that the index names and that is not there, or one that is cut short.
     """
     named = config.get("transformers_weights")
+    if not isinstance(named, str | None):
+        raise FolderFault(f"{CONFIG}: transformers_weights is {named!r}, no file's name")
+    packed = config.get("quantization_config")
+    if packed is not None and not (isinstance(packed, dict) and isinstance(packed.get("quant_method"), str)):
+        raise FolderFault(f"{CONFIG}: quantization_config names no quant_method")
     if isinstance(named, str) and not named.endswith(".index.json"):
         files, index = [named], None
     elif isinstance(named, str):
@@ -151,7 +156,7 @@ def weights(folder: Path, config: dict[str, Any]) -> Weights:
     shapes: Shapes = {}
     for name in files or sorted(set(wanted.values())):
         if Path(name).name != name:
-            raise FolderFault(f"{index}: names {name!r}, which is no file of this folder")
+            raise FolderFault(f"{index or CONFIG}: names {name!r}, which is no file of this folder")
         if not (folder / name).exists():
             raise FolderFault(f"{name}: not there, and {index or CONFIG} names it")
         held = header(folder / name)
@@ -213,6 +218,8 @@ def same_weights(one: Path, other: Path) -> bool:
 
 def _bytes(path: Path, most: int = -1) -> bytes:
     """A file's content, or the beginning of it. Raises `FolderFault`."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise FolderFault(f"{path.name}: a pipe or device, no file")  # whose opening may never end
     try:
         with path.open("rb") as file:
             content = file.read(most)

@@ -1,6 +1,7 @@
 """Model folders that cannot be scored with: one line that names key, folder and file, before anything starts."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import SHAPE, TEXTS, save_model, save_tokenizer
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from pa_dist import config
 from pa_dist.config import Pair, Score
@@ -19,6 +20,7 @@ from pa_dist.score.load import load_model
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 134221824\n"
 DEEP = b'{"a":' * 3000 + b"1" + b"}" * 3000
+SMALL = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
 # An adapter of rank one on a projection, as peft writes it, that changes what the model says.
 LORA = {"peft_type": "LORA", "r": 1, "lora_alpha": 64, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
 
@@ -134,6 +136,23 @@ BROKEN = {
     "absurd width": (keys(intermediate_size=10**30), "config.json cannot be used"),
     "no heads": (keys(num_attention_heads=0), "config.json cannot be used"),
     "an unknown kind": (keys(model_type="nonesuch"), "config.json cannot be used"),
+    "no positions": (keys(max_position_embeddings=0), "config.json: max_position_embeddings is 0"),
+    "positions below none": (keys(max_position_embeddings=-1), "config.json: max_position_embeddings is -1"),
+    "an unknown stretching": (
+        keys(rope_parameters={"rope_type": "zigzag", "rope_theta": 1e4}),
+        "config.json cannot be used: KeyError: 'zigzag'",
+    ),
+    "weights of no name": (keys(transformers_weights=3), "config.json: transformers_weights is 3, no file's name"),
+    "weights elsewhere": (keys(transformers_weights="../x.safetensors"), "config.json: names '../x.safetensors'"),
+    "packed in no way": (keys(quantization_config={}), "config.json: quantization_config names no quant_method"),
+    "a pipe for weights": (
+        lambda folder: (remove("model.safetensors")(folder), os.mkfifo(folder / "model.safetensors")),
+        "model.safetensors: a pipe or device, no file",
+    ),
+    "an encoder": (
+        lambda folder: BertForMaskedLM(BertConfig(**SMALL)).save_pretrained(folder),
+        "config.json: bert is an encoder",
+    ),
     "no tokenizer": (remove("tokenizer.json"), "its tokenizer cannot be used"),
     # transformers makes a tokenizer without a vocabulary of these
     "a class without its file": (
@@ -149,7 +168,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_model_folder_is_one_line(fault, folder, pair):
+def test_a_broken_model_folder_is_one_line(fault, folder, pair, capfd):
     change, message = BROKEN[fault]
     change(folder)
     with pytest.raises(ConfigError) as caught:
@@ -159,6 +178,7 @@ def test_a_broken_model_folder_is_one_line(fault, folder, pair):
     assert message in said
     assert "\n" not in said
     assert len(said) < 500
+    assert not [line for line in capfd.readouterr().err.splitlines() if "transformers]" in line]
 
 
 @pytest.mark.parametrize(
