@@ -15,6 +15,7 @@ def test_ray_that_cannot_be_started_is_one_line(temporary, why, tmp_path, monkey
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / temporary))
     (tmp_path / "file").touch()
+    ray.shutdown()  # of another test, were there one
     with pytest.raises(ResourceError) as raised:
         cluster.connect(config.Ray())
     said = str(raised.value)
