@@ -16,6 +16,8 @@ __version__ = version("pa-dist")
 
 def __getattr__(name: str) -> Any:
     """The public names, as they are in `pa_dist.api`, which is imported when one of them is used."""
+    if name == "score":  # as a module, once it is imported
+        raise AttributeError(f"module {__name__!r} has no attribute 'score'; pa_dist.score_trajectories scores")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from pa_dist import api

@@ -72,6 +72,8 @@ def _listens(address: Address, host: str, port: int) -> None:
         within(2 * CONNECT_SECONDS, lambda: socket.create_connection((host, port), CONNECT_SECONDS).close())
     except TimeoutError:
         address.refuse("nothing answers there; is it up, and can this machine reach it?")
+    except UnicodeError:  # of Python, before it asks anybody
+        address.refuse("there is no host of that name")
     except OSError as error:
         address.refuse(f"{error.strerror or first_line(error)}; is it up, and is this its port?")
 

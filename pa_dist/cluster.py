@@ -37,6 +37,18 @@ class Actors(NamedTuple):
     labels: dict[str, str]
 
 
+def look_for(settings: config.Ray) -> None:
+    """Find out whether there is a cluster where this process is told of one, before anything that takes long.
+
+    Raises:
+      ResourceError: none answers.
+    """
+    address = None if ray.is_initialized() else given(settings.address)
+    if address is not None:
+        with _standard_error_closed():
+            try_out(address)
+
+
 def connect(settings: config.Ray, score: config.Score | None = None, rewards: Iterable[config.Replicas] = ()) -> None:
     """Join the cluster this process is told of, or start an embedded one with CPUs enough for the actors.
 

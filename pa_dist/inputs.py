@@ -40,6 +40,8 @@ def section(given: Any, folder: RunFolder) -> dict[str, Any]:
       ConfigError: it is none of what can be read.
     """
     given = _one_split(given)
+    if type(given).__name__ == "Series" and hasattr(given, "index") and set(COLUMNS) & set(map(str, given.index)):
+        given = given.to_dict()  # a row of a pandas frame
     if isinstance(given, str | os.PathLike):
         return {"format": "auto", "paths": [given]}
     if isinstance(given, Mapping):
@@ -204,7 +206,9 @@ def _plain(value: Any) -> Any:
         return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
     if isinstance(value, enum.Enum):
         return value.value
-    if isinstance(value, uuid.UUID | PurePath) or getattr(getattr(value, "dtype", None), "kind", "") in ("M", "m"):
+    if isinstance(value, uuid.UUID | PurePath | datetime.timedelta) or getattr(
+        getattr(value, "dtype", None), "kind", ""
+    ) in ("M", "m"):
         return str(value)
     plain = _mapping(value)
     if plain is value:

@@ -235,12 +235,13 @@ class RunFolder:
             if content is None:
                 return _new_manifest()
             manifest: dict[str, Any] = json.loads(content)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunFolderError(f"{self}/manifest.json: {first_line(error)}") from None
-        if manifest.get("schema_version") != SCHEMA_VERSION:
-            raise RunFolderError(
-                f"{self}: tables of schema version {manifest.get('schema_version')}, this is {SCHEMA_VERSION}"
-            )
+        version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+        if version is not None and version != SCHEMA_VERSION:
+            raise RunFolderError(f"{self}: tables of schema version {version}, this is {SCHEMA_VERSION}")
+        if version is None or not _sections(manifest.get("stages")) or not isinstance(manifest.get("config", {}), dict):
+            raise RunFolderError(f"{self}/manifest.json: not of a run; take another output")
         return manifest
 
     def is_done(self, stage: str, settings: dict[str, Any]) -> bool:
@@ -317,6 +318,10 @@ class RunFolder:
         for name in (*(f"{file}.{kind}" for file in FILES for kind in ("parquet", "json")), f"{ALPHAS}.parquet", LOG):
             if self.filesystem.get_file_info(self.path(name)).type is not pafs.FileType.NotFound:
                 self.filesystem.delete_file(self.path(name))
+
+
+def _sections(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(section, dict) for section in value.values())
 
 
 def _new_manifest() -> dict[str, Any]:

@@ -87,6 +87,8 @@ def _ingest_and_score(config: Config, folder: RunFolder, say: Say) -> None:
     folder.remember(config=without_secrets(config.model_dump(mode="json")), versions=_versions(VERSIONS))
     left = [part for part in asked if not scored[part]]
     facts: dict[str, Any] = {}
+    if left or not ingested:
+        cluster.look_for(config.ray)
     if left:
         config, facts = _checked(config, folder, folder.logged(say))
         # As they are with the tokens that the models can read.

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_models import save_model, save_tokenizer
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # which is read when what comes next is imported
+
+from tiny_models import save_model, save_tokenizer
 
 
 @pytest.fixture(scope="session")

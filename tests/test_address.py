@@ -110,6 +110,8 @@ def test_a_name_that_nobody_resolves(hasty, monkeypatch):
         ("127.0.0.1:head", "not host:port"),
         ("ray://", "not host:port"),
         ("head node:6379", "not host:port"),
+        ("a" * 300 + ":6379", "there is no host of that name"),
+        (".:6379", "there is no host of that name"),
     ],
 )
 def test_what_is_no_address(text, why):

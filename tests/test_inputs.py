@@ -117,6 +117,8 @@ ONE = {
     "a tuple of tuples": lambda: (tuple(messages()),),
     "an iterator of lists": lambda: iter([messages()]),
     "JSON text": lambda: {"messages": json.dumps(messages())},
+    "a row of pandas": lambda: pandas.DataFrame([{"id": "x", "messages": messages()}]).iloc[0],
+    "with a span of time": lambda: {"messages": messages(), "took": datetime.timedelta(seconds=3)},
 }
 
 

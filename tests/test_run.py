@@ -293,9 +293,24 @@ def test_credentials_are_not_shown(uri, shown):
     assert "se/cr@et" not in str(found.value)
 
 
-def test_a_manifest_that_lost_its_content_is_no_new_run(tmp_path):
-    (tmp_path / "manifest.json").touch()
-    with pytest.raises(RunFolderError, match=r"manifest\.json"):
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "null",
+        "[]",
+        '{"name": "an app"}',
+        '{"a":' * 9000,
+        '{"schema_version": 1, "stages": {}}',
+        '{"schema_version": 2}',
+        '{"schema_version": 2, "stages": {"score": null}}',
+        '{"schema_version": 2, "stages": {}, "config": null}',
+    ],
+    ids=range(9),
+)
+def test_a_manifest_that_lost_its_content_is_no_new_run(content, tmp_path):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(RunFolderError, match=r"manifest\.json|schema version 1"):
         _ = RunFolder(str(tmp_path)).manifest
 
 
