@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from huggingface_hub import HfApi, try_to_load_from_cache
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, PreTrainedModel
 from transformers.utils.hub import cached_file
 
@@ -33,6 +34,7 @@ _MOST_LAYERS = 10_000
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 _SIZES = ("vocab_size", "hidden_size", "max_position_embeddings", "n_positions", *_LAYERS)
 _LONGEST_REASON = 240
+_HUB_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,15 @@ def _of_the_hub(name: str, revision: str | None) -> Path:
     """Where the config of a model on the Hub lies. Raises `FolderFault`."""
     quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     try:
+        if not isinstance(try_to_load_from_cache(name, CONFIG, revision=revision), str):
+            # Asked once: the library asks for a file six times over where nobody answers, and says so each time.
+            HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS)
         if cached_file(name, ADAPTER, revision=revision, **quietly) is not None:
             raise FolderFault(f"{ADAPTER}: {name!r} holds an adapter; only whole weights without one are scored with")
         found = cached_file(name, CONFIG, revision=revision)
-    except OSError as error:
+    except PaDistError:
+        raise
+    except Exception as error:  # of the library that connects, whichever it is
         raise FolderFault(
             f"{name!r} is neither a folder here nor a model on the Hugging Face Hub that can be had: {_said(error)}"
         ) from None

@@ -196,6 +196,7 @@ def test_a_model_that_is_nowhere_is_one_line(name, message, pair):
         check(Pair(policy=name, reference=pair["reference"]), Score())
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+    assert ("offline" in str(caught.value)) == (name == "org/model")  # what the Hub's own library said
 
 
 def test_a_file_is_no_model_and_both_models_are_told_of_together(folder):
