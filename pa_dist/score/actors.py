@@ -343,7 +343,7 @@ def own_device(named: str | None) -> str:
     if gpus and not cuda:
         raise PaDistError(
             f"a GPU was assigned on {platform.node()}, and torch {torch.__version__} there finds no CUDA; install a "
-            "torch for this GPU, or say device=cpu in this model's section"
+            "torch for this GPU, or say device=cpu, of a pair in `score`, of a reward model in its own section"
         )
     if not gpus:
         return "cpu"

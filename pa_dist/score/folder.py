@@ -107,7 +107,7 @@ def check_files(folder: Path) -> None:
     for name in TOKENIZER_FILES:
         if (folder / name).exists():
             read_json(folder / name)
-    for path in sorted(folder.glob("*.model")):
+    for path in sorted([*folder.glob("*.model"), *folder.glob("*.jinja")]):
         _bytes(path, most=len(_POINTER))
 
 

@@ -90,6 +90,8 @@ BROKEN = {
     "config pointer": (write("config.json", POINTER), "config.json: a pointer of git-lfs"),
     "weights pointer": (write("model.safetensors", POINTER), "model.safetensors: a pointer of git-lfs"),
     "tokenizer pointer": (write("tokenizer.json", POINTER), "tokenizer.json: a pointer of git-lfs"),
+    # else a template of one constant text
+    "template pointer": (write("chat_template.jinja", POINTER), "chat_template.jinja: a pointer of git-lfs"),
     "no config": (remove("config.json"), "no config.json among its 4 files"),
     "nothing": (emptied, "the folder is empty"),
     "empty config": (write("config.json", b""), "config.json: an empty file"),
