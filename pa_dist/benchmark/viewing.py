@@ -16,6 +16,7 @@ from pa_dist import cluster, schema
 from pa_dist.config import Evaluate, Ray
 from pa_dist.demo.agreement import shipped_rollouts
 from pa_dist.ingest import formats, sources
+from pa_dist.ingest.messages import messages
 from pa_dist.ingest.records import Trajectory
 from pa_dist.reduce.stage import evaluate
 from pa_dist.render.plain import render
@@ -53,7 +54,8 @@ def _tau_bench(data: Path) -> Iterator[Row]:
 
 
 def _demo_row(row: Row) -> Row:
-    return {name: row.get(name) for name in schema.TRAJECTORIES.names}
+    read = messages(list(row["messages"])).messages
+    return {**{name: row.get(name) for name in schema.TRAJECTORIES.names}, "messages": read}
 
 
 def _changed(text: str | None, words: list[str], rng: np.random.Generator) -> str | None:
