@@ -201,11 +201,8 @@ def test_other_settings_are_refused_and_other_pools_are_not(finished, models):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        (
-            {"model": "not/a/model"},
-            ConfigError,
-            r"reward_models\.rm\.model: 'not/a/model' is neither a folder",
-        ),
+        ({"model": "not/a/model"}, ConfigError, r"reward_models\.rm\.model: there is no folder 'not/a/model'"),
+        ({"model": "not/there"}, ConfigError, r"reward_models\.rm\.model: 'not/there' is neither a folder"),
         ({"read": "logit"}, ConfigError, r"reward_models\.rm\.read: the model has 4 labels; ordinal, or probability"),
         ({"read": "probability", "label": 4}, ConfigError, r"reward_models\.rm\.label: the model has 4 labels, from 0"),
         ({"input": "chat"}, ConfigError, r"reward_models\.rm\.model: the tokenizer of .* has no chat template"),
