@@ -13,7 +13,7 @@ from pa_dist import config, schema, stages
 from pa_dist.run import CHECKPOINT, RunFolder
 
 # Each of them a column of some table, with a value that its type has not, and what a URI would end with.
-STRANGE = "domain=all/reward=1/task_id=4/trial=0/benchmark=b/trajectory_id=7/messages=x/mistake_step=none/a?b=c&d #%20"
+STRANGE = "domain=all/reward=1/task_id=4/trial=0/benchmark=b/trajectory_id=7/messages=x/mistake_step=none/a&b=c d#%20"
 TABLES = ("trajectories", "logprobs", "steps", "scores", "selections", "attributions", "metrics")
 
 
