@@ -42,9 +42,12 @@ def told() -> Iterator[None]:
 
 
 def interrupt_main_thread() -> None:
-    """As Ctrl-C, but from another thread: also of a call that waits."""
-    if hasattr(signal, "pthread_kill") and (main := threading.main_thread().ident) is not None:
-        signal.pthread_kill(main, signal.SIGINT)
+    """As Ctrl-C, but from another thread: also of a call that waits. In the background shells have Ctrl-C ignored; then
+    it is another of the signals that a command answers."""
+    heard = [number for number in _SIGNALS if callable(signal.getsignal(number))]
+    main = threading.main_thread().ident
+    if heard and main is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, heard[0])
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

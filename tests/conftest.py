@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,14 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # which is read when what comes next is imported
 
 from tiny_models import save_model, save_tokenizer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def in_the_foreground() -> None:
+    """Shells have Ctrl-C ignored by what they start in the background, and nohup a terminal that goes away."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

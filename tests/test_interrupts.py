@@ -5,13 +5,14 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import kills
 import pytest
 
-from pa_dist.interrupts import GOES_ON, Interrupted, told
+from pa_dist.interrupts import GOES_ON, Interrupted, interrupt_main_thread, told
 from pa_dist.run import CHECKPOINT, CLAIM, RunFolder
 from pa_dist.status import status
 
@@ -102,6 +103,20 @@ def test_in_one_process(number, capsys):
     assert raised.value.code == 128 + number
     assert not isinstance(raised.value, Interrupted)
     assert capsys.readouterr().err == f"pa-dist: {GOES_ON}\n"
+
+
+def test_a_command_in_the_background_can_be_ended_from_within():
+    """Shells have it ignore Ctrl-C; one whose run folder was taken over must end all the same."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    other = threading.Timer(0.5, interrupt_main_thread)
+    other.start()
+    try:
+        with pytest.raises(SystemExit) as raised, told():
+            time.sleep(100)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert raised.value.code == 128 + signal.SIGTERM
 
 
 def test_what_is_ignored_stays_so():
