@@ -45,6 +45,8 @@ REWARDS = "rewards"
 REWARDS_CHECKPOINT = "checkpoint_rewards"
 
 FILES_AT_ONCE = 16
+# Of tasks that look at every file of a table.
+FILES_A_TASK, MOST_TASKS = 64, 64
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,12 @@ class RunFolder:
         selector = pafs.FileSelector(self.path(table_name), allow_not_found=True)
         found = self.filesystem.get_file_info(selector)
         return sorted(f.path for f in found if f.base_name.startswith(prefix) and f.extension == "parquet")
+
+    def shares(self, table_name: str) -> list[list[str]]:
+        """The same shared out among tasks: `FILES_A_TASK` each, or as many as make `MOST_TASKS` of them."""
+        paths = self.parts(table_name)
+        size = max(FILES_A_TASK, -(-len(paths) // MOST_TASKS))
+        return [paths[start : start + size] for start in range(0, len(paths), size)]
 
     def clear(self, table_name: str, prefix: str = "") -> None:
         """Delete a table's files whose names start with `prefix`."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from pa_dist.ingest.stage import Mapper
 
 _REASONING = "messages.list.element.reasoning"
-# A task reads at least so many files, or as many as make so many tasks.
-_FILES, _TASKS = 64, 64
 
 
 def left_out(folder: RunFolder, templates: Sequence[ChatTemplate], map_tasks: "Mapper") -> dict[str, int]:
@@ -57,11 +55,9 @@ def said(render: Render, lost: Mapping[str, int]) -> str | None:
 
 def count(folder: RunFolder, map_tasks: "Mapper") -> tuple[int, int]:
     """Assistants' messages of `trajectories` that have reasoning apart from their content: without calls, and with."""
-    paths = folder.parts("trajectories")
-    size = max(_FILES, -(-len(paths) // _TASKS))
-    shares = [paths[start : start + size] for start in range(0, len(paths), size)]
-    plain, calls = np.array([[0, 0], *map_tasks(partial(_count, folder), shares)]).sum(axis=0).tolist()
-    return plain, calls
+    counts = np.array([[0, 0], *map_tasks(partial(_count, folder), folder.shares("trajectories"))])
+    plain, with_calls = counts.sum(axis=0).tolist()
+    return plain, with_calls
 
 
 def _count(folder: RunFolder, paths: Sequence[str]) -> list[int]:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from pa_dist.ingest.stage import Mapper
 
 _FLAGS, _TOKENS = "truncated", ("token_ids", "token_ids_reference")
-# A task reads at least so many files, or as many as make so many tasks.
-_FILES, _TASKS = 64, 64
 
 
 def count(folder: RunFolder, map_tasks: "Mapper") -> dict[str, int]:
@@ -27,11 +25,8 @@ def count(folder: RunFolder, map_tasks: "Mapper") -> dict[str, int]:
 
     Tokens are read of the files alone in which something was cut.
     """
-    paths = folder.parts("logprobs")
-    size = max(_FILES, -(-len(paths) // _TASKS))
-    shares = [paths[start : start + size] for start in range(0, len(paths), size)]
-    counts = np.array([[0, 0, 0, 0], *map_tasks(partial(_count, folder), shares)]).sum(axis=0).tolist()
-    return dict(zip(("trajectories", "steps", "whole_steps", "of_steps"), counts, strict=True))
+    counts = np.array([[0, 0, 0, 0], *map_tasks(partial(_count, folder), folder.shares("logprobs"))])
+    return dict(zip(("trajectories", "steps", "whole_steps", "of_steps"), counts.sum(axis=0).tolist(), strict=True))
 
 
 def _count(folder: RunFolder, paths: Sequence[str]) -> list[int]:
