@@ -94,12 +94,8 @@ def test_status_of_a_run_that_was_killed(config, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_in_one_process(number, capsys):
-    before = signal.getsignal(number)
-    try:
-        with pytest.raises(SystemExit) as raised, told():
-            signal.raise_signal(number)
-    finally:
-        signal.signal(number, before)
+    with pytest.raises(SystemExit) as raised, told():
+        signal.raise_signal(number)
     assert raised.value.code == 128 + number
     assert not isinstance(raised.value, Interrupted)
     assert capsys.readouterr().err == f"pa-dist: {GOES_ON}\n"
@@ -107,23 +103,16 @@ def test_in_one_process(number, capsys):
 
 def test_a_command_in_the_background_can_be_ended_from_within():
     """Shells have it ignore Ctrl-C; one whose run folder was taken over must end all the same."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     other = threading.Timer(0.5, interrupt_main_thread)
     other.start()
-    try:
-        with pytest.raises(SystemExit) as raised, told():
-            time.sleep(100)
-    finally:
-        signal.signal(signal.SIGINT, before)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with pytest.raises(SystemExit) as raised, told():
+        time.sleep(100)
     assert raised.value.code == 128 + signal.SIGTERM
 
 
 def test_what_is_ignored_stays_so():
     """As of a command under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with told():
-            signal.raise_signal(signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with told():
+        signal.raise_signal(signal.SIGHUP)
