@@ -31,11 +31,12 @@ def score(
 
     Where vLLM is installed, by it as well.
     """
-    from pa_dist.benchmark import scoring
-    from pa_dist.benchmark.corpora import corpora
-    from pa_dist.benchmark.vllm_loop import vllm_scorer
-    from pa_dist.score.load import load_model
-    from pa_dist.score.tokenize import load_tokenizer
+    from benchmarks import scoring
+    from benchmarks.corpora import corpora
+    from benchmarks.vllm_loop import vllm_scorer
+
+    from pa_dist.engine.load import load_model
+    from pa_dist.engine.tokens import load_tokenizer
 
     scoring.describe(device)
     sets = corpora(data, load_tokenizer(model), tokens, max_length)
@@ -59,7 +60,7 @@ def pipeline(
     limit: Annotated[int, typer.Option(help="trajectories")] = 12,
 ) -> None:
     """The Ray pipeline against engines without Ray, and two actors against one."""
-    from pa_dist.benchmark.pipeline import compare
+    from benchmarks.pipeline import compare
 
     with tempfile.TemporaryDirectory() as place:
         s = compare(model, dtype, data.resolve(), place, limit)
@@ -75,7 +76,7 @@ def checkpoint(
     repeats: Annotated[int, typer.Option()] = 2,
 ) -> None:
     """Scoring with every block committed against scoring without, on the demo's small pair: the least work a block."""
-    from pa_dist.benchmark.checkpoint import compare
+    from benchmarks.checkpoint import compare
 
     with tempfile.TemporaryDirectory() as place:
         seconds = compare(Path(place), trajectories, rows_per_block, repeats)
@@ -91,7 +92,8 @@ def engines(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...")] = None,
 ) -> None:
     """A config scored by vLLM and by HF, each in a Ray pipeline of its own: the largest difference of each column."""
-    from pa_dist.benchmark.vllm_loop import differences
+    from benchmarks.vllm_loop import differences
+
     from pa_dist.config import load
 
     with tempfile.TemporaryDirectory() as place:
@@ -111,7 +113,8 @@ def plan(
     memory: Annotated[bool, typer.Option(help="measure the peak of the first block too")] = False,
 ) -> None:
     """A config planned and then scored: what was planned, what was used, and their ratio."""
-    from pa_dist.benchmark import planning
+    from benchmarks import planning
+
     from pa_dist.config import load
     from pa_dist.plan.plan import plan as planned
 
@@ -135,7 +138,7 @@ def reduce_(
     resamples: Annotated[int, typer.Option(help="bootstrap resamples of the corpus on disk")] = 20,
 ) -> None:
     """Time per trajectory of the block reduction against a plain loop, and peak memory for N and 2N trajectories."""
-    from pa_dist.benchmark import reducing
+    from benchmarks import reducing
 
     if corpus:
         reducing.memory(corpus, labelled, resamples)
@@ -150,7 +153,8 @@ def viewer(
     repeats: Annotated[int, typer.Option(help="times that the page is opened")] = 5,
 ) -> None:
     """A report's weight, and how long Chromium takes to show its list and to open, filter and sort trajectories."""
-    from pa_dist.benchmark.viewing import measure
+    from benchmarks.viewing import measure
+
     from pa_dist.pairs import SHIPPED
 
     with tempfile.TemporaryDirectory() as place:

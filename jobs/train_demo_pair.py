@@ -8,8 +8,9 @@ With --rollouts only the rollouts are played again, by the pair that is in OUT (
 import sys
 from pathlib import Path
 
-from pa_dist.demo.make import make_pair, write_rollouts
-from pa_dist.demo.train import Recipe
+from demo_pair.make import make_pair, write_rollouts
+from demo_pair.train import Recipe
+
 from pa_dist.pairs import SHIPPED
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ import pyarrow as pa
 
 from pa_dist import config, inputs
 from pa_dist.errors import RunFolderError
-from pa_dist.run import ALPHAS, FILES, TABLES, RunFolder
+from pa_dist.store.folder import FILES, TABLES, RunFolder
+from pa_dist.store.location import ALPHAS
 
 if TYPE_CHECKING:
     import pandas

@@ -1,6 +1,7 @@
 """The `pa-dist` command: parses, then imports what it calls, so that `--help` loads neither torch nor ray."""
 
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,9 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from pa_dist import config as configs
-from pa_dist.errors import ConfigError, PaDistError, first_line
+from pa_dist.errors import ConfigError, EngineError, PaDistError, first_line
 from pa_dist.interrupts import told
 from pa_dist.pairs import PAIRS
+
+DEBUG = "--debug"
 
 app = typer.Typer(
     help="Score corpora of LLM-agent trajectories by progress advantage, on Ray.",
@@ -41,6 +44,20 @@ Overrides = Annotated[
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what an earlier run left in the output folder first.")]
 
 
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say the versions that numbers depend on, and end.")
+    ] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback that an error's line hides.")] = False,
+) -> None:
+    if version:
+        from pa_dist.models.fingerprint import versions
+
+        typer.echo("\n".join(f"{name} {of}" for name, of in versions().items()))
+        raise typer.Exit()
+
+
 @app.command()
 def demo(
     out: Annotated[str, typer.Option(help="The run folder.", callback=_output)] = "runs/demo",
@@ -60,7 +77,7 @@ def run(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -
     from pa_dist import stages
     from pa_dist.report.command import report_at_end
     from pa_dist.report.tables import show_metrics
-    from pa_dist.run import RunFolder
+    from pa_dist.store.folder import RunFolder
 
     stages.run(loaded, say, fresh=fresh)
     show_metrics(loaded.output)
@@ -114,7 +131,7 @@ def ingest(
     loaded = configs.parse({"trajectories": section, "pair": "demo", "output": out})
 
     from pa_dist import stages
-    from pa_dist.run import RunFolder
+    from pa_dist.store.folder import RunFolder
 
     stages.ingest_files(loaded.trajectories, RunFolder(out), say, loaded.ray, fresh=fresh)
 
@@ -140,7 +157,7 @@ def evaluate(
     from pa_dist import stages
     from pa_dist.report.command import report_at_end
     from pa_dist.report.tables import show_metrics
-    from pa_dist.run import RunFolder
+    from pa_dist.store.folder import RunFolder
 
     folder = RunFolder.of(out)
     before = folder.whole.manifest.get("config", {})
@@ -159,7 +176,7 @@ def report(
 ) -> None:
     """Write the page that shows a run: OUT/report/index.html."""
     from pa_dist.report import command
-    from pa_dist.run import RunFolder
+    from pa_dist.store.folder import RunFolder
 
     command.report(RunFolder.of(out), say, trajectories)
 
@@ -172,7 +189,7 @@ def show(
 ) -> None:
     """One trajectory in the terminal: its tokens coloured by advantage, its steps, where it may have failed."""
     from pa_dist.report import show as showing
-    from pa_dist.run import RunFolder
+    from pa_dist.store.folder import RunFolder
 
     showing.show(RunFolder.of(out), trajectory_id, full=full)
 
@@ -185,7 +202,7 @@ def top(
 ) -> None:
     """The trajectories and steps most worth a look: lowest scores, with their worst steps, and the largest drops."""
     from pa_dist.report import top as ranking
-    from pa_dist.run import RunFolder
+    from pa_dist.store.folder import RunFolder
 
     ranking.top(RunFolder.of(out), n, failures=failures)
 
@@ -193,8 +210,8 @@ def top(
 @app.command()
 def status(out: Out) -> None:
     """What is done of a run, what is left, and at which rate."""
-    from pa_dist.run import RunFolder
     from pa_dist.status import status as lines
+    from pa_dist.store.folder import RunFolder
 
     for line in lines(RunFolder.of(out)):
         typer.echo(line)
@@ -213,18 +230,13 @@ def compare(
     """Two evaluated runs side by side, paired by trajectory: what differs, and by how much."""
     import json
 
-    from pa_dist import cluster
-    from pa_dist.compare import compare as compared
+    from pa_dist.reduce.compare import compare as compared
     from pa_dist.report.side_by_side import show_comparison
-    from pa_dist.run import RunFolder
+    from pa_dist.runtime.cluster import tasks_for
+    from pa_dist.store.folder import RunFolder
 
     folder = RunFolder.of(first)
-
-    def map_tasks(*tasks: Any) -> Any:
-        cluster.connect(configs.Ray(**folder.whole.manifest.get("config", {}).get("ray", {})))
-        return cluster.map_tasks(*tasks)
-
-    found = compared(folder, RunFolder.of(second), map_tasks)
+    found = compared(folder, RunFolder.of(second), tasks_for(folder))
     if json_file is not None:
         text = json.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
         json_file.write_text(f"{text}\n", encoding="utf-8")
@@ -259,9 +271,11 @@ def say(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def main() -> None:
-    """Entry point of `pa-dist`."""
-    guarded(app)
+def main(*first: str) -> None:
+    """Entry point of `pa-dist`, and of the scripts that are one of its commands."""
+    given = [*first, *sys.argv[1:]]
+    # Where typer takes it, wherever it was given.
+    guarded(lambda: app([DEBUG, *(a for a in given if a != DEBUG)] if DEBUG in given else given))
 
 
 def guarded(call: Callable[[], Any]) -> None:
@@ -269,11 +283,11 @@ def guarded(call: Callable[[], Any]) -> None:
     with told():
         try:
             call()
-        except PaDistError as error:
-            from pa_dist.report.terminal import visible
+        except (PaDistError, EngineError, OSError) as error:
+            from pa_dist.terminal import visible
 
-            typer.echo(f"pa-dist: {visible(str(error))}", err=True)  # it may quote a file
-            sys.exit(error.exit_code)
-        except OSError as error:
-            typer.echo(f"pa-dist: {first_line(error)}", err=True)
-            sys.exit(1)
+            if DEBUG in sys.argv:
+                traceback.print_exc()
+            text = first_line(error) if isinstance(error, OSError) else str(error)
+            typer.echo(f"pa-dist: {visible(text)}", err=True)  # it may quote a file
+            sys.exit(getattr(error, "exit_code", 1))

@@ -5,11 +5,16 @@
     ├── ResourceError      the cluster cannot hold the actors asked for (status 2)
     └── RunFolderError     a run folder that does not fit this config, or is not one (status 2)
 
+    EngineError            a checkpoint or device that an engine cannot work with (status 1)
+
 Each message is one line that names the key, file or folder at fault. A row of data that cannot be used is not an
 exception but a row of the `rejects` table.
 """
 
 import re
+
+from pa_dist.engine.errors import EngineError as EngineError
+from pa_dist.engine.errors import first_line as first_line
 
 
 class PaDistError(Exception):
@@ -52,9 +57,3 @@ def fault(raised: BaseException) -> Exception:
 def shown(uri: str) -> str:
     """A path or URI as messages and manifests have it: without credentials and options, which may be secrets."""
     return re.sub(r"(://)(?:[^:/@]+:.*@|[^:/@]+@)", r"\1", uri).partition("?")[0] if "://" in uri else uri
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of another library says, as one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -25,8 +25,8 @@ from pyarrow import fs as pafs
 
 from pa_dist.errors import ConfigError, first_line
 from pa_dist.ingest.parquet import COLUMNS
-from pa_dist.lease import held
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
+from pa_dist.store.lease import held
 
 # Where they lie in the run folder: a later call finds what did not change.
 FOLDER = "inputs"

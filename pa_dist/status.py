@@ -4,14 +4,15 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from pa_dist import truncation
 from pa_dist.errors import RunFolderError
-from pa_dist.lease import Claim, last_seen, who
-from pa_dist.merge.sweep import begun
-from pa_dist.report.terminal import visible
-from pa_dist.reward_models.target import asked, target
-from pa_dist.run import LOG, RunFolder
-from pa_dist.score import truncation
-from pa_dist.score.settle import LOGPROBS, Target, committed
+from pa_dist.runtime.settle import committed
+from pa_dist.runtime.targets import LOGPROBS, Target, judged_by, reward_target
+from pa_dist.score.sweep import begun
+from pa_dist.store.folder import RunFolder
+from pa_dist.store.lease import Claim, last_seen, who
+from pa_dist.store.location import LOG
+from pa_dist.terminal import visible
 
 # The rate is that of the last rows, written within so many seconds of the newest.
 WINDOW_SECONDS = 600.0
@@ -38,13 +39,13 @@ def _lines(folder: RunFolder) -> list[str]:
         raise RunFolderError(f"{folder}: no run here")
     if folder.alpha is not None:  # its trajectories are the run's
         stages = {**stages, "ingest": folder.whole.manifest["stages"].get("ingest")}
-    rewards = dict.fromkeys([*manifest.get("config", {}).get("reward_models", {}), *asked(stages)])
+    rewards = dict.fromkeys([*manifest.get("config", {}).get("reward_models", {}), *judged_by(stages)])
     parts = {part: part.manifest["stages"] for part in begun(folder)}
     living, dead = last_seen(folder)
     filled = partial(_filled, at_work=living is not None)
     lines = [
         _ingest(stages.get("ingest")),
-        *(filled(stages.get(into.stage), folder, into) for into in (LOGPROBS, *map(target, rewards))),
+        *(filled(stages.get(into.stage), folder, into) for into in (LOGPROBS, *map(reward_target, rewards))),
         _evaluate(stages.get("evaluate")),
         *(part.label + filled(its.get("score"), part, LOGPROBS) for part, its in parts.items()),
     ]

@@ -22,16 +22,16 @@ from tiny_models import save_model, save_tokenizer
 
 from pa_dist import config
 from pa_dist.config import Evaluate, Trajectories
+from pa_dist.engine.hf import HFEngine
+from pa_dist.engine.load import load_model
+from pa_dist.engine.protocol import score_rows
+from pa_dist.engine.tokens import load_tokenizer
 from pa_dist.errors import ConfigError
-from pa_dist.ingest.stage import ingest
-from pa_dist.reduce.stage import evaluate
-from pa_dist.run import RunFolder
+from pa_dist.ingest.tables import ingest
+from pa_dist.reduce.evaluate import evaluate
+from pa_dist.runtime.attempts import Attempts, outcomes
 from pa_dist.score import rows
-from pa_dist.score.attempts import Attempts, outcomes
-from pa_dist.score.engine import score_rows
-from pa_dist.score.hf import HFEngine
-from pa_dist.score.load import load_model
-from pa_dist.score.tokenize import load_tokenizer
+from pa_dist.store.folder import RunFolder
 
 # A format's inputs take seconds; what takes so long hangs.
 HANG_SECONDS = 900

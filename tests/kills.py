@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from tiny_models import save_model, save_tokenizer
 
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
 
 WORDS = "order card refund cancel shipped status please total item four never late address change desk".split()
 ATOL = 1e-5

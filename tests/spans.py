@@ -13,8 +13,8 @@ import json
 import sys
 from collections import Counter
 
-from pa_dist.run import RunFolder
-from pa_dist.score.tokenize import load_tokenizer
+from pa_dist.engine.tokens import load_tokenizer
+from pa_dist.store.folder import RunFolder
 
 RENDERED, SAID = "decode to the text rendered", "decode to what the message says"
 

@@ -11,12 +11,13 @@ import polars
 import pyarrow.parquet as pq
 import pytest
 import ray
+import shared_ray
 
 import pa_dist
 from pa_dist import api
 from pa_dist import inputs as from_python
 from pa_dist.errors import ConfigError, PaDistError, RunFolderError
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
 
 
 class WithoutRay(doctest.OutputChecker):
@@ -31,12 +32,11 @@ class WithoutRay(doctest.OutputChecker):
 def out(tmp_path_factory):
     """A run folder that the documented examples made."""
     place = str(tmp_path_factory.mktemp("api") / "out")
-    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
+    shared_ray.join()
     (examples,) = (test for test in doctest.DocTestFinder().find(api, extraglobs={"out": place}) if test.examples)
     failed, tried = doctest.DocTestRunner(WithoutRay()).run(examples)
-    yield place
-    ray.shutdown()
     assert (failed, tried) == (0, 7)
+    return place
 
 
 def test_tables_come_as_arrow_pandas_and_polars(out):

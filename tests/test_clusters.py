@@ -18,13 +18,16 @@ import jsonschema
 import kills
 import pytest
 import ray
+import shared_ray
 import yaml
 from moto.server import ThreadedMotoServer
 from pyarrow import fs as pafs
 
 from pa_dist import config, stages
-from pa_dist.run import RunFolder
 from pa_dist.status import status
+from pa_dist.store.folder import RunFolder
+
+pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parent.parent
 RAY = Path(sys.executable).parent / "ray"
@@ -36,9 +39,8 @@ def undisturbed(tmp_path_factory):
     """A config file, and a run folder made by it."""
     place = tmp_path_factory.mktemp("undisturbed")
     path = kills.prepare(place, N, random.Random(1))
-    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
+    shared_ray.join()
     stages.run(config.load(path), print)
-    ray.shutdown()
     return path, place / "undisturbed"
 
 
@@ -146,13 +148,10 @@ def test_a_run_on_object_storage(undisturbed, bucket, tmp_path):
     with source, filesystem.open_output_stream(name) as sink:
         sink.write(source.read())
     loaded = config.load(path, [f"output={bucket % 'run'}", f"trajectories.paths=['{bucket % 'in/'}']"])
-    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
-    try:
-        lines = []
+    lines = []
+    with shared_ray.another():  # whose workers know the bucket's credentials
         stages.run(loaded, lines.append)
         stages.run(loaded, lines.append)
-    finally:
-        ray.shutdown()
     assert [line for line in lines if "done before" in line] == ["ingest: done before", "score: done before"]
     differing = [line for line in kills.differences(loaded.output, expected) if not line.startswith("rejects")]
     assert differing == []

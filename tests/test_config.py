@@ -14,26 +14,42 @@ CONFIGS = sorted(FOLDER.glob("*.yaml"))
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_configs_load(path):
-    assert load(path).name == path.stem.replace("_", "-")
+    assert load(path).name.startswith(path.stem.removesuffix("_off_policy").replace("_", "-"))
     assert load(path).output == f"runs/{load(path).name}"
 
 
-PUBLISHED = [
-    *((f"uq_tau2_{pair}", pair, f"data/tau2/greedy/{pair}/*.json") for pair in PAIRS),
-    *((f"bon_webshop_{pair}", pair, f"data/webshop/bon8/{pair}/trial_*/webshop.json") for pair in PAIRS),
-    *((f"fa_who_and_when_{pair}", pair, "data/who_and_when/*/*.json") for pair in PAIRS),
-    *(
-        (f"uq_tau2_gemma4-4b_on_{other}", "gemma4-4b", f"data/tau2/greedy/{other}/*.json")
-        for other in ("qwen3.5-9b", "qwen3-14b")
-    ),
-]
+FILES = {
+    "uq_tau2": "data/tau2/greedy/{}/*.json",
+    "bon_webshop": "data/webshop/bon8/{}/trial_*/webshop.json",
+    "fa_who_and_when": "data/who_and_when/*/*.json",
+}
 
 
-@pytest.mark.parametrize(("name", "pair", "path"), PUBLISHED, ids=[name for name, *_ in PUBLISHED])
-def test_published_scenarios_score_the_trajectories_they_name(name, pair, path):
-    loaded = load(FOLDER / f"{name}.yaml")
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("scenario", FILES)
+def test_published_scenarios_score_the_trajectories_they_name(scenario, pair):
+    loaded = load(FOLDER / f"{scenario}.yaml", [f"pair={pair}"])
     assert (loaded.pair.policy, loaded.pair.reference) == (PAIRS[pair].policy, PAIRS[pair].reference)
-    assert loaded.trajectories.paths == [path]
+    assert loaded.trajectories.paths == [FILES[scenario].format(pair)]
+    assert loaded.output == f"runs/{scenario.replace('_', '-')}-{pair}"
+
+
+def test_a_pair_reads_what_another_model_did():
+    loaded = load(FOLDER / "uq_tau2_off_policy.yaml", ["source=qwen3-14b"])
+    assert loaded.pair.policy == PAIRS["gemma4-4b"].policy
+    assert loaded.trajectories.paths == ["data/tau2/greedy/qwen3-14b/*.json"]
+    assert loaded.output == "runs/uq-tau2-gemma4-4b-on-qwen3-14b"
+
+
+def test_a_pair_without_a_name_needs_a_source():
+    own = "pair={policy: a, reference: b}"
+    with pytest.raises(
+        ConfigError, match=r"^trajectories\.paths: \{source\} is the name of a model; a pair that is known"
+    ):
+        load(FOLDER / "uq_tau2.yaml", [own])
+    assert load(FOLDER / "uq_tau2.yaml", [own, "source=x"]).output == "runs/uq-tau2-own-pair"
+    others = load(FOLDER / "uq_tau2.yaml", [own, "trajectories={format: chat, paths: [a.jsonl]}"])
+    assert others.trajectories.paths == ["a.jsonl"]
 
 
 @pytest.mark.parametrize(

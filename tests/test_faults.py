@@ -6,21 +6,23 @@ import shutil
 import signal
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import broken
 import kills
 import pytest
 import ray
+import shared_ray
 from ray.cluster_utils import Cluster
 from safetensors.torch import load_file, save_file
 
 from pa_dist import config, stages
 from pa_dist.errors import PaDistError
-from pa_dist.run import CHECKPOINT, RunFolder
-from pa_dist.score.settle import committed
+from pa_dist.runtime.settle import committed
 from pa_dist.status import status
+from pa_dist.store.folder import CHECKPOINT, RunFolder
+
+pytestmark = pytest.mark.integration
 
 N = 120
 
@@ -30,18 +32,9 @@ def undisturbed(tmp_path_factory):
     """A config file, and a run folder made by it."""
     place = tmp_path_factory.mktemp("undisturbed")
     path = kills.prepare(place, N, random.Random(0))
-    with on_ray():
-        stages.run(config.load(path), print)
+    shared_ray.join()
+    stages.run(config.load(path), print)
     return path, place / "undisturbed"
-
-
-@contextmanager
-def on_ray(**options):
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, **{"num_cpus": 6, **options})
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def until(condition, seconds=120):
@@ -79,7 +72,7 @@ def test_a_killed_run_goes_on_with_what_it_was_begun_with(undisturbed, tmp_path)
     for override, names in others:
         with pytest.raises(PaDistError, match=names):
             stages.run(config.load(path, [f"output={out.uri}", override]), print)
-    with on_ray():
+    with shared_ray.another():
         stages.run(config.load(path, [f"output={out.uri}"]), print)
     facts = out.manifest["stages"]["score"]
     assert facts["done_before"] > 0
@@ -143,7 +136,7 @@ def test_where_every_row_is_done_no_model_is_loaded(undisturbed, tmp_path):
     manifest = out.manifest
     manifest["stages"]["score"]["done"] = False
     out.write_json("manifest.json", manifest)
-    with on_ray():
+    with shared_ray.another():
         stages.ingest_and_score(config.load(path, [f"output={tmp_path / 'out'}"]), print)
     facts = out.manifest["stages"]["score"]
     assert (facts["done_before"], facts["models"]["policy"]["actors"]) == (N, [])
@@ -163,7 +156,7 @@ def test_rows_that_kill_raise_or_give_no_number_are_rejects(undisturbed, tmp_pat
     unread = max((i for i in lengths if i not in (killer, raiser, giver)), key=lambda i: len(said[i]))
     assert sum(said[unread] in text for text in said.values()) == 1
     names["TOKENIZER_KILLER"] = said[unread]
-    with on_ray(runtime_env=broken.workers(broken.break_the_engine, **names)):
+    with shared_ray.another(runtime_env=broken.workers(broken.break_the_engine, **names)):
         stages.ingest_and_score(config.load(path, [f"output={tmp_path / 'out'}"]), print)
     rejects = {row["trajectory_id"]: row["reason"] for row in kills.table(tmp_path / "out", "rejects")}
     assert rejects[killer] == "policy: its process died 3 times of it"
@@ -176,8 +169,8 @@ def test_rows_that_kill_raise_or_give_no_number_are_rejects(undisturbed, tmp_pat
 
 def sequence_lengths(path, out):
     """Tokens of each scored trajectory."""
+    from pa_dist.engine.tokens import load_tokenizer
     from pa_dist.score.rows import tokenize_rows
-    from pa_dist.score.tokenize import load_tokenizer
 
     loaded = config.load(path)
     table = RunFolder(str(out)).dataset("trajectories").to_table()
@@ -205,7 +198,7 @@ def test_what_no_actor_can_load_ends_the_run_in_one_line(undisturbed, tmp_path, 
     # As many numbers under another name: that the model lacks them is found out by loading alone.
     tensors["another.weight"] = tensors.pop(min(name for name in tensors if "mlp" in name))
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
-    with on_ray(), pytest.raises(PaDistError, match=message):
+    with shared_ray.another(), pytest.raises(PaDistError, match=message):
         stages.run(config.load(path, [f"output={tmp_path / 'out'}", override.format(broken)]), print)
 
 
@@ -215,7 +208,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(undistur
     marker = tmp_path / "full"
     marker.touch()
     loaded = config.load(path, [f"output={tmp_path / 'out'}"])
-    with on_ray(runtime_env=broken.workers(broken.break_the_disk, FULL=str(marker))):
+    with shared_ray.another(runtime_env=broken.workers(broken.break_the_disk, FULL=str(marker))):
         with pytest.raises(
             PaDistError, match=r"^score: OSError: .*No space left on device; what is scored is kept[^\n]*$"
         ):
@@ -235,7 +228,7 @@ def test_a_full_object_store_spills(undisturbed, tmp_path):
             text = "order card refund " if index % 4 == 0 else "order card refund " * 200_000
             out.write(f'{{"id": "{index}", "messages": [{{"role": "{role}", "content": "{text}"}}]}}\n')
     overrides = [f"trajectories.paths=[{file}]", f"output={tmp_path / 'out'}", "score.rows_per_block=4"]
-    with on_ray(object_store_memory=80 << 20):
+    with shared_ray.another(object_store_memory=80 << 20):
         stages.ingest_and_score(config.load(path, overrides), print)
     folder = RunFolder(str(tmp_path / "out"))
     assert (folder.count("logprobs"), folder.count("rejects")) == (15, 45)

@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-import ray
+import shared_ray
 
 import pa_dist
 from pa_dist import config, schema, stages
-from pa_dist.run import CHECKPOINT, RunFolder
+from pa_dist.store.folder import CHECKPOINT, RunFolder
+
+pytestmark = pytest.mark.integration
 
 # Each of them a column of some table, with a value that its type has not, and what a URI would end with.
 STRANGE = "domain=all/reward=1/task_id=4/trial=0/benchmark=b/trajectory_id=7/messages=x/mistake_step=none/a&b=c d#%20"
@@ -32,9 +34,8 @@ def run(pair, chat_file):
         stages.run(loaded, print)
         return RunFolder(loaded.output)
 
-    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
-    yield run
-    ray.shutdown()
+    shared_ray.join()
+    return run
 
 
 def rows(folder, table):

@@ -1,6 +1,9 @@
 """A short run of the broken inputs; `python tests/hostile.py` is the long one."""
 
 import hostile
+import pytest
+
+pytestmark = pytest.mark.integration
 
 
 def test_no_broken_input_raises_or_loses_a_row(monkeypatch):

@@ -22,8 +22,8 @@ import pytest
 from pa_dist import inputs
 from pa_dist.config import Trajectories
 from pa_dist.errors import ConfigError
-from pa_dist.ingest.stage import ingest
-from pa_dist.run import RunFolder
+from pa_dist.ingest.tables import ingest
+from pa_dist.store.folder import RunFolder
 
 
 def messages(n=0):

@@ -13,8 +13,10 @@ import kills
 import pytest
 
 from pa_dist.interrupts import GOES_ON, Interrupted, interrupt_main_thread, told
-from pa_dist.run import CHECKPOINT, CLAIM, RunFolder
 from pa_dist.status import status
+from pa_dist.store.folder import CHECKPOINT, CLAIM, RunFolder
+
+pytestmark = pytest.mark.integration
 
 N = 60
 

@@ -10,7 +10,7 @@ from pa_dist import config
 from pa_dist.cli import app
 from pa_dist.errors import ConfigError, RunFolderError
 from pa_dist.ingest.sources import expand
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
 
 HOME = "/home/someone"
 

@@ -4,20 +4,20 @@ import json
 from pathlib import Path
 
 import pytest
-import ray
+import shared_ray
 from tiny_models import save_classifier, save_critic, save_tokenizer
 
 from pa_dist import config, stages
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
+
+pytestmark = pytest.mark.integration
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_ray():
-    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    shared_ray.join()
 
 
 @pytest.fixture
@@ -58,12 +58,12 @@ BFCL = ["trajectories={format: tau2, benchmark: bfcl, paths: ['data/bfcl/bon8/qw
 @pytest.mark.parametrize(
     ("name", "overrides", "scenario", "groups"),
     [
-        ("uq_tau2_qwen3-14b", [], "uq", {("tau2", "airline"), ("tau2", "retail")}),
-        ("uq_tau2_gemma4-4b_on_qwen3-14b", [], "uq", {("tau2", "airline"), ("tau2", "retail")}),
-        ("bon_webshop_qwen3-14b", [], "best_of_n", {("webshop", "webshop")}),
-        ("bon_webshop_qwen3-14b", BFCL, "best_of_n", {("bfcl", "bfcl")}),
+        ("uq_tau2", ["source=qwen3-14b"], "uq", {("tau2", "airline"), ("tau2", "retail")}),
+        ("uq_tau2_off_policy", ["source=qwen3-14b"], "uq", {("tau2", "airline"), ("tau2", "retail")}),
+        ("bon_webshop", ["source=qwen3-14b"], "best_of_n", {("webshop", "webshop")}),
+        ("bon_webshop", BFCL, "best_of_n", {("bfcl", "bfcl")}),
         (
-            "fa_who_and_when_qwen3-14b",
+            "fa_who_and_when",
             [],
             "fa",
             {("who_and_when", "Hand-Crafted"), ("who_and_when", "Algorithm-Generated")},
@@ -109,22 +109,21 @@ def reward_models(tmp_path_factory):
     [
         # All trajectories read alike, so a failure ties with every success.
         (
-            "uq_tau2_reward_models_gemma4-4b",
+            "uq_tau2_reward_models",
             ["wildreward", "thinkprm-7b", "thinkprm-14b"],
             {"scenario": "uq", "metric": "auroc"},
             0.5,
         ),
         # And the lowest trial is chosen, which succeeds in every other task.
-        pytest.param(
-            "bon_webshop_reward_models_gemma4-4b",
+        (
+            "bon_webshop_reward_models",
             ["wildreward", "thinkprm-14b"],
             {"scenario": "best_of_n", "metric": "success", "at": 3.0},
             0.5,
-            marks=pytest.mark.slow,  # the same models as above
         ),
         # The critic doubts the second message, which is the mistake.
         (
-            "fa_who_and_when_thinkprm_gemma4-4b",
+            "fa_who_and_when_thinkprm",
             ["thinkprm-14b"],
             {"scenario": "fa", "metric": "step_accuracy", "predictor": "earliest_below"},
             1.0,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
+import shared_ray
 import spans
 import torch
 import yaml
@@ -18,18 +18,20 @@ from chat_templates import save_chat_tokenizer
 from tiny_models import save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pa_dist import cluster, config, errors, stages
+import pa_dist
+from pa_dist import config, errors, stages
 from pa_dist.errors import ConfigError, PaDistError, ResourceError, RunFolderError
 from pa_dist.ingest import sources
+from pa_dist.ingest.stage import IngestStage
 from pa_dist.render.plain import render
-from pa_dist.run import RunFolder
+from pa_dist.runtime import pools, tasks
+from pa_dist.store.folder import RunFolder
 
 
 @pytest.fixture(scope="module", autouse=True)
 def two_logical_gpus():
-    ray.init(address="local", num_cpus=6, num_gpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with shared_ray.another(num_gpus=2):
+        yield
 
 
 def settings(pair, chat_file, out, **score):
@@ -98,6 +100,7 @@ def test_spans_decode_to_what_was_said(finished):
     assert found["truncated"] == 24 - found["actions"]
 
 
+@pytest.mark.integration
 def test_a_chat_run_scores_each_action_in_the_state_that_the_policy_was_in(tmp_path):
     """Of either model by its own template, one of which rewrites history, against a plain pass for each action."""
     names = {"policy": "drops_reasoning", "reference": "text_calls"}
@@ -189,6 +192,7 @@ def test_what_a_run_did_not_make_is_not_touched(finished, tmp_path):
     assert (tmp_path / "checkpoint" / "model.safetensors").exists()
 
 
+@pytest.mark.integration
 def test_a_run_that_scores_nothing_ends_in_an_error(finished, pair, tmp_path):
     file = tmp_path / "silent.jsonl"
     file.write_text('{"messages": [{"role": "user", "content": "Anyone?"}]}\n')
@@ -201,14 +205,14 @@ def test_a_run_that_scores_nothing_ends_in_an_error(finished, pair, tmp_path):
 
 def test_a_task_that_dies_is_one_line():
     with pytest.raises(PaDistError, match="the same command goes on"):
-        list(cluster.map_tasks(os._exit, [1]))
+        list(tasks.map_tasks(os._exit, [1]))
 
 
 PINNED = """
 import sys
 from pa_dist.config import Pair
 from pa_dist.score.check import pinned
-from pa_dist.score.actors import vocabulary
+from pa_dist.models.loaded import vocabulary
 hub = Pair(policy=sys.argv[1], reference="org/model")
 vocabulary(hub, "reference")
 pair = pinned(hub, {"reference": sys.argv[2]} if len(sys.argv) > 2 else {})
@@ -216,6 +220,7 @@ print(pair.policy_revision, pair.reference_revision)
 """
 
 
+@pytest.mark.integration
 def test_a_run_goes_on_with_the_commits_it_began_with(pair, tmp_path):
     """A model on the Hub, as far as it lies in this machine's cache."""
     model, old, new = tmp_path / "hub" / "models--org--model", "a" * 40, "b" * 40
@@ -234,12 +239,14 @@ def test_a_run_goes_on_with_the_commits_it_began_with(pair, tmp_path):
     assert commits(new, old) == ["None", old]
 
 
+@pytest.mark.integration
 def test_fractions_of_one_gpu_hold_both_models(pair, chat_file, tmp_path):
     half = {"num_gpus": 0.5}
     stages.ingest_and_score(settings(pair, chat_file, tmp_path, policy=half, reference=half), lambda line: None)
     assert RunFolder(str(tmp_path)).count("logprobs") == 12
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use a GPU here")
 def test_a_gpu_that_torch_cannot_use_is_one_line_and_no_run_on_the_cpu(pair, chat_file, tmp_path):
     lines = r"^score: a GPU was assigned on \S+, and torch \S+ there finds no CUDA; .*device=cpu[^\n]*$"
@@ -271,10 +278,11 @@ def test_a_model_does_not_end_on_the_cpu_because_the_other_took_every_gpu(pair, 
 def test_a_changed_file_of_the_same_size_is_noticed(finished, pair, tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"reward": 0.0}')
-    before = stages.ingest_settings(settings(pair, file, tmp_path).trajectories)
+    stage = IngestStage(RunFolder(str(tmp_path)), settings(pair, file, tmp_path).trajectories)
+    before = stage.settings()
     file.write_text('{"reward": 1.0}')
     os.utime(file, (0, 0))
-    assert stages.ingest_settings(settings(pair, file, tmp_path).trajectories) != before
+    assert stage.settings() != before
 
 
 @pytest.mark.parametrize(
@@ -325,17 +333,18 @@ def test_where_nodes_are_to_come_gpus_are_named(pair, chat_file, tmp_path):
     ("gpus", "actors", "share"), [(2, 2, 1.0), (1, 2, 0.5), (8, 2, 1.0), (2, 3, 0.5), (0, 2, 0.0), (0.5, 2, 0.25)]
 )
 def test_gpus_are_shared_out(gpus, actors, share):
-    assert cluster._share(gpus, actors) == share
+    assert pools._share(gpus, actors) == share
 
 
 def test_tasks_come_back_in_order():
-    assert list(cluster.map_tasks(lambda x: x * x, range(40))) == [x * x for x in range(40)]
+    assert list(tasks.map_tasks(lambda x: x * x, range(40))) == [x * x for x in range(40)]
 
 
 def command(*args):
     return subprocess.run([sys.executable, "-m", "pa_dist", *args], capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.integration
 def test_gpus_that_are_not_there_are_one_line_and_not_a_hang(pair, chat_file, tmp_path):
     path = tmp_path / "c.yaml"
     loaded = settings(pair, chat_file, tmp_path / "out", policy={"num_gpus": 1e6})
@@ -363,6 +372,14 @@ def test_help_loads_neither_torch_nor_ray():
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
     assert "evaluate" in command("--help").stdout
+
+
+def test_versions_and_tracebacks_are_there_for_those_who_ask():
+    assert f"pa-dist {pa_dist.__version__}\n" in command("--version").stdout
+    for arguments in (["--debug", "run", "none.yaml"], ["run", "none.yaml", "--debug"]):
+        told = command(*arguments).stderr.splitlines()
+        assert told[0] == "Traceback (most recent call last):"
+        assert told[-1] == "pa-dist: none.yaml: No such file or directory"
 
 
 def test_a_mistake_in_a_config_is_one_line(tmp_path):

@@ -18,7 +18,7 @@ from pa_dist.config.sections import (
     Trajectories,
     Vllm,
 )
-from pa_dist.config.tree import Config, evaluate_section, given_path, load, parse
+from pa_dist.config.tree import Config, ScoreSections, evaluate_section, given_path, load, parse
 
 __all__ = [
     "Classifier",
@@ -33,6 +33,7 @@ __all__ = [
     "Replicas",
     "RewardModel",
     "Score",
+    "ScoreSections",
     "ThinkPRM",
     "Trajectories",
     "Vllm",

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -18,12 +18,25 @@ from pa_dist.errors import ConfigError
 from pa_dist.pairs import DEMO, PAIRS
 
 
+class ScoreSections(NamedTuple):
+    """What scoring reads of a config."""
+
+    pair: Pair
+    render: Render
+    score: Score
+    merge: Merge | None = None
+
+
 class Config(Section):
     """A whole run."""
 
     name: str | None = None
     trajectories: Trajectories
     pair: Pair
+    """Or the name of a known one, which `{pair}` then stands for in `name` and `output`."""
+    source: str | None = None
+    """What `{source}` stands for in `trajectories.paths`, `name` and `output`: the model whose trajectories are read;
+    null takes the name of the pair."""
     render: Render = Render()
     score: Score = Score()
     merge: Merge | None = None
@@ -34,21 +47,46 @@ class Config(Section):
     ray: Ray = Ray()
     output: Output
 
+    @property
+    def scoring(self) -> ScoreSections:
+        return ScoreSections(self.pair, self.render, self.score, self.merge)
+
     @model_validator(mode="before")
     @classmethod
     def _name_of_a_pair(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or not isinstance(data.get("pair"), str):
+        if not isinstance(data, dict):
             return data
-        name, known = data["pair"], {**PAIRS, "demo": DEMO}
+        name, known = data.get("pair"), {**PAIRS, "demo": DEMO}
+        if not isinstance(name, str):
+            return _named(data, None)
         if name not in known:
             raise ValueError(f"pair: unknown pair {name!r}{_nearest(name, known)}; `pa-dist pairs` lists them")
-        return {**data, "pair": {"policy": known[name].policy, "reference": known[name].reference}}
+        data = {**data, "pair": {"policy": known[name].policy, "reference": known[name].reference}}
+        return _named(data, name)
 
     @model_validator(mode="after")
     def _merged_in_place(self) -> "Config":
         if self.merge is not None and self.score.engine != "hf":
             raise ValueError("merge: needs score.engine hf, whose weights are rewritten in place")
         return self
+
+
+def _named(data: dict[str, Any], pair: str | None) -> dict[str, Any]:
+    """A config with `{pair}` and `{source}` replaced where they stand."""
+    source = data.get("source") or pair
+
+    def filled(key: str, text: Any) -> Any:
+        if not isinstance(text, str):
+            return text
+        if "{source}" in text and not isinstance(source, str):
+            raise ValueError(f"{key}: {{source}} is the name of a model; a pair that is known by none needs `source`")
+        return text.replace("{source}", str(source)).replace("{pair}", pair or "own-pair")
+
+    data = {**data, **{key: filled(key, data[key]) for key in ("name", "output") if key in data}}
+    section = data.get("trajectories")
+    if isinstance(section, dict) and isinstance(paths_ := section.get("paths"), list):
+        data["trajectories"] = {**section, "paths": [filled("trajectories.paths", path) for path in paths_]}
+    return data
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Config:

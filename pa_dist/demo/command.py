@@ -8,12 +8,12 @@ import pyarrow.compute as pc
 from pa_dist import config, stages
 from pa_dist.demo.agreement import Agreement, agreement, exact_advantages, held_out_tasks, shipped_rollouts
 from pa_dist.demo.rollouts import Row
-from pa_dist.demo.train import Recipe
+from pa_dist.demo.world import BETA
 from pa_dist.pairs import SHIPPED
-from pa_dist.progress import Progress
 from pa_dist.report.command import report_at_end
 from pa_dist.report.tables import show_metrics
-from pa_dist.run import RunFolder
+from pa_dist.runtime.progress import Progress
+from pa_dist.store.folder import RunFolder
 
 Say = Callable[[str], None]
 
@@ -48,7 +48,7 @@ def demo_config(out: str) -> config.Config:
             "trajectories": {"format": "chat", "paths": [str(SHIPPED / "rollouts.jsonl.gz")]},
             "pair": "demo",
             "score": {"dtype": "float32", "max_length": 512, "rows_per_block": 128},
-            "evaluate": {"beta": Recipe.beta, "resamples": 400},
+            "evaluate": {"beta": BETA, "resamples": 400},
             "output": out,
         }
     )
@@ -56,8 +56,8 @@ def demo_config(out: str) -> config.Config:
 
 def measure_agreement(folder: RunFolder) -> Agreement:
     """Measured against exact advantages of every scored step of the sampled rollouts in a run folder."""
-    from pa_dist.score.load import load_model
-    from pa_dist.score.tokenize import load_tokenizer
+    from pa_dist.engine.load import load_model
+    from pa_dist.engine.tokens import load_tokenizer
 
     model, tokenizer = load_model(str(SHIPPED / "reference")), load_tokenizer(str(SHIPPED / "reference"))
     by_task: dict[str, list[Row]] = {task.task_id: [] for task in held_out_tasks()}
@@ -67,7 +67,7 @@ def measure_agreement(folder: RunFolder) -> Agreement:
     exact: dict[str, list[float]] = {}
     with Progress("exact values", len(by_task)) as progress:
         for task in held_out_tasks():
-            exact |= exact_advantages([task], by_task[task.task_id], tokenizer, model, Recipe.beta)
+            exact |= exact_advantages([task], by_task[task.task_id], tokenizer, model, BETA)
             progress.advance()
     columns = ["trajectory_id", "step", "progress_advantage__sum"]
     steps = folder.dataset("steps").to_table(columns=columns, filter=pc.field("domain") == "sampled").to_pylist()

@@ -29,6 +29,8 @@ REQUESTS = (
     "I need {quantity} x {item} for the office. Use {payment} to pay. {customer}",
 )
 
+# The weight of the KL divergence that the shipped policy was trained with, and so the scale of its advantages.
+BETA = 0.3
 # The chance that stock is there: where the item is kept, and elsewhere.
 IN_STOCK = {True: 0.8, False: 0.4}
 BLIND = 0.5

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pa_dist.ingest.identity import identify
 from pa_dist.ingest.records import Reject
 from pa_dist.ingest.staging import FLUSH_ROWS, INDEX, Rejects
-from pa_dist.run import STAGING, RunFolder
+from pa_dist.store.folder import STAGING, RunFolder
 
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 

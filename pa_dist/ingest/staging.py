@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from pa_dist.ingest.records import Reject, Trajectory
 from pa_dist.ingest.sources import natural
-from pa_dist.run import STAGING, RunFolder
 from pa_dist.schema import REJECTS, TRAJECTORIES
+from pa_dist.store.folder import STAGING, RunFolder
 
 FLUSH_ROWS = 10_000
 MESSAGES_AT_ONCE = 100

@@ -9,9 +9,9 @@ import torch
 
 from pa_dist import schema
 from pa_dist.config import Config, Replicas
+from pa_dist.engine.rate import matrix_rate
 from pa_dist.errors import ConfigError, RunFolderError
-from pa_dist.run import RunFolder
-from pa_dist.score.rate import matrix_rate
+from pa_dist.store.folder import RunFolder
 
 GIB = 2**30
 # Dense matrix products a second, in bfloat16 and in float32 (without TF32, which nothing here switches on), and memory.

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
-from pa_dist.score.forward import matrix_weights
-from pa_dist.score.logprobs import CHUNK_ELEMENTS, CHUNK_ELEMENTS_OF_A_GPU
+from pa_dist.engine.forward import matrix_weights
+from pa_dist.engine.head import CHUNK_ELEMENTS, CHUNK_ELEMENTS_OF_A_GPU
 
 BYTES = {"float32": 4, "bfloat16": 2}
 # Tensors of a token that are alive at once in a layer: of the hidden state's width, and of a part's own.

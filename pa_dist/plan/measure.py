@@ -14,18 +14,18 @@ from transformers import AutoModelForSequenceClassification
 
 from pa_dist import schema
 from pa_dist.config import Config, RewardModel, ThinkPRM
+from pa_dist.engine.load import quiet, skeleton
+from pa_dist.engine.protocol import NULL_COLUMNS, TokenColumns, TokenRow, Work, score_rows
 from pa_dist.plan.estimate import Figures
 from pa_dist.plan.flops import BYTES, Shape, shape
 from pa_dist.plan.rehearsal import Rehearsal, drawn_columns, unshared
 from pa_dist.plan.sample import SIZE, Block, kind
 from pa_dist.reward_models.pipeline import config_of, tokenizer_of
 from pa_dist.reward_models.rows import prompt_rows
-from pa_dist.run import RunFolder
 from pa_dist.score import rows
-from pa_dist.score.actors import Tokenize
 from pa_dist.score.check import shares_tokens
-from pa_dist.score.engine import NULL_COLUMNS, TokenColumns, TokenRow, Work, score_rows
-from pa_dist.score.load import quiet, skeleton
+from pa_dist.score.scorer import Tokenize
+from pa_dist.store.folder import RunFolder
 
 
 class Scoring:
@@ -39,8 +39,8 @@ class Scoring:
 
     def __init__(self, config: Config, device: str) -> None:
         """`device`: the type of the device that is planned for."""
-        self.config, self.device, self.shared = config, device, shares_tokens(config)
-        self._tokens = Tokenize(config, RunFolder(config.output), self.shared, tally=None)
+        self.config, self.device, self.shared = config, device, shares_tokens(config.scoring)
+        self._tokens = Tokenize(config.scoring, RunFolder(config.output), self.shared, tally=None)
         settings, pair = config.score, config.pair
         sharing = settings.engine == "hf" and settings.prefix_sharing == "auto" and not settings.attn_implementation
         self._null: dict[str, Any] = dict.fromkeys(NULL_COLUMNS[settings.engine])

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pa_dist import schema
-from pa_dist.cluster import share_out_of
 from pa_dist.config import Config, Replicas, ThinkPRM
+from pa_dist.engine import vllm
 from pa_dist.errors import ConfigError, first_line
+from pa_dist.models.positions import limited
 from pa_dist.plan.assumptions import assumptions
 from pa_dist.plan.devices import Speed, speeds
 from pa_dist.plan.estimate import Estimate, Figures, total
@@ -15,9 +16,8 @@ from pa_dist.plan.flops import BYTES
 from pa_dist.plan.measure import Judging, Scoring
 from pa_dist.plan.records import DevicePlan, Expected, ModelPlan, Plan, RewardPlan
 from pa_dist.plan.sample import READ_BYTES, SIZE, Block, Corpus, blocks, read_corpus
-from pa_dist.run import RunFolder
-from pa_dist.score import vllm
-from pa_dist.score.positions import limited
+from pa_dist.runtime.pools import share_out_of
+from pa_dist.store.folder import RunFolder
 
 SAMPLE = 200
 HOUR = 3600.0
@@ -94,13 +94,13 @@ def _checked(config: Config) -> Config:
 
     here = vllm.installed() is not None
     found = check(config.pair, config.score if here else config.score.model_copy(update={"engine": "hf"}))
-    check_templates(config)
-    check_pair(config, found)
-    check_lengths(config, found)
+    check_templates(config.scoring)
+    check_pair(config.scoring, found)
+    check_lengths(config.scoring, found)
     for name, model in config.reward_models.items():
         elsewhere = isinstance(model, ThinkPRM) and not here
         judges.check(name, model.model_copy(update={"engine": "hf"}) if elsewhere else model)
-    return limited(config, found.positions)
+    return config.model_copy(update={"score": limited(config.scoring, found.positions).score})
 
 
 def _scoring(config: Config, kind: str) -> Scoring:

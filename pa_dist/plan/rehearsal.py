@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from pa_dist.engine.forward import Forward, Memory, reason_by_kind
+from pa_dist.engine.hf import PASS_TOKENS, Columns, HFEngine
+from pa_dist.engine.prefix_tree import Segment
+from pa_dist.engine.protocol import TokenColumns, TokenSequence
 from pa_dist.plan.flops import Shape, shape
-from pa_dist.score.engine import TokenColumns, TokenSequence
-from pa_dist.score.forward import Forward, Memory, reason_by_kind
-from pa_dist.score.hf import PASS_TOKENS, Columns, HFEngine
-from pa_dist.score.prefix_tree import Segment
 
 # Standard deviations of the columns' logarithms, of SmolLM2-135M on tau-bench: a file's size depends on them a little.
 _SPREAD = {"logprob": 3.2, "topk_logprob_mean": 0.38, "entropy": 2.4, "self_certainty": 0.3}

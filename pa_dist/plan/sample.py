@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pa_dist import schema
 from pa_dist.config import Trajectories
 from pa_dist.ingest.sources import Source, expand
-from pa_dist.ingest.stage import ingest
-from pa_dist.run import RunFolder
+from pa_dist.ingest.tables import ingest
+from pa_dist.store.folder import RunFolder
 
 # A corpus of no more is read whole; of a larger one, files that come to so many bytes.
 READ_BYTES = 128 << 20

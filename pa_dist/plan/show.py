@@ -11,7 +11,7 @@ from rich.text import Text
 from pa_dist.plan.devices import GIB
 from pa_dist.plan.estimate import Estimate
 from pa_dist.plan.records import DevicePlan, Plan
-from pa_dist.report.terminal import console_for, visible
+from pa_dist.terminal import console_for, visible
 
 MOST_REASONS = 8
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pa_dist.reduce.ragged import Bools, Floats, Ints, offsets
+from pa_dist.ragged import Bools, Floats, Ints, offsets
 from pa_dist.schema import TOKEN_AGGS
 
 

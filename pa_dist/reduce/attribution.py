@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from pa_dist import schema
+from pa_dist.ragged import Bools, Floats, Ints, column, is_valid, lengths, offsets
 from pa_dist.reduce.intervals import Figure, Resampling, cluster_means, figures
 from pa_dist.reduce.predictors import agent_matches
-from pa_dist.reduce.ragged import Bools, Floats, Ints, column, is_valid, lengths, offsets
 
 METRICS = ("step_accuracy", "step_accuracy_reachable", "step_accuracy_within", "mae", "agent_accuracy")
 BASELINES = ("random", "first_step", "last_step")

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pa_dist.ragged import Bools, Floats, Ints
 from pa_dist.reduce.intervals import Figure, Resampling, cluster_means, figures
-from pa_dist.reduce.ragged import Bools, Floats, Ints
 
 
 def selection_probabilities(n_trials: int) -> Floats:

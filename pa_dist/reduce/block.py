@@ -9,10 +9,7 @@ from numpy.typing import NDArray
 
 from pa_dist import schema
 from pa_dist.config import Evaluate
-from pa_dist.reduce.aggregate import Bucket, buckets, step_aggregates, token_aggregates, token_extremes
-from pa_dist.reduce.methods import OTHER_TOKENS, Method, RewardMethod, StepColumns, all_methods, cells, methods
-from pa_dist.reduce.predictors import agent_matches, fell_back, predictions
-from pa_dist.reduce.ragged import (
+from pa_dist.ragged import (
     Bools,
     Floats,
     Ints,
@@ -25,6 +22,9 @@ from pa_dist.reduce.ragged import (
     require_same,
     tokens,
 )
+from pa_dist.reduce.aggregate import Bucket, buckets, step_aggregates, token_aggregates, token_extremes
+from pa_dist.reduce.methods import OTHER_TOKENS, Method, RewardMethod, StepColumns, all_methods, cells, methods
+from pa_dist.reduce.predictors import agent_matches, fell_back, predictions
 from pa_dist.reduce.rewards import Judged, of_steps, of_trajectories
 from pa_dist.schema import TOKEN_AGGS
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pa_dist.config import Evaluate
+from pa_dist.ragged import Bools, Floats, Ints
 from pa_dist.reduce.best_of_n import Trials
 from pa_dist.reduce.comparisons import (
     BASELINE,
@@ -30,10 +31,9 @@ from pa_dist.reduce.crossfit import FOLDS, Pairs, choose_by_mean, folds, read_au
 from pa_dist.reduce.groups import LABELLED, Group, by_group, clusters, floats, trials
 from pa_dist.reduce.intervals import Resampling, cluster_means, distinct
 from pa_dist.reduce.methods import Cell
-from pa_dist.reduce.ragged import Bools, Floats, Ints
 from pa_dist.reduce.survey import Plan
 from pa_dist.reduce.uncertainty import METRICS, measured, why_undefined
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
 
 # What a cell is chosen by; of the one chosen beforehand UQ has more.
 CHOSEN_BY = {"uq": "auroc", "best_of_n": "success", "fa": "step_accuracy"}

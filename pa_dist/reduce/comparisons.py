@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from pa_dist.ragged import Floats
 from pa_dist.reduce.groups import Group
 from pa_dist.reduce.intervals import Figure, figures
-from pa_dist.reduce.ragged import Floats
 
 METHOD = "progress_advantage"
 # The same quantity, aggregated otherwise: its token mean, sum and last are equal.

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pa_dist.ragged import Bools, Floats, Ints
 from pa_dist.reduce.intervals import Resampling, ratio
-from pa_dist.reduce.ragged import Bools, Floats, Ints
 from pa_dist.reduce.uncertainty import Ties, concordant
 
 FOLDS = 5

@@ -2,7 +2,7 @@
 
 from pa_dist.config import Evaluate
 from pa_dist.errors import RunFolderError
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
 
 
 def evaluate_settings(folder: RunFolder) -> Evaluate:

@@ -21,7 +21,7 @@ from pa_dist.reduce.comparisons import CHOICES, compare
 from pa_dist.reduce.groups import GROUP, by_name
 from pa_dist.reduce.parts import COMPARISONS, METRICS, READINGS, Row, SliceReader, compared, readings, writing
 from pa_dist.reduce.survey import SCENARIOS
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
 
 _UQ_METRICS = ("auroc", "auprc", "spearman", "aurc", "risk")
 _METRIC_ORDER = (*_UQ_METRICS, "success", "reward", "mean", "oracle", *FA_METRICS)

@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 
 from pa_dist import schema
 from pa_dist.config import Evaluate
+from pa_dist.ragged import Bools, Floats, Ints, column, is_valid
 from pa_dist.reduce.best_of_n import Trials
-from pa_dist.reduce.ragged import Bools, Floats, Ints, column, is_valid
 
 Group = tuple[str | None, str | None, str | None]
 """Benchmark, domain and behavior."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pa_dist.reduce.ragged import Floats, Ints
+from pa_dist.ragged import Floats, Ints
 
 QUANTILES = (0.025, 0.975)
 # Below so many clusters a percentile interval holds the truth much less often than it says, and a p-value finds what

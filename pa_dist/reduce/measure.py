@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from pa_dist import schema
 from pa_dist.config import Evaluate
+from pa_dist.ragged import Floats, column, is_valid
 from pa_dist.reduce.attribution import (
     NO_LABEL,
     baseline_outcomes,
@@ -20,23 +21,15 @@ from pa_dist.reduce.attribution import (
     unreachable_labels,
 )
 from pa_dist.reduce.best_of_n import Trials, baselines, best_of_n
-from pa_dist.reduce.choices import (
-    NO_TRIAL,
-    baseline,
-    lacking_choices,
-    mean_choices,
-    mean_estimates,
-    random_trial,
-)
+from pa_dist.reduce.choices import NO_TRIAL, baseline, lacking_choices, mean_choices, mean_estimates, random_trial
 from pa_dist.reduce.comparisons import METHOD, CellName, Reading
 from pa_dist.reduce.groups import GROUP, LABELLED, Group, by_group, clusters, floats, trials
 from pa_dist.reduce.intervals import Figure, Resampling, unlabelled
 from pa_dist.reduce.methods import Cell, Lacking, Method, RewardMethod, cells, methods
 from pa_dist.reduce.parts import Measured
-from pa_dist.reduce.ragged import Floats, column, is_valid
 from pa_dist.reduce.survey import SCENARIOS, Plan
 from pa_dist.reduce.uncertainty import METRICS, uncertainty
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
 
 _NO_REWARD = "no trajectory has a reward"
 _OF_TRIALS = [("success", None), ("reward", None)]

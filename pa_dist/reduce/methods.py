@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pa_dist.reduce.ragged import Bools, Floats
+from pa_dist.ragged import Bools, Floats
 from pa_dist.schema import NONE, PREDICTORS, REWARD_PREDICTORS, STEP_AGGS, TOKEN_AGGS
 
 

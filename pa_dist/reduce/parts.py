@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import fs as pafs
 
 from pa_dist import schema
 from pa_dist.reduce.comparisons import Compared, Estimate, Reading
 from pa_dist.reduce.groups import GROUP, Group
 from pa_dist.reduce.intervals import Figure
-from pa_dist.run import REDUCING, RunFolder
+from pa_dist.store.folder import REDUCING, RunFolder
 
 Row = dict[str, Any]
 METRICS, READINGS, COMPARISONS = "metrics", "readings", "comparisons"
@@ -118,12 +117,8 @@ class SliceReader:
     """All files of a kind, opened when they are needed."""
 
     def __init__(self, folder: RunFolder, kind: str) -> None:
-        selector = pafs.FileSelector(folder.path(REDUCING, kind), allow_not_found=True)
-        found = sorted(
-            (info.base_name, info.path)
-            for info in folder.filesystem.get_file_info(selector)
-            if info.base_name[:1].isdigit()
-        )
+        listed = folder.listed(REDUCING, kind)
+        found = sorted((info.base_name, info.path) for info in listed if info.base_name[:1].isdigit())
         self._files = [(int(name.partition("-")[0]), path) for name, path in found]
         self._filesystem, self._schema = folder.filesystem, _SCHEMAS[kind]
         self._open: dict[str, pa.ipc.RecordBatchFileReader] = {}

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from pa_dist.ragged import Bools, Floats, Ints
 from pa_dist.reduce.aggregate import Bucket, cumulative
-from pa_dist.reduce.ragged import Bools, Floats, Ints
 from pa_dist.schema import PREDICTORS
 
 

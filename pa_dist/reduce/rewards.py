@@ -1,6 +1,6 @@
 """What reward models say of a block of `logprobs`: joined by trajectory, and by the message of each step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,11 +8,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pa_dist import schema
-from pa_dist.reduce.methods import RewardMethod
-from pa_dist.reduce.ragged import Floats, Ints, column, lengths
-from pa_dist.run import RunFolder
+from pa_dist.errors import ConfigError
+from pa_dist.ragged import Floats, Ints, column, lengths
+from pa_dist.reduce.methods import RewardMethod, methods
+from pa_dist.store.folder import RunFolder
 
 _READ = ["trajectory_id", "score", "step", "step_score"]
+
+
+def check_names(reward_models: Iterable[str]) -> None:
+    """Refuse a reward model by the name of a method. Raises `ConfigError`."""
+    taken = {"baseline", *(method.name for method in methods("published"))}
+    for name in reward_models:
+        if name in taken:
+            raise ConfigError(f"reward_models.{name}: a method has this name; take another")
 
 
 @dataclass(frozen=True)

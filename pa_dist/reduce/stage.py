@@ -1,257 +1,73 @@
-"""The driver of a reduction: `logprobs` in; `steps`, `scores`, `selections`, `attributions`, `metrics` and
-`comparisons` out.
+"""The last stage: the columns to steps, scores and metrics."""
 
-The driver plans tasks and adds up counts; rows of the tables live only in tasks, a bounded number at a time. Tasks
-leave figures in files, from which the last ones write `metrics` and `comparisons`: nothing holds those of all groups.
-"""
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING
-
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
-from pyarrow import fs as pafs
-
-from pa_dist import schema
+from pa_dist import schema, truncation
 from pa_dist.config import Evaluate
-from pa_dist.reduce import measure
-from pa_dist.reduce.block import COLUMNS, reduce_block
-from pa_dist.reduce.choices import score_choices
-from pa_dist.reduce.comparisons import METHOD, Reading
-from pa_dist.reduce.gather import compare_slices, gather, names_in_order
-from pa_dist.reduce.methods import Cell, Lacking, RewardMethod, all_methods, cells, missing
-from pa_dist.reduce.parts import COMPARISONS, METRICS, Measured, write_rows
-from pa_dist.reduce.rewards import Judged, read_judged
-from pa_dist.reduce.survey import Plan, Survey, read_plan, survey
-from pa_dist.run import REDUCING, REWARDS, RunFolder
-from pa_dist.whereabouts import locate
-
-if TYPE_CHECKING:
-    from pa_dist.ingest.stage import Mapper
-
-OUTPUTS = ("steps", "scores", "selections", "attributions")
-
-# Compressed bytes of `logprobs` that one task reads, and bytes and rows that it holds at a time: of each row, fault
-# attribution makes some hundreds.
-_TASK_BYTES = 256 << 20
-_BLOCK_BYTES = 64 << 20
-_BLOCK_ROWS = 4096
-# Scores that one task ranks: columns times trajectories.
-_TASK_SCORES = 2_000_000
-# Slices of groups that one task compares.
-_TASK_SLICES = 8
+from pa_dist.errors import RunFolderError
+from pa_dist.reduce.evaluate import Summary, evaluate
+from pa_dist.reduce.methods import RewardMethod
+from pa_dist.reduce.rewards import check_names
+from pa_dist.runtime.settle import settle_late
+from pa_dist.runtime.targets import LOGPROBS, judged_by, reward_target
+from pa_dist.runtime.tasks import mapper
+from pa_dist.stage import Say, Stage
+from pa_dist.store.folder import FILES, REPORT, RunFolder
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a reduction did. `note` says why there are no metrics, and what took no part in them."""
+class EvaluateStage(Stage):
+    """Every method, aggregation and metric, from what the models left.
 
-    trajectories: int
-    steps: int
-    scored_steps: int
-    scenarios: tuple[str, ...]
-    metrics: int
-    note: str | None
-    apart: int = 0
-    """Trajectories that the models read as different tokens: most of their advantages are null."""
+    It is a cheap reading of the columns, so it is never done: other settings replace its tables without asking.
 
-
-@dataclass(frozen=True)
-class _Part:
-    """What one task reduces: files of `logprobs` with some of their row groups (null: all)."""
-
-    name: str
-    files: tuple[tuple[str, tuple[int, ...] | None], ...]
-    judged: tuple[tuple[str, ...], ...] = ()
-    """Of each reward model the files that hold what it says of these trajectories."""
-
-
-Rewards = Sequence[RewardMethod]
-
-
-def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: "Mapper", rewards: Rewards = ()) -> Summary:
-    """Reduce a run's `logprobs` and `rewards`, replacing what an earlier evaluation left.
-
-    Args:
-      settings: preset, scenarios, intervals.
-      folder: a run folder with `logprobs`.
-      map_tasks: runs tasks; functions and items can be pickled by cloudpickle.
-      rewards: reward models that judged the run.
-
-    Raises:
-      PaDistError: a row of `logprobs` that contradicts itself.
+    Attributes:
+      summary: of the run of it in this process.
     """
-    for table_name in OUTPUTS:
-        folder.clear(table_name)
-    null_columns = folder.manifest["stages"].get("score", {}).get("null_columns", {})
-    lacking = missing(settings.preset, null_columns)
-    parts = _plan(folder)
-    if rewards:
-        # Once for all parts: to look for each part's rows in whole tables would take the square of the corpus.
-        (parts,) = map_tasks(partial(_find_judged, folder, rewards), [parts])
-    counts = map_tasks(partial(_reduce_part, folder, settings, {name for name, _ in lacking}, rewards), parts)
-    trajectories, apart, steps, scored = (sum(column) for column in zip((0, 0, 0, 0), *counts, strict=True))
-    if apart and apart == trajectories:
-        lacking = missing(settings.preset, null_columns, apart=True)
-    _write_if_absent(folder, settings, rewards)
-    _forget(folder)
-    (surveyed,) = map_tasks(partial(survey, settings), [folder])
-    jobs = _jobs(settings, folder, surveyed, lacking, rewards)
-    n_metrics = sum(map_tasks(partial(_measure, folder), list(enumerate(jobs))))
-    sum(map_tasks(partial(compare_slices, folder, settings.resamples), _ranges(surveyed.n_slices)))
-    for table_name in ("selections", "attributions"):
-        _write_if_absent(folder, settings, rewards, table_name)
-    names = names_in_order([method.name for method in all_methods(settings.preset, rewards)])
-    sum(map_tasks(partial(gather, folder, names, surveyed.n_slices), [METRICS, COMPARISONS]))
-    _forget(folder)
-    return Summary(trajectories, steps, scored, surveyed.scenarios, n_metrics, surveyed.note, apart)
 
+    name = "evaluate"
+    reads: Mapping[str, Sequence[str]] = {"logprobs": schema.LOGPROBS.names}
+    writes = ("steps", "scores", "selections", "attributions", *FILES)
 
-def _forget(folder: RunFolder) -> None:
-    """Delete what tasks left for each other, in this evaluation or one that was killed."""
-    if folder.filesystem.get_file_info(folder.path(REDUCING)).type is not pafs.FileType.NotFound:
-        folder.filesystem.delete_dir(folder.path(REDUCING))
+    def __init__(self, folder: RunFolder, section: Evaluate, reward_models: Iterable[str] = ()) -> None:
+        """`reward_models`: names of those that are to be judged first."""
+        super().__init__(folder)
+        self.section, self.reward_models = section, tuple(reward_models)
+        self.summary: Summary | None = None
 
+    def settings(self) -> dict[str, Any]:
+        return {"evaluate": self.section.model_dump(mode="json")}
 
-def _ranges(n_slices: int) -> list[range]:
-    """Slices shared out among tasks."""
-    return [range(start, min(start + _TASK_SLICES, n_slices)) for start in range(0, n_slices, _TASK_SLICES)]
+    def is_done(self) -> bool:
+        return False
 
+    def check(self, say: Say) -> None:
+        check_names(self.reward_models)
 
-def _plan(folder: RunFolder) -> list[_Part]:
-    """Share out `logprobs`: small files together, the row groups of a large one apart."""
-    pieces: list[tuple[int, str, tuple[int, ...] | None]] = []
-    for info in folder.filesystem.get_file_info(folder.parts("logprobs")):
-        if info.size <= _TASK_BYTES:
-            pieces.append((info.size, info.path, None))
-            continue
-        footer = pq.read_metadata(info.path, filesystem=folder.filesystem)
-        share = info.size // max(footer.num_row_groups, 1)
-        pieces += [(share, info.path, (group,)) for group in range(footer.num_row_groups)]
-    shares: list[list[tuple[str, tuple[int, ...] | None]]] = []
-    room = 0
-    for size, path, row_groups in pieces:
-        if size > room:
-            shares.append([])
-            room = _TASK_BYTES
-        shares[-1].append((path, row_groups))
-        room -= size
-    return [_Part(f"part-{index:05d}", tuple(share)) for index, share in enumerate(shares)]
-
-
-def _reduce_part(
-    folder: RunFolder, settings: Evaluate, lacking: Collection[str], rewards: Rewards, part: _Part
-) -> tuple[int, int, int, int]:
-    """Write one part's rows, a block at a time; counts trajectories, those whose tokens differ between the models,
-    steps, and steps with an advantage."""
-    trajectories = apart = steps = scored = 0
-    judged = _judged(folder, rewards, part)
-    for index, table in enumerate(_blocks(folder, part)):
-        reduced = reduce_block(table, settings, lacking, judged)
-        name = f"{part.name}-{index:04d}"
-        folder.write("steps", name, reduced.steps)
-        folder.write("scores", name, reduced.scores)
-        if len(attributions := reduced.attributions):
-            # A row group holds one method's token aggregation, so that the task that measures it reads no other.
-            size = len(schema.PREDICTORS) * pc.count_distinct(attributions["trajectory_id"]).as_py()
-            folder.write("attributions", name, attributions, row_group_size=size)
-        trajectories += len(table)
-        apart += len(table) - table["token_ids_reference"].null_count
-        steps += len(reduced.steps)
-        scored += len(reduced.steps) - reduced.steps["progress_advantage__sum"].null_count
-    return trajectories, apart, steps, scored
-
-
-def _judged(folder: RunFolder, rewards: Rewards, part: _Part) -> list[Judged]:
-    """What reward models say of a part's trajectories."""
-    if not rewards:
-        return []
-    ids = _ids(folder, part)
-    return [read_judged(folder, method, files, ids) for method, files in zip(rewards, part.judged, strict=True)]
-
-
-def _find_judged(folder: RunFolder, rewards: Rewards, parts: Sequence[_Part]) -> list[_Part]:
-    """The parts, each with the files of its reward models' rows."""
-    tables = [locate(folder, f"{REWARDS}/{method.name}") for method in rewards]
-    ids = ((part, _ids(folder, part).to_pylist()) for part in parts)
-    return [replace(part, judged=tuple(tuple(table.holding(its)) for table in tables)) for part, its in ids]
-
-
-def _ids(folder: RunFolder, part: _Part) -> pa.ChunkedArray:
-    """A part's trajectories."""
-    parquet, column = pads.ParquetFileFormat(), pa.schema([pa.field("trajectory_id", pa.string())])
-    pieces = [parquet.make_fragment(path, folder.filesystem, row_groups=groups) for path, groups in part.files]
-    return pads.FileSystemDataset(pieces, column, parquet, folder.filesystem).to_table()["trajectory_id"]
-
-
-def _blocks(folder: RunFolder, part: _Part) -> Iterator[pa.Table]:
-    """Tables of about `_BLOCK_BYTES` each, of `_BLOCK_ROWS` at most."""
-    pending: list[pa.RecordBatch] = []
-    size = n_rows = 0
-    for path, row_groups in part.files:
-        with pq.ParquetFile(path, filesystem=folder.filesystem) as file:
-            footer = file.metadata
-            held = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
-            rows = max(1, _BLOCK_BYTES * max(footer.num_rows, 1) // max(held, 1))
-            for batch in file.iter_batches(batch_size=min(rows, _BLOCK_ROWS), columns=COLUMNS, row_groups=row_groups):
-                if pending and (size + batch.nbytes > _BLOCK_BYTES or n_rows + len(batch) > _BLOCK_ROWS):
-                    yield pa.Table.from_batches(pending)
-                    pending, size, n_rows = [], 0, 0
-                pending.append(batch)
-                size, n_rows = size + batch.nbytes, n_rows + len(batch)
-    if pending:
-        yield pa.Table.from_batches(pending)
-
-
-def _write_if_absent(folder: RunFolder, settings: Evaluate, rewards: Rewards, *names: str) -> None:
-    """Give a table without rows one empty file, so that it exists."""
-    empty = {
-        "steps": schema.STEPS,
-        "scores": schema.scores([cell.column for cell in cells(settings.preset, rewards)]),
-        "selections": schema.SELECTIONS,
-        "attributions": schema.ATTRIBUTIONS,
-    }
-    for name in names or ("steps", "scores", "attributions"):
-        if not folder.parts(name):
-            folder.write(name, "part-00000", empty[name].empty_table())
-
-
-Job = Callable[[Plan], Iterable[Measured | Reading]]
-
-
-def _jobs(settings: Evaluate, folder: RunFolder, surveyed: Survey, lacking: Lacking, rewards: Rewards) -> list[Job]:
-    """What tasks measure, each of all groups: their number does not grow with those."""
-    jobs: list[Job] = [partial(measure.unmeasured, settings, lacking)]
-    if {"uq", "best_of_n"} & set(surveyed.scenarios):
-        columns = [cell for cell in cells(settings.preset, rewards) if (cell.method, cell.token_agg) not in lacking]
-        by_method: dict[str, list[Cell]] = {}
-        for cell in columns:
-            by_method.setdefault(cell.method, []).append(cell)
-        width = max(1, min(64, _TASK_SCORES // max(surveyed.n_trajectories, 1)))
-        for index, start in enumerate(range(0, len(columns), width)):
-            chosen = columns[start : start + width]
-            jobs.append(partial(measure.score_columns, folder, settings, chosen, f"part-{index:05d}"))
-        for name, of_method in by_method.items():
-            others = [first for other, (first, *_) in by_method.items() if (name == METHOD) != (other == METHOD)]
-            jobs.append(partial(score_choices, folder, settings, of_method, others))
-    if "best_of_n" in surveyed.scenarios:
-        jobs.append(partial(measure.best_of_n_baselines, folder, settings))
-    if "fa" in surveyed.scenarios:
-        jobs += [
-            partial(measure.blamed_steps, folder, settings, method.name, names)
-            for method in all_methods(settings.preset, rewards)
-            if method.attributes and (names := measure.blaming(method, lacking))
-        ]
-        jobs.append(partial(measure.blame_baselines, folder, settings))
-    return jobs
-
-
-def _measure(folder: RunFolder, job: tuple[int, Job]) -> int:
-    """Leave what a job finds in files; counts rows of `metrics`."""
-    number, find = job
-    plan = read_plan(folder)
-    return write_rows(folder, f"{number:05d}", find(plan), plan.slices)
+    def run(self, say: Say) -> None:
+        say, began, folder = self.folder.logged(say), time.perf_counter(), self.folder
+        stages = folder.manifest["stages"]
+        if not stages.get("score", {}).get("done"):
+            raise RunFolderError(f"{folder}: nothing scored here yet; `pa-dist score CONFIG` comes first")
+        tasks = mapper(self.name)
+        judged = [name for name in judged_by(stages) if stages[reward_target(name).stage]["done"]]
+        for into in (LOGPROBS, *map(reward_target, judged)):
+            settle_late(folder, into, tasks)
+        rewards = [RewardMethod(name, stages[reward_target(name).stage]["judges_steps"]) for name in judged]
+        folder.filesystem.delete_dir_contents(folder.path(REPORT), missing_dir_ok=True)  # which shows the one before
+        folder.start(self.name, self.settings())
+        self.summary = found = evaluate(self.section, folder, tasks, rewards)
+        seconds = round(time.perf_counter() - began, 1)
+        folder.finish(self.name, **asdict(found), seconds=seconds)
+        metrics = f"{found.metrics} metrics of {', '.join(found.scenarios) or 'no scenario'}"
+        why = f": {found.note}" if found.note else ""
+        cut = truncation.in_short(stages["score"])
+        steps = f"{found.scored_steps} of {found.steps} steps with an advantage{cut}"
+        say(f"evaluate: {found.trajectories} trajectories, {steps}, {metrics}{why} ({seconds} s)")
+        if found.apart:
+            say(
+                f"evaluate: the models read {found.apart} of {found.trajectories} trajectories as different tokens: of "
+                "their advantages only the sums over a step's tokens are defined, the others are null"
+            )

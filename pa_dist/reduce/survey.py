@@ -13,7 +13,7 @@ import pyarrow as pa
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.reduce.groups import GROUP, LABELLED, Group, by_group, trials
-from pa_dist.run import REDUCING, RunFolder
+from pa_dist.store.folder import REDUCING, RunFolder
 
 SCENARIOS = ("uq", "best_of_n", "fa")
 _TABLE = f"{REDUCING}/groups"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pa_dist.ragged import Bools, Floats, Ints
 from pa_dist.reduce.intervals import Figure, Resampling, distinct, figures
-from pa_dist.reduce.ragged import Bools, Floats, Ints
 
 COVERAGES = tuple(tenth / 10 for tenth in range(1, 11))
 METRICS: tuple[tuple[str, float | None], ...] = (

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pa_dist.config import Evaluate
+from pa_dist.ragged import Ints, column
 from pa_dist.reduce.groups import GROUP
 from pa_dist.reduce.groups import Group as GroupName
-from pa_dist.reduce.ragged import Ints, column
-from pa_dist.report.find import holding
 from pa_dist.report.words import UNNAMED
-from pa_dist.run import RunFolder
 from pa_dist.schema import NONE
+from pa_dist.store.folder import RunFolder
+from pa_dist.store.index import locate
 
 # Trajectories that one task writes, and holds at a time.
 _GROUP_ROWS = 256
@@ -70,9 +70,9 @@ def choose(folder: RunFolder, settings: Evaluate, limit: int) -> Choice:
     outcome = pa.array([outcome_of(row, settings.success_threshold) for row in table.select(_LABELS).to_pylist()])
     table = table.append_column("success", outcome.cast(pa.bool_()))
     groups = [ids[start : start + _GROUP_ROWS] for start in range(0, len(ids), _GROUP_ROWS)]
-    files = {name: holding(folder, name, groups) for name in ("trajectories", "logprobs", "steps")}
+    where = {name: locate(folder, name) for name in ("trajectories", "logprobs", "steps")}
     parts = [
-        Group(number * _GROUP_ROWS, group, {name: found[number] for name, found in files.items()})
+        Group(number * _GROUP_ROWS, group, {name: index.holding(group) for name, index in where.items()})
         for number, group in enumerate(groups)
     ]
     return Choice(table, parts, n_total, n_tasks_left_out)

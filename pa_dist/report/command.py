@@ -1,19 +1,16 @@
 """`pa-dist report`: figures, tables and the viewer's data, and the page that shows them."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from pa_dist.errors import fault, first_line
-from pa_dist.lease import held
+from pa_dist.mapper import Mapper
 from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.report import sections
 from pa_dist.report.facts import title
 from pa_dist.report.page import write_page
 from pa_dist.report.viewer import TRAJECTORIES, write_viewer
-from pa_dist.run import REPORT, RunFolder
-
-if TYPE_CHECKING:
-    from pa_dist.ingest.stage import Mapper
+from pa_dist.store.folder import REPORT, RunFolder
+from pa_dist.store.lease import held
 
 # Up to so many trajectories, this process reads a column, or writes the viewer's data, sooner than Ray starts.
 _READ_HERE = 50_000
@@ -50,11 +47,10 @@ def report_at_end(folder: RunFolder, say: Callable[[str], None]) -> None:
         folder.logged(say)(f"report: not written ({why}); the run is whole, and `pa-dist report` tries again")
 
 
-def _mapper(folder: RunFolder, here: bool) -> "Mapper":
+def _mapper(folder: RunFolder, here: bool) -> Mapper:
     """What runs the tasks that read rows."""
     if here:
         return map
-    from pa_dist import cluster, config
+    from pa_dist.runtime.cluster import tasks_for
 
-    cluster.connect(config.Ray(**folder.whole.manifest.get("config", {}).get("ray", {})))
-    return cluster.map_tasks
+    return tasks_for(folder)

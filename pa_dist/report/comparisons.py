@@ -10,7 +10,7 @@ from pa_dist.reduce import comparisons as choices
 from pa_dist.reduce.groups import GROUP, Group
 from pa_dist.report.measured import Measured
 from pa_dist.report.words import MAIN, NO_WIDTH, figure, has_no_width, plain
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
 
 Row = dict[str, Any]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pa_dist.reduce.ragged import Bools, Floats, Ints
+from pa_dist.ragged import Bools, Floats, Ints
 
 # Bins along x of which a drawn curve keeps the lowest and the highest point: finer than a line is wide.
 BINS = 240

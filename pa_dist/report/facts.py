@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+from pa_dist import truncation
 from pa_dist.pairs import DEMO, PAIRS
 from pa_dist.reduce.groups import Group
 from pa_dist.report.readings import Rejects
 from pa_dist.report.words import listed, plain, titles
-from pa_dist.reward_models.target import asked, target
-from pa_dist.run import LOG, RunFolder
-from pa_dist.score import truncation
+from pa_dist.runtime.targets import judged_by, reward_target
+from pa_dist.store.folder import RunFolder
+from pa_dist.store.location import LOG
 
 Fact = tuple[str, str]
 
@@ -25,7 +26,7 @@ def facts(folder: RunFolder) -> list[Fact]:
         *_settings(stages["score"].get("settings", {})),
         *(fact for name, record in stages["score"].get("models", {}).items() for fact in _work(name, record)),
         ("Truncation", truncation.said(stages["score"]).partition(": ")[2]),
-        *(_reward_model(name, stages[target(name).stage]) for name in asked(stages)),
+        *(_reward_model(name, stages[reward_target(name).stage]) for name in judged_by(stages)),
         _evaluation(stages["evaluate"]),
         ("Versions", _listed(whole.get("versions", {}))),
     ]

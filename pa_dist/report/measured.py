@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 from pa_dist.reduce.groups import GROUP, Group, by_name
 from pa_dist.report.tables import headline
 from pa_dist.report.words import MAIN, MINE, SCENARIOS, plain
-from pa_dist.run import ALPHAS, RunFolder
 from pa_dist.schema import NONE
+from pa_dist.store.folder import RunFolder
+from pa_dist.store.location import ALPHAS
 
 Row = dict[str, Any]
 

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from pa_dist.run import REPORT, RunFolder
+from pa_dist.store.folder import REPORT, RunFolder
 
 _ASSETS = files("pa_dist.report") / "assets"
 _STYLES = ("page.css", "report.css", "viewer.css")

@@ -71,7 +71,7 @@ def policy_pieces(manifest: dict[str, Any]) -> Pieces | str:
 
 @cache
 def _pieces(name: str, revision: str | None) -> Pieces | str:
-    from pa_dist.score.tokenize import load_tokenizer
+    from pa_dist.engine.tokens import load_tokenizer
 
     try:
         # A folder may come from anybody: whatever its config says, looking at it runs no code that came with a model,

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pa_dist import schema
+from pa_dist.ragged import Bools, Floats, Ints
 from pa_dist.reduce.groups import GROUP, Group, by_group, floats
 from pa_dist.reduce.methods import Cell
-from pa_dist.reduce.ragged import Bools, Floats, Ints
 from pa_dist.report.curves import histogram, risk_coverage, roc, thinned
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
 
 _KEYS = ["trajectory_id", *GROUP, "reward"]
 _BLAMED = ["trajectory_id", *GROUP, "mistake_step", "predictor", "step"]

@@ -4,10 +4,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
+from pa_dist import truncation
+from pa_dist.mapper import Mapper
 from pa_dist.reduce.groups import Group
 from pa_dist.reduce.methods import Cell, RewardMethod, cells
 from pa_dist.report import facts, plots, readings
@@ -19,12 +21,8 @@ from pa_dist.report.spreadsheet import as_csv
 from pa_dist.report.svg import inlined
 from pa_dist.report.tables import BUILDERS, figure
 from pa_dist.report.words import MINE, NO_WIDTH, SCENARIOS, Slugs, finding, has_no_width, plain, titles
-from pa_dist.reward_models.target import asked, target
-from pa_dist.run import REPORT, RunFolder
-from pa_dist.score import truncation
-
-if TYPE_CHECKING:
-    from pa_dist.ingest.stage import Mapper
+from pa_dist.runtime.targets import judged_by, reward_target
+from pa_dist.store.folder import REPORT, RunFolder
 
 Row = dict[str, Any]
 
@@ -94,7 +92,7 @@ class Report:
     """Of the trajectories, whether or not they have labels."""
 
 
-def build(folder: RunFolder, map_tasks: "Mapper") -> Report:
+def build(folder: RunFolder, map_tasks: Mapper) -> Report:
     """Read an evaluated run, and write the report's figures.
 
     Args:
@@ -123,7 +121,7 @@ class _Read:
     rejects: readings.Rejects
 
 
-def _read(folder: RunFolder, found: Found, map_tasks: "Mapper") -> _Read:
+def _read(folder: RunFolder, found: Found, map_tasks: Mapper) -> _Read:
     columns = _columns(folder, found.of("uq"))
     drawn = {name: _drawn(found.of(name)) for name in SCENARIOS}
     threshold = folder.manifest["stages"]["evaluate"]["settings"]["evaluate"]["success_threshold"]
@@ -145,8 +143,8 @@ def _drawn(found: Sequence[Measured]) -> set[Group]:
 def _columns(folder: RunFolder, found: Sequence[Measured]) -> list[Cell]:
     """The columns of `scores` of the methods drawn anywhere; progress advantage's in any case."""
     stages = folder.manifest["stages"]
-    judges = [name for name in asked(stages) if stages[target(name).stage]["done"]]
-    rewards = [RewardMethod(name, stages[target(name).stage]["judges_steps"]) for name in judges]
+    judges = [name for name in judged_by(stages) if stages[reward_target(name).stage]["done"]]
+    rewards = [RewardMethod(name, stages[reward_target(name).stage]["judges_steps"]) for name in judges]
     shown = [row for of in found for row in [*of.drawn(), *(row for row in of.headline if row["method"] == MINE)]]
     wanted = {(row["method"], row["token_agg"], row["step_agg"]) for row in shown}
     preset = stages["evaluate"]["settings"]["evaluate"]["preset"]

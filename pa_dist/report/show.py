@@ -14,11 +14,11 @@ from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.reduce.groups import GROUP
 from pa_dist.render.plain import Message
 from pa_dist.report.choose import CHOSEN_BY, OUTCOMES, outcome_of
-from pa_dist.report.find import holding, rows
 from pa_dist.report.pieces import policy_pieces
 from pa_dist.report.record import LOGPROBS, STEPS, SUSPECTED_BY, Row, numbered, record, suspicious
-from pa_dist.report.terminal import bar, coloured, console_for, line, visible
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
+from pa_dist.store.index import locate, rows
+from pa_dist.terminal import bar, coloured, console_for, line, visible
 
 # Characters shown of a message that is no action.
 _MOST = 600
@@ -60,7 +60,7 @@ def show(folder: RunFolder, trajectory_id: str, console: Console | None = None, 
 
 def _row(folder: RunFolder, table_name: str, key: str, columns: Sequence[str]) -> pa.Table | None:
     """A trajectory's rows of a table: of one file, as each table has them together."""
-    (files,) = holding(folder, table_name, [[key]])
+    files = locate(folder, table_name).holding([key])
     return rows(folder, files, [key], columns) if files else None
 
 

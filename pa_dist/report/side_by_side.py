@@ -5,10 +5,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pa_dist.compare import AGREEMENT, Comparison, Side
+from pa_dist.reduce.compare import AGREEMENT, Comparison, Side
 from pa_dist.reduce.groups import Group, by_name
-from pa_dist.report.terminal import console_for, visible
 from pa_dist.report.words import titles
+from pa_dist.terminal import console_for, visible
 
 
 def show_comparison(found: Comparison, console: Console | None = None) -> None:

@@ -19,10 +19,10 @@ from rich.text import Text
 
 from pa_dist.reduce.comparisons import CROSS_FITTED, HEADLINE, HINDSIGHT, METHOD
 from pa_dist.reduce.groups import Group, by_name
-from pa_dist.report.terminal import console_for, visible
 from pa_dist.report.words import reachable, titles
-from pa_dist.run import RunFolder
 from pa_dist.schema import NONE
+from pa_dist.store.folder import RunFolder
+from pa_dist.terminal import console_for, visible
 
 Row = dict[str, Any]
 UQ = {"auroc": "AUROC", "spearman": "Spearman", "auprc": "AUPRC", "aurc": "AURC"}

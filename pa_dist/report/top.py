@@ -13,10 +13,10 @@ from rich.text import Text
 
 from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.report.choose import CHOSEN_BY, OUTCOMES, outcome_of
-from pa_dist.report.find import grouped, holding, rows
 from pa_dist.report.record import blamed, numbered, suspicious
-from pa_dist.report.terminal import console_for, line
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
+from pa_dist.store.index import grouped, locate, rows
+from pa_dist.terminal import console_for, line
 
 _VALUE = "progress_advantage__mean"
 _LABELS = ("trajectory_id", "reward", "mistake_step")
@@ -141,7 +141,7 @@ def _drops(table: pa.Table, n: int) -> Iterable[Row]:
 def _by_id(folder: RunFolder, table_name: str, ids: Sequence[str], columns: Sequence[str]) -> dict[str, list[Row]]:
     """Rows of some trajectories, by id."""
     wanted = sorted(set(ids))
-    (files,) = holding(folder, table_name, [wanted])
+    files = locate(folder, table_name).holding(wanted)
     return grouped(rows(folder, files, wanted, ["trajectory_id", *columns])) if files else {}
 
 

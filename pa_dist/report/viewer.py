@@ -12,21 +12,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from pa_dist import truncation
 from pa_dist.config import Evaluate
+from pa_dist.mapper import Mapper
 from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.report.choose import Group, choose, read_choice
-from pa_dist.report.find import grouped, places, rows
 from pa_dist.report.pieces import Pieces, policy_pieces
 from pa_dist.report.record import LOGPROBS, STEPS, Row, record, suspicious
-from pa_dist.run import RunFolder
-from pa_dist.score import truncation
-
-if TYPE_CHECKING:
-    from pa_dist.ingest.stage import Mapper
+from pa_dist.store.folder import RunFolder
+from pa_dist.store.index import grouped, places, rows
 
 TRAJECTORIES = 10_000
 """That a viewer holds, unless told otherwise."""
@@ -62,7 +60,7 @@ class _Written:
     """Of each trajectory, what a twentieth of its tokens' differences (policy minus reference, nats) exceed."""
 
 
-def write_viewer(folder: RunFolder, limit: int, map_tasks: "Mapper") -> Viewer:
+def write_viewer(folder: RunFolder, limit: int, map_tasks: Mapper) -> Viewer:
     """Write `OUT/report/data`, replacing what an earlier report left.
 
     Args:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from pa_dist.score.engine import Work
-from pa_dist.score.hf import out_of_memory
-from pa_dist.score.load import load_checked
+from pa_dist.engine.hf import out_of_memory
+from pa_dist.engine.load import load_checked
+from pa_dist.engine.protocol import Work
 
 Ids = Sequence[int]
 

@@ -8,12 +8,13 @@ import torch
 from transformers import PreTrainedModel
 
 from pa_dist.config import ThinkPRM
+from pa_dist.engine.errors import EngineGone
+from pa_dist.engine.hf import out_of_memory
+from pa_dist.engine.load import load_model
+from pa_dist.engine.protocol import Work
+from pa_dist.engine.vllm import use_its_threads, use_this_process
 from pa_dist.reward_models.verdicts import Critique
-from pa_dist.score.attempts import reason
-from pa_dist.score.engine import EngineGone, Work
-from pa_dist.score.hf import out_of_memory
-from pa_dist.score.load import load_model
-from pa_dist.score.vllm import use_its_threads, use_this_process
+from pa_dist.runtime.attempts import reason
 
 # The most likely tokens of each position that verdicts are read from; vLLM gives no more unless told.
 TOP = 20

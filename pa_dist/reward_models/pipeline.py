@@ -12,36 +12,28 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-import ray.data
 
-from pa_dist import cluster, schema
+from pa_dist import schema
 from pa_dist.config import RewardModel, ThinkPRM
+from pa_dist.engine.load import empty_classifier, skeleton
 from pa_dist.errors import ConfigError
-from pa_dist.reduce.methods import methods
+from pa_dist.models.devices import check_accelerate
+from pa_dist.models.examine import examine
+from pa_dist.models.files import FolderFault, named_fault
+from pa_dist.models.hub import hub_commit
+from pa_dist.models.loaded import load_config_once, load_tokenizer_once
+from pa_dist.models.positions import positions
 from pa_dist.render.plain import ActionRule
 from pa_dist.render.trial import why_not
 from pa_dist.render.unrenderable import SECONDS, TookTooLong
-from pa_dist.reward_models.rows import PROMPTS, prompt_rows, rejects, reward_rows
-from pa_dist.reward_models.target import target
-from pa_dist.run import RunFolder
-from pa_dist.score.actors import (
-    ModelActor,
-    load_config_once,
-    load_tokenizer_once,
-    own_device,
-    row_by_row,
-    write_rejects,
-)
-from pa_dist.score.attempts import attempt, blame_engine, named
-from pa_dist.score.check import check_accelerate, hub_commit, named_fault
-from pa_dist.score.examine import examine
-from pa_dist.score.folder import FolderFault
-from pa_dist.score.load import empty_classifier, skeleton
-from pa_dist.score.positions import positions
-from pa_dist.score.stream import Stream, complete, tallied
-
-_READ = [field.name for field in schema.KEYS] + ["messages", "extra"]
+from pa_dist.reward_models.rows import PROMPTS, READS, prompt_rows, rejects, reward_rows
+from pa_dist.runtime import pools, tasks
+from pa_dist.runtime.actors import ModelActor, row_by_row, write_rejects
+from pa_dist.runtime.attempts import attempt, blame_engine, named
+from pa_dist.runtime.device import assigned_gpus, own_device
+from pa_dist.runtime.stream import Pool, Stream, complete, snapshot, tallied
+from pa_dist.runtime.targets import reward_target
+from pa_dist.store.folder import RunFolder
 
 
 def judge(name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder) -> dict[str, Any]:
@@ -57,12 +49,14 @@ def judge(name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder)
     Raises:
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
     """
-    into = target(name)
+    into = reward_target(name)
     with tallied([name]) as tally:
-        transform = partial(_rewards, name, settings, rule, folder, tally)
-        settled, before = complete(folder, Stream(into, tally, _READ, settings.rows_per_block, transform))
-        entry = ray.get(tally.snapshot.remote())[name]
-    reads, shown_in_part = cluster.map_tasks(_call, [partial(read, folder, into.table) for read in (step_reads, cut)])
+        arguments = {"name": name, "settings": settings, "folder": folder, "tally": tally}
+        judges = Pool(Judge, arguments, pools.share_out_one(settings), settings.rows_per_block)
+        through: list[Any] = [Prompts(name, settings, rule, folder, tally), judges]
+        settled, before = complete(folder, Stream(into, tally, READS, settings.rows_per_block, through))
+        entry = snapshot(tally)[name]
+    reads, shown_in_part = tasks.map_tasks(_call, [partial(read, folder, into.table) for read in (step_reads, cut)])
     return {
         "rows": settled.rows,
         "rejects": settled.rejects,
@@ -97,23 +91,6 @@ def step_reads(folder: RunFolder, name: str) -> dict[str, int]:
     }
 
 
-def _rewards(name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder, tally: Any, dataset: Any) -> Any:
-    pool = cluster.share_out_one(settings)
-    dataset = dataset.map_batches(
-        Prompts(name, settings, rule, folder, tally), batch_format="pyarrow", batch_size=None, zero_copy_batch=True
-    )
-    return dataset.map_batches(
-        Judge,
-        fn_constructor_kwargs={"name": name, "settings": settings, "folder": folder, "tally": tally},
-        compute=ray.data.ActorPoolStrategy(size=pool.replicas),
-        num_gpus=pool.num_gpus,
-        num_cpus=pool.num_cpus,
-        batch_format="pyarrow",
-        batch_size=settings.rows_per_block,
-        **({"label_selector": pool.labels} if pool.labels else {}),
-    )
-
-
 class Prompts:
     """Ray task: a block of trajectories to prompts. What cannot be shown is written to `rejects`."""
 
@@ -122,7 +99,7 @@ class Prompts:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         made, rejected, lost = row_by_row(self._prompts, batch, self.tally)
-        write_rejects(self.folder, pa.concat_tables([rejects(self.name, lost), *rejected]), target(self.name))
+        write_rejects(self.folder, pa.concat_tables([rejects(self.name, lost), *rejected]), reward_target(self.name))
         return pa.concat_tables([PROMPTS.empty_table(), *made])
 
     def _prompts(self, tables: Sequence[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:
@@ -135,7 +112,7 @@ class Judge(ModelActor):
 
     def __init__(self, name: str, settings: RewardModel, folder: RunFolder, tally: Any) -> None:
         self.settings = settings
-        super().__init__(name, folder, target(name), tally, partial(_engine, settings))
+        super().__init__(name, folder, reward_target(name), tally, partial(_engine, settings))
 
     def _work(self, batch: pa.Table) -> tuple[pa.Table, pa.Table]:
         ids, prompts = batch["trajectory_id"].to_pylist(), batch["ids"].to_pylist()
@@ -150,8 +127,7 @@ def _engine(settings: RewardModel) -> Any:
     if isinstance(settings, ThinkPRM):
         from pa_dist.reward_models.generate import load_generator
 
-        assigned = ray.get_runtime_context().get_assigned_resources()
-        return load_generator(settings, device, assigned.get("GPU", 0.0))
+        return load_generator(settings, device, assigned_gpus())
     from pa_dist.reward_models.classifier import ClassifierEngine, load_classifier, reading
 
     model = load_classifier(
@@ -186,8 +162,6 @@ def check(name: str, settings: RewardModel) -> None:
       ConfigError: naming the key and the reason.
     """
     key = f"reward_models.{name}"
-    if name in {"baseline", *(method.name for method in methods("published"))}:
-        raise ConfigError(f"{key}: a method has this name; take another")
     empty = skeleton if isinstance(settings, ThinkPRM) else empty_classifier
     try:
         found = examine(settings.model, settings.revision, settings.trust_remote_code, empty)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from pa_dist.errors import first_line
+from pa_dist.models.growth import growth
 from pa_dist.render.plain import Rendered
 from pa_dist.render.unrenderable import SECONDS, limited
-from pa_dist.score.growth import growth
 
 # The task that WildReward was trained for, in words of ours.
 SATISFACTION = """# Task Description

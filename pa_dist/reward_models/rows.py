@@ -12,9 +12,11 @@ from pa_dist.errors import fault, first_line
 from pa_dist.render.plain import ActionRule, Rendered, action_rule, render
 from pa_dist.reward_models.prompts import SATISFACTION, VERIFY, Prompt, Show
 from pa_dist.reward_models.verdicts import Critique, judge
-from pa_dist.score.attempts import reason
+from pa_dist.runtime.attempts import reason
 
 _KEYS = [field.name for field in schema.KEYS]
+READS = (*_KEYS, "messages", "extra")
+"""Columns of `trajectories`."""
 PROMPTS = pa.schema(
     [
         *schema.KEYS,

@@ -2,24 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
-
 from pa_dist import schema
-from pa_dist.config import Config, Pair, RewardModel, Score
+from pa_dist.config import Pair, Score, ScoreSections
+from pa_dist.engine import vllm
+from pa_dist.engine.tokens import fingerprint
 from pa_dist.errors import ConfigError, first_line
+from pa_dist.models.devices import check_accelerate
+from pa_dist.models.examine import Examined, examine
+from pa_dist.models.files import FolderFault, named_fault, same_weights
+from pa_dist.models.hub import hub_commit
+from pa_dist.models.loaded import tokenizer
+from pa_dist.models.positions import has_table, positions, shortened
 from pa_dist.render.chat import control_tokens
 from pa_dist.render.trial import why_not
 from pa_dist.render.unrenderable import SECONDS
-from pa_dist.score import vllm
-from pa_dist.score.actors import tokenizer
-from pa_dist.score.examine import Examined, examine
-from pa_dist.score.folder import FolderFault, same_weights
-from pa_dist.score.positions import has_table, positions, shortened
-from pa_dist.score.tokenize import fingerprint
 
 
 def pinned(pair: Pair, before: Mapping[str, str | None]) -> Pair:
@@ -27,12 +26,6 @@ def pinned(pair: Pair, before: Mapping[str, str | None]) -> Pair:
     revisions = {model: getattr(pair, f"{model}_revision") for model in schema.MODELS}
     commits = {m: before.get(m) or hub_commit(getattr(pair, m), revisions[m]) for m in schema.MODELS}
     return pair.model_copy(update={f"{model}_revision": commit for model, commit in commits.items()})
-
-
-def hub_commit(name: str, revision: str | None) -> str | None:
-    """The commit of a model on the Hub, by where its config lies in the cache since it was checked."""
-    cached = None if Path(name).is_dir() else try_to_load_from_cache(name, "config.json", revision=revision)
-    return Path(cached).parent.name if isinstance(cached, str) else revision
 
 
 @dataclass(frozen=True)
@@ -84,32 +77,7 @@ def check(pair: Pair, settings: Score) -> Checked:
     return Checked(models, {model: None if n is None else n - spare for model, n in most.items()})
 
 
-def named_fault(key: str, name: str, fault: FolderFault) -> str:
-    """A fault of a model, in one line that names the key, the folder and the file."""
-    return f"{key}: {fault}" if repr(name) in str(fault) else f"{key}: {name!r}: {fault}"
-
-
-def check_accelerate(gpus: Mapping[str, float | None], device: str, settings: Score | RewardModel) -> None:
-    """Refuse a model on several GPUs where what spreads it over them is not installed.
-
-    Args:
-      gpus: how many each pool's actors get, by key.
-      device: the key of the device.
-
-    Raises:
-      ConfigError: naming the key, and what to install.
-    """
-    if getattr(settings, "engine", "hf") != "hf" or find_spec("accelerate") is not None:
-        return
-    several = [key for key, n in gpus.items() if n is not None and n > 1]
-    several += [device] if settings.device == "auto" else []
-    if several:
-        raise ConfigError(
-            f"{several[0]}: a model on several GPUs needs accelerate; `pip install 'pa-dist[multi-gpu]'` installs it"
-        )
-
-
-def check_lengths(config: Config, found: Checked) -> list[str]:
+def check_lengths(sections: ScoreSections, found: Checked) -> list[str]:
     """What is to be said of `score.max_length`, which no model is to be given more than.
 
     Raises:
@@ -117,13 +85,13 @@ def check_lengths(config: Config, found: Checked) -> list[str]:
     """
     names = {model: None if of.weights is None else of.weights.shapes for model, of in found.models.items()}
     takes = {m: "its table of positions" for m, of in found.models.items() if has_table(of.text, names[m])}
-    if config.score.engine == "vllm":
+    if sections.score.engine == "vllm":
         takes = dict.fromkeys(schema.MODELS, "vLLM")
-    explicit = "max_length" in config.score.model_fields_set
-    return shortened(config.score.max_length, explicit, found.positions, takes)
+    explicit = "max_length" in sections.score.model_fields_set
+    return shortened(sections.score.max_length, explicit, found.positions, takes)
 
 
-def check_pair(config: Config, found: Checked) -> list[str]:
+def check_pair(sections: ScoreSections, found: Checked) -> list[str]:
     """Refuse a pair of one model twice.
 
     Returns:
@@ -132,11 +100,11 @@ def check_pair(config: Config, found: Checked) -> list[str]:
     Raises:
       ConfigError: every advantage would be 0.
     """
-    if config.merge is None and (same := _same_model(config.pair)):
+    if sections.merge is None and (same := _same_model(sections.pair)):
         raise ConfigError(f"pair.policy, pair.reference: {same}: every advantage would be 0; name two checkpoints")
     said = [f"{model}: {of.described}" for model, of in found.models.items()]
     sizes = {model: int(of.text.vocab_size) for model, of in found.models.items()}
-    if not shares_tokens(config):
+    if not shares_tokens(sections):
         said.append(
             "the policy and the reference read a text as different tokens; where they do, the sum over an action's "
             "tokens is the only progress advantage that is defined, and the others are null"
@@ -171,25 +139,25 @@ def _same_model(pair: Pair) -> str | None:
     return f"{pair.policy!r} and {pair.reference!r} hold the same weights" if same_weights(*folders) else None
 
 
-def check_templates(config: Config, *, seconds: float = SECONDS) -> None:
+def check_templates(sections: ScoreSections, *, seconds: float = SECONDS) -> None:
     """Find out whether the chat templates are there and render a plain question and answer, each in so many seconds.
 
     Raises:
       ConfigError: naming the key and the reason.
     """
-    if config.render.style != "chat":
+    if sections.render.style != "chat":
         return
-    for model in schema.MODELS if config.render.template_from == "own" else schema.MODELS[:1]:
-        own, name = tokenizer(config.pair, model), getattr(config.pair, model)
+    for model in schema.MODELS if sections.render.template_from == "own" else schema.MODELS[:1]:
+        own, name = tokenizer(sections.pair, model), getattr(sections.pair, model)
         if own.chat_template is None:
             other = "; render.template_from=policy lends it the policy's" if model == "reference" else ""
             raise ConfigError(f"pair.{model}: no chat template (chat_template.jinja) at {name!r}{other}")
-        if why := why_not(own, control_tokens(own), config.render.template_options, seconds=seconds):
+        if why := why_not(own, control_tokens(own), sections.render.template_options, seconds=seconds):
             raise ConfigError(f"pair.{model}: its chat template cannot be used: {why}")
 
 
-def shares_tokens(config: Config) -> bool:
+def shares_tokens(sections: ScoreSections) -> bool:
     """Whether both models read the same token ids."""
-    own = config.render.style == "chat" and config.render.template_from == "own"
-    policy, reference = (fingerprint(tokenizer(config.pair, model), template=own) for model in schema.MODELS)
+    own = sections.render.style == "chat" and sections.render.template_from == "own"
+    policy, reference = (fingerprint(tokenizer(sections.pair, model), template=own) for model in schema.MODELS)
     return policy == reference

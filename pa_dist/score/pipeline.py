@@ -6,28 +6,23 @@ For a merged reference the policy's columns are read from the run's own `logprob
 once, on different blocks.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import ray
-import ray.data
-
-from pa_dist import cluster, schema
-from pa_dist.config import Config
-from pa_dist.run import RunFolder
+from pa_dist import schema
+from pa_dist.config import ScoreSections
+from pa_dist.engine.protocol import MASKED_VOCABULARY, NULL_COLUMNS
+from pa_dist.runtime import pools
+from pa_dist.runtime.stream import Pool, Stream, complete, snapshot, tallied
+from pa_dist.runtime.tally import ModelTally, facts
+from pa_dist.runtime.targets import LOGPROBS
 from pa_dist.score import rows
-from pa_dist.score.actors import Recall, Scorer, Tokenize
 from pa_dist.score.check import shares_tokens
-from pa_dist.score.engine import MASKED_VOCABULARY, NULL_COLUMNS
-from pa_dist.score.settle import LOGPROBS
-from pa_dist.score.stream import Stream, complete, tallied
-from pa_dist.score.tally import ModelTally, facts
-
-_READ = [field.name for field in (*schema.KEYS, *schema.LABELS)] + ["messages"]
+from pa_dist.score.scorer import Recall, Scorer, Tokenize
+from pa_dist.store.folder import RunFolder
 
 
-def score(config: Config, folder: RunFolder, *, commit: bool = True) -> dict[str, Any]:
+def score(sections: ScoreSections, folder: RunFolder, *, commit: bool = True) -> dict[str, Any]:
     """Score every row of `trajectories` that is not done yet: write `logprobs`, and `rejects` of this stage.
 
     Args:
@@ -41,57 +36,52 @@ def score(config: Config, folder: RunFolder, *, commit: bool = True) -> dict[str
     Raises:
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
     """
-    shared = shares_tokens(config)
-    models = schema.MODELS if folder.alpha is None else ("reference",)
-    columns = [*_READ, *(("tools", "extra") if config.render.style == "chat" else ())]
-    with tallied(models) as tally:
-        transform = partial(_scored, config, folder, shared, models, tally)
-        stream = Stream(LOGPROBS, tally, columns, config.score.rows_per_block, transform, commit)
-        settled, before = complete(folder, stream)
-        did = ray.get(tally.snapshot.remote())
+    shared = shares_tokens(sections)
+    columns = [*rows.READS, *(rows.CHAT_READS if sections.render.style == "chat" else ())]
+    with tallied(_models(folder)) as tally:
+        through = [*_through(sections, folder, shared, tally)]
+        settled, before = complete(
+            folder, Stream(LOGPROBS, tally, columns, sections.score.rows_per_block, through, commit)
+        )
+        did = snapshot(tally)
     return {
         "rows": settled.rows,
         "rejects": settled.rejects,
         "done_before": before,
         "shared_tokens": shared,
-        "null_columns": _null_columns(config, folder, did),
+        "null_columns": _null_columns(sections, folder, did),
         "models": {model: facts(entry) for model, entry in did.items()},
     }
 
 
-def _null_columns(config: Config, folder: RunFolder, did: Mapping[str, ModelTally]) -> dict[str, str]:
+def _null_columns(sections: ScoreSections, folder: RunFolder, did: Mapping[str, ModelTally]) -> dict[str, str]:
     """The policy's columns that are null, and why. An alpha's are the run's own."""
     if folder.alpha is not None:
         found: dict[str, str] = RunFolder(folder.uri).manifest["stages"]["score"]["null_columns"]
         return found
     masked = any(place.get("masked_vocabulary") for place in did["policy"].actors.values())
-    return NULL_COLUMNS[config.score.engine] | ({"self_certainty": MASKED_VOCABULARY} if masked else {})
+    return NULL_COLUMNS[sections.score.engine] | ({"self_certainty": MASKED_VOCABULARY} if masked else {})
 
 
-def _scored(config: Config, folder: RunFolder, shared: bool, models: Sequence[str], tally: Any, dataset: Any) -> Any:
-    dataset = dataset.map_batches(
-        Tokenize(config, folder, shared, tally), batch_format="pyarrow", batch_size=None, zero_copy_batch=True
-    )
+def _through(sections: ScoreSections, folder: RunFolder, shared: bool, tally: Any) -> Iterator[Any]:
+    """What a block of trajectories goes through to become log-prob columns."""
+    yield Tokenize(sections, folder, shared, tally)
     if folder.alpha is not None:
-        dataset = dataset.map_batches(Recall(folder), batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
-    for model, pool in cluster.share_out(config.score, models).items():
-        dataset = dataset.map_batches(
-            Scorer,
-            fn_constructor_kwargs={
-                "model": model,
-                "tokens": "policy" if shared else model,
-                "pair": config.pair,
-                "settings": config.score,
-                "folder": folder,
-                "tally": tally,
-                "merge": config.merge,
-            },
-            compute=ray.data.ActorPoolStrategy(size=pool.replicas),
-            num_gpus=pool.num_gpus,
-            num_cpus=pool.num_cpus,
-            batch_format="pyarrow",
-            batch_size=config.score.rows_per_block,
-            # Named only where there are some: Ray runs two stages in one process if what they ask for is alike.
-            **({"label_selector": pool.labels} if pool.labels else {}),
-        )
-    return dataset.map_batches(rows.logprobs_table, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
+        yield Recall(folder)
+    for model, pool in pools.share_out(sections.score, _models(folder)).items():
+        arguments = {
+            "model": model,
+            "tokens": "policy" if shared else model,
+            "pair": sections.pair,
+            "settings": sections.score,
+            "folder": folder,
+            "tally": tally,
+            "merge": sections.merge,
+        }
+        yield Pool(Scorer, arguments, pool, sections.score.rows_per_block)
+    yield rows.logprobs_table
+
+
+def _models(folder: RunFolder) -> Sequence[str]:
+    """Those that a folder's pass runs: of an alpha's the merged reference alone."""
+    return schema.MODELS if folder.alpha is None else ("reference",)

@@ -3,7 +3,6 @@ scored. How many messages that is, is counted once and said."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
@@ -11,18 +10,16 @@ import pyarrow.parquet as pq
 
 from pa_dist import schema
 from pa_dist.config import Render
+from pa_dist.mapper import Mapper
 from pa_dist.render.chat import ChatTemplate, role_of
 from pa_dist.render.plain import Message
 from pa_dist.render.thoughts import without
-from pa_dist.run import RunFolder
-
-if TYPE_CHECKING:
-    from pa_dist.ingest.stage import Mapper
+from pa_dist.store.folder import RunFolder
 
 _REASONING = "messages.list.element.reasoning"
 
 
-def left_out(folder: RunFolder, templates: Sequence[ChatTemplate], map_tasks: "Mapper") -> dict[str, int]:
+def left_out(folder: RunFolder, templates: Sequence[ChatTemplate], map_tasks: Mapper) -> dict[str, int]:
     """Of each model whose text leaves out reasoning, how many messages of `trajectories` that is of.
 
     Args:
@@ -53,7 +50,7 @@ def said(render: Render, lost: Mapping[str, int]) -> str | None:
     return f"{who} no reasoning: that of {n:,} messages is in no text that was scored"
 
 
-def count(folder: RunFolder, map_tasks: "Mapper") -> tuple[int, int]:
+def count(folder: RunFolder, map_tasks: Mapper) -> tuple[int, int]:
     """Assistants' messages of `trajectories` that have reasoning apart from their content: without calls, and with."""
     counts = np.array([[0, 0], *map_tasks(partial(_count, folder), folder.shares("trajectories"))])
     plain, with_calls = counts.sum(axis=0).tolist()

@@ -10,16 +10,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pa_dist import schema
+from pa_dist.engine.protocol import TokenColumns, TokenRow, TokenSequence
 from pa_dist.errors import fault
 from pa_dist.render.chat import MARK, ChatTemplate
 from pa_dist.render.plain import ActionRule, action_rule, render
 from pa_dist.render.unrenderable import Unrenderable
-from pa_dist.score.attempts import Outcome, reason
-from pa_dist.score.engine import TokenColumns, TokenRow, TokenSequence
+from pa_dist.runtime.attempts import Outcome, reason
 from pa_dist.score.tokenize import TokenizedTrajectory, tokenize, tokenize_chat
 
 _INTS = pa.list_(pa.int32())
 _KEYS_AND_LABELS = [*schema.KEYS, *schema.LABELS]
+READS = (*(field.name for field in _KEYS_AND_LABELS), "messages")
+"""Columns of `trajectories`; a chat template reads `CHAT_READS` too."""
+CHAT_READS = ("tools", "extra")
 _STEP_COLUMNS = [schema.LOGPROBS.field(name) for name in ("step", "agent", "text_hash", "truncated")]
 
 

@@ -2,20 +2,23 @@
 
 import numpy as np
 import pytest
+from benchmarks.planning import planned, used
+from demo_pair.make import write_rollouts
+from demo_pair.train import Recipe
 from transformers import AutoModelForCausalLM
 
-from pa_dist.benchmark.planning import planned, used
 from pa_dist.demo.agreement import SHIPPED, agreement, exact_advantages, held_out_tasks, rows_of, shipped_rollouts
 from pa_dist.demo.command import demo_config
-from pa_dist.demo.make import write_rollouts
 from pa_dist.demo.rollouts import TRIALS, WRONG
-from pa_dist.demo.train import Recipe
 from pa_dist.demo.tree import as_text
+from pa_dist.engine.hf import HFEngine
+from pa_dist.engine.load import load_model
+from pa_dist.engine.tokens import load_tokenizer
 from pa_dist.plan.plan import plan
-from pa_dist.run import RunFolder
-from pa_dist.score.hf import HFEngine
-from pa_dist.score.load import load_model
-from pa_dist.score.tokenize import load_tokenizer, tokenize
+from pa_dist.score.tokenize import tokenize
+from pa_dist.store.folder import RunFolder
+
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from demo_pair.train import Recipe, make_model, make_tokenizer
 
 from pa_dist.demo.agreement import held_out_tasks
 from pa_dist.demo.forest import Forest
-from pa_dist.demo.train import Recipe, make_model, make_tokenizer
 from pa_dist.demo.tree import as_text, grow
 from pa_dist.demo.world import ITEMS, PAYMENTS, draw_tasks
-from pa_dist.score.hf import HFEngine
+from pa_dist.engine.hf import HFEngine
 from pa_dist.score.tokenize import tokenize
 
 RECIPE = Recipe(hidden_size=32, layers=2, vocabulary=400)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pa_dist.config import Trajectories
-from pa_dist.ingest.stage import Counts, ingest
-from pa_dist.run import RunFolder
+from pa_dist.ingest.tables import Counts, ingest
 from pa_dist.schema import REJECTS, TRAJECTORIES
+from pa_dist.store.folder import RunFolder
 
 
 @dataclass

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from pa_dist import stages
 from pa_dist.errors import PaDistError
+from pa_dist.ingest.stage import refuse_none_kept
 
 HI = {"role": "user", "content": "hi"}
 ONE = {"messages": [HI]}
@@ -48,7 +48,7 @@ def test_an_ingest_that_kept_nothing_says_why(jsonl, run):
     result.folder.finish("ingest", kept=result.counts.kept)
     expected = "no trajectory could be kept; of 4 rejects, 3: no messages; 1: messages.0..role is not a string but 1"
     with pytest.raises(PaDistError, match=expected) as error:
-        stages._refuse_none_kept(result.folder)
+        refuse_none_kept(result.folder)
     assert error.value.exit_code == 1
     result.folder.finish("ingest", kept=1)
-    stages._refuse_none_kept(result.folder)
+    refuse_none_kept(result.folder)

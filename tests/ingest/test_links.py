@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
-import ray
+import shared_ray
 
 from pa_dist.config import Ray, Trajectories
 from pa_dist.errors import ConfigError
 from pa_dist.ingest.sources import expand, look_up
-from pa_dist.run import RunFolder
 from pa_dist.stages import ingest_files
+from pa_dist.store.folder import RunFolder
 
 CHAT = '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ok"}]}\n'
 
@@ -118,14 +118,8 @@ def test_the_parent_of_a_link_is_the_targets(put, tmp_path, monkeypatch):
     assert expand(["there/../a.jsonl"])[0].path == f"{tmp_path}/data/a.jsonl"
 
 
-@pytest.fixture
-def ray_here():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-def test_a_run_says_what_it_found_twice_and_rejects_what_it_could_not_read(put, tmp_path, ray_here):
+def test_a_run_says_what_it_found_twice_and_rejects_what_it_could_not_read(put, tmp_path):
+    shared_ray.join()
     put("x/a.jsonl", CHAT)
     link(tmp_path, "latest", "x")
     link(tmp_path, "x/up", "..")

@@ -6,23 +6,23 @@ import os
 from pathlib import Path
 
 import pytest
-import ray
+import shared_ray
 import tiny_models
+from benchmarks.planning import planned, used
 from rich.console import Console
 from tiny_models import save_classifier, save_critic, save_model, save_tokenizer
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from pa_dist import config
-from pa_dist.benchmark.planning import planned, used
 from pa_dist.cli import app
 from pa_dist.errors import ConfigError, RunFolderError
 from pa_dist.plan.devices import Speed
 from pa_dist.plan.plan import _device, _fit, plan
 from pa_dist.plan.show import show_plan
 from pa_dist.render.plain import render
-from pa_dist.run import RunFolder
 from pa_dist.stages import ingest_and_score
+from pa_dist.store.folder import RunFolder
 
 DATA = Path(os.environ.get("PA_DIST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 H100 = 989e12 * 0.4
@@ -256,6 +256,7 @@ def test_the_command_prints_one_json_object_or_one_line(pair, chat_file, tmp_pat
     assert str(done.exception).startswith(f"pair.reference: '{tmp_path}/empty': the folder is empty")
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no published trajectories in {DATA}; set PA_DIST_DATA")
 def test_a_plan_is_near_what_the_run_uses(tmp_path, monkeypatch):
     corpus = next((DATA / "tau_bench").glob("*.json")).read_text()
@@ -274,8 +275,8 @@ def test_a_plan_is_near_what_the_run_uses(tmp_path, monkeypatch):
     )
     whole = plan(loaded, device="here")
     assert whole.exact
-    with ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False):
-        ingest_and_score(loaded, lambda line: None)
+    shared_ray.join()
+    ingest_and_score(loaded, lambda line: None)
     was = used(RunFolder(loaded.output))
     assert was["policy distinct_tokens"] < 0.9 * was["policy tokens"]
     assert was["truncated_steps"] > 0

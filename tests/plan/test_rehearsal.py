@@ -6,10 +6,10 @@ import torch
 import transformers as tf
 from test_hf import BASE, FAMILIES, VOCABULARY, branching
 
+from pa_dist.engine.hf import HFEngine
+from pa_dist.engine.protocol import TokenSequence
 from pa_dist.plan.flops import Attention, shape
 from pa_dist.plan.rehearsal import Rehearsal, unshared
-from pa_dist.score.engine import TokenSequence
-from pa_dist.score.hf import HFEngine
 
 
 def on_meta(family):

@@ -10,7 +10,7 @@ import pytest
 from pa_dist import config, schema
 from pa_dist.plan.estimate import Estimate, total
 from pa_dist.plan.sample import FRAME, blocks, characters, kind, read_corpus
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
 
 
 def corpus(paths, folder, read_bytes=1 << 20, **settings):

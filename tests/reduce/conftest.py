@@ -1,7 +1,7 @@
 import pytest
 from run_folders import SETTINGS, corpus, metrics, run_folder
 
-from pa_dist.reduce.stage import evaluate
+from pa_dist.reduce.evaluate import evaluate
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 
 from pa_dist import schema
 from pa_dist.config import Evaluate
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
 
 CHECK_RUN = Path(__file__).parents[3] / "shared" / "tools" / "check_run.py"
 SETTINGS = Evaluate(resamples=40)

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pa_dist import schema
+from pa_dist.ragged import offsets
 from pa_dist.reduce.aggregate import buckets, step_aggregates, token_aggregates
 from pa_dist.reduce.predictors import predictions
-from pa_dist.reduce.ragged import offsets
 
 FLOATS = st.floats(-50, 50, width=32)
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from pa_dist import schema
 from pa_dist.config import Evaluate
-from pa_dist.reduce.stage import evaluate
+from pa_dist.reduce.evaluate import evaluate
 from pa_dist.render.plain import render
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
 
 Row = dict[str, Any]
 

@@ -7,9 +7,9 @@ from tiny_models import save_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from pa_dist.engine.tokens import load_tokenizer
 from pa_dist.pairs import SHIPPED
 from pa_dist.report.pieces import Pieces, policy_pieces
-from pa_dist.score.tokenize import load_tokenizer
 
 
 def sentencepiece_like() -> PreTrainedTokenizerFast:

@@ -18,7 +18,7 @@ from axe_playwright_python.sync_playwright import Axe
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.pairs import DEMO, PAIRS
-from pa_dist.reduce.stage import evaluate
+from pa_dist.reduce.evaluate import evaluate
 from pa_dist.report import sections
 from pa_dist.report.command import report, report_at_end
 from pa_dist.report.comparisons import Comparisons, Differences
@@ -29,7 +29,7 @@ from pa_dist.report.plots import saved, style
 from pa_dist.report.svg import inlined
 from pa_dist.report.tables import BUILDERS
 from pa_dist.report.words import NO_WIDTH, Slugs, has_no_width, plain
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
 
 HOSTILE = "<script>alert(1)</script>"
 REASON = "</td><img src=x onerror=alert(2)>\x1b[31m\u202e"
@@ -319,6 +319,7 @@ def test_file_names_are_safe_and_differ():
     assert plain("a\x00b\u2066") == "a\ufffdb\ufffd"
 
 
+@pytest.mark.integration
 def test_in_a_browser(folder, browser_page):
     axe = Axe()
     for scheme in ("light", "dark"):

@@ -15,10 +15,10 @@ from tiny_models import save_tokenizer
 
 from pa_dist.errors import RunFolderError
 from pa_dist.report.show import show
-from pa_dist.report.terminal import bar, visible
 from pa_dist.report.top import largest_drops, lowest_scores, top
 from pa_dist.report.viewer import write_viewer
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
+from pa_dist.terminal import bar, visible
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 [bold]no[/bold] \u202egnp \r\x00\x9b0m"
 

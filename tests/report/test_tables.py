@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pa_dist import schema
 from pa_dist.report.tables import show_metrics
-from pa_dist.run import RunFolder
+from pa_dist.store.folder import RunFolder
 
 
 def shown(tmp_path, *rows: dict[str, Any], compared: tuple[dict[str, Any], ...] = ()) -> list[str]:

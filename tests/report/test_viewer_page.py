@@ -13,6 +13,8 @@ from tiny_models import save_tokenizer
 from pa_dist.report import viewer
 from pa_dist.report.command import report
 
+pytestmark = pytest.mark.integration
+
 HOSTILE = (
     "<script>window.ran = 1</script></script><img src=x onerror='window.ran = 2'> [a](javascript:window.ran=3) "
     "\x1b[31mred\x1b]8;;http://example.com\x07 \u202egnp.exe\u2066 \x00 \u2028 ]]> --> {{ 7*7 }}"

@@ -8,7 +8,7 @@ import torch
 from tiny_models import save_classifier, save_model
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from pa_dist.errors import PaDistError
+from pa_dist.errors import EngineError
 from pa_dist.reward_models.classifier import ClassifierEngine, load_classifier, reading
 
 PROMPTS = [[random.Random(length).randrange(320) for _ in range(length)] for length in (5, 90, 1, 33, 90, 34, 7)]
@@ -74,5 +74,5 @@ def test_passes_without_memory_are_halved_and_what_no_pass_holds_is_none(tmp_pat
 
 def test_a_checkpoint_without_a_head_is_refused(tmp_path):
     save_model(tmp_path, 0)
-    with pytest.raises(PaDistError, match=r"lacks weights of LlamaForSequenceClassification, 1 in all: score\.weight"):
+    with pytest.raises(EngineError, match=r"lacks weights of LlamaForSequenceClassification, 1 in all: score\.weight"):
         load_classifier(str(tmp_path), dtype="float32", device="cpu")

@@ -6,8 +6,8 @@ from tiny_models import CRITIQUE, save_critic, save_model
 from transformers import AutoTokenizer
 
 from pa_dist.config import ThinkPRM
+from pa_dist.engine.load import load_model
 from pa_dist.reward_models.generate import HFGenerator, VLLMGenerator
-from pa_dist.score.load import load_model
 
 PROMPTS = [[5, 9, 200], [17] * 40, [1]]
 
@@ -55,7 +55,7 @@ def test_without_memory_there_is_no_critique(model, monkeypatch):
     assert HFGenerator(model, 12).score(PROMPTS[:2]) == [None, None]
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_vllm_gives_what_transformers_gives(tmp_path):
     pytest.importorskip("vllm")
     save_critic(tmp_path)

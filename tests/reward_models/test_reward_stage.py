@@ -8,18 +8,21 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
+import shared_ray
 import torch
 from tiny_models import CRITIQUE, save_classifier, save_critic, save_model, save_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pa_dist import config, stages
+from pa_dist.engine import vllm
 from pa_dist.errors import ConfigError, PaDistError, ResourceError, RunFolderError
 from pa_dist.render.plain import render
-from pa_dist.reward_models.target import target
-from pa_dist.run import RunFolder
-from pa_dist.score import vllm
+from pa_dist.reward_models.stage import RewardStage
+from pa_dist.runtime.targets import reward_target
 from pa_dist.status import status
+from pa_dist.store.folder import RunFolder
+
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +47,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def on_ray():
-    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    shared_ray.join()
 
 
 def settings(pair, chat_file, out, models):
@@ -141,7 +142,7 @@ def test_a_finished_run_is_not_done_again_and_a_half_done_one_goes_on(finished, 
     assert lines[2:4] == ["reward wild: done before", "reward prm: done before"]
 
     # As a driver leaves it that dies after all blocks but one: their ids are committed, and its reject.
-    folder, into = RunFolder(again.output), target("wild")
+    folder, into = RunFolder(again.output), reward_target("wild")
     expected = rows(folder, into.table)
     lost, *kept = folder.parts(into.table)
     folder.filesystem.delete_file(lost)
@@ -160,7 +161,11 @@ def test_the_version_of_vllm_decides_what_it_generates(finished, monkeypatch):
     monkeypatch.setattr(vllm, "installed", lambda: "0.32.0")
     tree = finished[0].model_dump(mode="json")
     tree["reward_models"]["by_vllm"] = {**tree["reward_models"]["prm"], "engine": "vllm"}
-    of = {name: stages.reward_settings(config.parse(tree), name)["versions"] for name in tree["reward_models"]}
+    loaded = config.parse(tree)
+    of = {
+        name: RewardStage(RunFolder(loaded.output), name, model, "auto").settings()["versions"]
+        for name, model in loaded.reward_models.items()
+    }
     assert of["by_vllm"] == {**of["prm"], "vllm": "0.32.0"}
     assert of["wild"] == of["prm"]
 

@@ -8,11 +8,11 @@ import pytest
 from chat_templates import save_chat_tokenizer
 
 from pa_dist import config, schema
+from pa_dist.engine.tokens import fingerprint, load_tokenizer
 from pa_dist.errors import ConfigError
 from pa_dist.score import rows
-from pa_dist.score.actors import chat_templates
 from pa_dist.score.check import check_templates
-from pa_dist.score.tokenize import fingerprint, load_tokenizer
+from pa_dist.score.templates import chat_templates
 
 CALL = {"id": "c1", "name": "lookup_order", "arguments": '{"order_id": "4711"}'}
 MESSAGES = [

@@ -4,9 +4,9 @@ import pyarrow as pa
 from chat_templates import save_chat_tokenizer
 
 from pa_dist import config, schema
-from pa_dist.run import RunFolder
-from pa_dist.score.actors import templates_of
 from pa_dist.score.reasoning import count, left_out, said
+from pa_dist.score.templates import templates_of
+from pa_dist.store.folder import RunFolder
 
 CALLS = [{"id": None, "name": "look", "arguments": "{}"}]
 

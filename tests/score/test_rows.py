@@ -6,7 +6,7 @@ import pytest
 from tiny_models import PANICS, save_panicking_tokenizer, save_tokenizer
 
 from pa_dist import schema
-from pa_dist.score.engine import TokenColumns
+from pa_dist.engine.protocol import TokenColumns
 from pa_dist.score.rows import split_lost, tokenize_rows, tokens_schema, with_columns
 
 RARE = "{'fields': ['status', 'total']}"

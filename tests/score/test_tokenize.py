@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from tiny_models import save_tokenizer
 
+from pa_dist.engine.tokens import fingerprint
 from pa_dist.render.plain import Rendered
-from pa_dist.score.tokenize import fingerprint, tokenize
+from pa_dist.score.tokenize import tokenize
 
 
 class Letters:

@@ -1,0 +1,1 @@
+"""Measurements for README and issues: nobody installs them. `jobs/benchmark.py` runs them."""

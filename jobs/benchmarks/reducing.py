@@ -1,0 +1,268 @@
+"""The reductions against a plain loop, on synthetic log-prob columns."""
+
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from pa_dist import schema
+from pa_dist.config import Evaluate
+from pa_dist.reduce.block import reduce_block
+from pa_dist.reduce.evaluate import evaluate
+from pa_dist.store.folder import RunFolder
+
+BLOCK = 1500
+Step = dict[str, Any]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def compare(sizes: Sequence[int], loop: int, repeats: int, labelled: float) -> None:
+    """Print the time per trajectory of the block reduction at several sizes, against a plain loop beside it."""
+    one_core()
+    for size in sizes:
+        fast = _time_fast(size, labelled)
+        slow = [_time_loop(loop, labelled, seed) for seed in range(repeats)]
+        each = [seconds / min(BLOCK, size) for seconds in fast[: max(1, size // BLOCK)]]
+        print(
+            f"{size:>9,} trajectories: {sum(fast):.2f} s, {spread(each, 1e6)} us each; plain loop {spread(slow, 1e6)}; "
+            f"ratio {np.median(slow) * size / sum(fast):.0f}",
+            flush=True,
+        )
+
+
+def memory(trajectories: int, labelled: float, resamples: int) -> None:
+    """Print the peak memory of evaluating N and then 2N trajectories from files."""
+    one_core()
+    with tempfile.TemporaryDirectory() as place:
+        _memory(RunFolder(place), trajectories, labelled, resamples)
+
+
+def spread(times: Sequence[float], unit: float = 1) -> str:
+    """The median, the least and the most."""
+    return f"{np.median(times) * unit:.2f} ({min(times) * unit:.2f} to {max(times) * unit:.2f})"
+
+
+def _time_fast(trajectories: int, labelled: float) -> list[float]:
+    """Seconds of each block; making the block is not counted."""
+    settings = Evaluate()
+    reduce_block(block(0, 50, labelled), settings)
+    times = []
+    for start in range(0, trajectories, BLOCK):
+        table = block(start, min(BLOCK, trajectories - start), labelled)
+        began = time.perf_counter()
+        reduce_block(table, settings)
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def _time_loop(trajectories: int, labelled: float, seed: int) -> float:
+    rows = [_as_arrays(row) for row in block(seed * trajectories, trajectories, labelled).to_pylist()]
+    began = time.perf_counter()
+    for row in rows:
+        plain_loop(row)
+    return (time.perf_counter() - began) / trajectories
+
+
+def _memory(folder: RunFolder, corpus: int, labelled: float, resamples: int) -> None:
+    """Evaluate N trajectories, then 2N, from files; peak memory can only grow, so an equal second peak is no more."""
+    settings = Evaluate(resamples=resamples)
+    for first, last in ((0, corpus), (corpus, 2 * corpus)):
+        sizes = [(start, min(BLOCK, last - start)) for start in range(first, last, BLOCK)]
+        list(_in_a_worker(partial(_write_block, folder, labelled), sizes))
+        began = time.perf_counter()
+        summary = evaluate(settings, folder, _in_a_worker)
+        took = time.perf_counter() - began
+        peak, of_tasks = (resource.getrusage(who).ru_maxrss // 1024 for who in _DRIVER_AND_TASKS)
+        n = summary.trajectories
+        print(
+            f"evaluate {n} trajectories from files: {took:.1f} s, {took / n * 1e6:.0f} us each"
+            f" ({summary.metrics} metrics, {resamples} resamples);"
+            f" peak RSS {peak} MiB of the driver, {of_tasks} MiB of a task"
+        )
+
+
+_DRIVER_AND_TASKS = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+
+
+def _in_a_worker(function: Callable[[T], R], items: Sequence[T], /) -> Iterator[R]:
+    """Runs tasks one by one in another process, as Ray does: what this one holds is then the driver's memory alone."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=one_core) as pool:
+        yield from pool.map(function, items)
+
+
+def _write_block(folder: RunFolder, labelled: float, size: tuple[int, int]) -> None:
+    start, n = size
+    folder.write("logprobs", f"part-{start:09d}", block(start, n, labelled))
+
+
+def one_core() -> None:
+    """Keep all threads of this process on one core, and let its workers start no more of them."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {min(os.sched_getaffinity(0))})
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+
+
+def block(start: int, n: int, labelled: float) -> pa.Table:
+    """Rows of `logprobs`: about 15 steps of about 80 tokens, one step in a hundred truncated to nothing."""
+    rng = np.random.default_rng(start)
+    n_steps = rng.integers(8, 23, n)
+    total = int(n_steps.sum())
+    truncated = rng.random(total) < 0.01
+    n_tokens = np.where(truncated, 0, rng.integers(20, 141, total))
+    outer, inner = (pa.array(np.concatenate([[0], np.cumsum(c)]), pa.int32()) for c in (n_steps, n_tokens))
+
+    def per_token(values: np.ndarray[Any, Any]) -> pa.Array:
+        return pa.ListArray.from_arrays(outer, pa.ListArray.from_arrays(inner, pa.array(values)))
+
+    def per_step(values: pa.Array) -> pa.Array:
+        return pa.ListArray.from_arrays(outer, values)
+
+    def noise(scale: float) -> np.ndarray[Any, Any]:
+        return -scale * rng.random(int(n_tokens.sum()), dtype=np.float32)
+
+    index = np.arange(start, start + n)
+    reward = (rng.random(n) < 0.4).astype(float)
+    position = np.concatenate([np.arange(2, 2 * count + 2, 2) for count in n_steps])
+    mistake = np.where(rng.random(n) < labelled, 2 * rng.integers(1, n_steps + 1), -1)
+    columns: dict[str, Any] = {name: pa.nulls(n, schema.LOGPROBS.field(name).type) for name in schema.LOGPROBS.names}
+    columns |= {
+        "trajectory_id": [f"trajectory-{i:09d}" for i in index],
+        "benchmark": pa.repeat("synthetic", n),
+        "task_id": [f"task-{i // 8:08d}" for i in index],
+        "trial": pa.array(index % 8, pa.int32()),
+        "reward": reward,
+        "mistake_step": pa.array(mistake, pa.int32(), mask=mistake < 0),
+        "mistake_agent": pa.array([None if m < 0 else "assistant" for m in mistake], pa.string()),
+        "step": per_step(pa.array(position, pa.int32())),
+        "agent": per_step(pa.repeat("assistant", total)),
+        "text_hash": per_step(pa.array([f"{i:016x}" for i in rng.integers(0, 2**63, total)])),
+        "truncated": per_step(pa.array(truncated)),
+        "token_ids": per_token(rng.integers(0, 150_000, int(n_tokens.sum()), dtype=np.int32)),
+    }
+    scales = {"logprob": 3, "topk_logprob_mean": 9, "entropy": -2, "self_certainty": -20}
+    for model in schema.MODELS:
+        columns |= {f"{model}_{name}": per_token(noise(scale)) for name, scale in scales.items()}
+    return pa.table(columns, schema=schema.LOGPROBS)
+
+
+def _as_arrays(row: dict[str, Any]) -> dict[str, Any]:
+    """What a loop would hold in memory: one float32 array a step and column."""
+    nested = [name for name in row if name.startswith(("policy_", "reference_"))]
+    return row | {name: [np.array(step, np.float32) for step in row[name]] for name in nested}
+
+
+def plain_loop(row: dict[str, Any]) -> tuple[list[Step], Step, list[Step]]:
+    """The same rows of steps, scores and attributions as `reduce_block`, a trajectory, a step and a cell at a time."""
+    read = [_loop_step(row, position) for position in range(len(row["step"]))]
+    keys = {field.name: row[field.name] for field in schema.KEYS}
+    steps = [
+        keys | {"step": row["step"][i], "agent": row["agent"][i], "n_tokens": len(row["policy_logprob"][i])}
+        | {"text_hash": row["text_hash"][i], "truncated": row["truncated"][i]}
+        | {"reason": "truncated" if not values and row["truncated"][i] else None}
+        | {f"{m}__{a}": values.get((m, a)) for m in _ADVANTAGES for a in schema.TOKEN_AGGS}
+        for i, values in enumerate(read)
+    ]  # fmt: skip
+    valid = [i for i, values in enumerate(read) if values]
+    scores = keys | {field.name: row[field.name] for field in schema.LABELS}
+    scores |= {"n_steps": len(read), "n_scored_steps": len(valid)}
+    for method, token_aggs, step_aggs, _ in _LOOP_METHODS:
+        for token_agg in token_aggs:
+            values = np.array([read[i][_SOURCE.get(method, method), token_agg] for i in valid])
+            for step_agg in step_aggs:
+                scores[f"{method}__{token_agg}__{step_agg}"] = _LOOP_STEP[step_agg](values) if valid else None
+    return steps, scores, _loop_attributions(row, keys, read, valid) if row["mistake_step"] is not None else []
+
+
+def _loop_step(row: dict[str, Any], position: int) -> dict[tuple[str, str], float]:
+    policy, reference = row["policy_logprob"][position], row["reference_logprob"][position]
+    if not len(policy):
+        return {}
+    topk = row["policy_topk_logprob_mean"][position]
+    read = {
+        "policy_logprob": policy,
+        "reference_logprob": reference,
+        "progress_advantage_per_token": policy.astype(np.float64) - reference,
+        "topk_logprob_mean": topk,
+        "confidence": -topk,
+        "self_certainty": row["policy_self_certainty"][position],
+        "entropy": row["policy_entropy"][position],
+    }
+    values = {
+        (name, agg): float(_LOOP_TOKEN[agg](tokens)) for name, tokens in read.items() for agg in schema.TOKEN_AGGS
+    }
+    for agg in schema.TOKEN_AGGS:
+        values["progress_advantage", agg] = values["policy_logprob", agg] - values["reference_logprob", agg]
+    values["perplexity", "mean"] = float(np.exp(-values["policy_logprob", "mean"]))
+    return values
+
+
+def _loop_attributions(
+    row: dict[str, Any], keys: Step, read: list[dict[tuple[str, str], float]], valid: list[int]
+) -> list[Step]:
+    blamed = []
+    keys = keys | {"mistake_step": row["mistake_step"], "mistake_agent": row["mistake_agent"]}
+    scored = row["mistake_step"] in [row["step"][i] for i in valid]
+    why = None if scored else "truncated" if row["mistake_step"] in row["step"] else "no action"
+    for method, token_aggs, step_aggs, orientation in _LOOP_METHODS:
+        for token_agg in token_aggs if len(step_aggs) > 1 else ():
+            values = orientation * np.array([read[i][method, token_agg] for i in valid])
+            for predictor, (position, fallback) in zip(schema.PREDICTORS, _loop_blame(values), strict=True):
+                step, agent = row["step"][valid[position]], row["agent"][valid[position]]
+                cell = {"method": method, "token_agg": token_agg, "predictor": predictor, "step": step, "agent": agent}
+                cell |= {"fallback": fallback, "unreachable": why}
+                right = {
+                    "correct": step == row["mistake_step"],
+                    "agent_correct": agent.startswith(row["mistake_agent"]),
+                }
+                blamed.append(keys | cell | right)
+    return blamed
+
+
+def _loop_blame(values: np.ndarray[Any, Any]) -> Iterator[tuple[int, bool]]:
+    """The place each predictor blames, and whether that is only its tie rule."""
+    deepest = int(np.argmin(np.cumsum(values)))
+    yield deepest, bool(values[deepest] >= 0)
+    lowest = int(np.argmin(values))
+    yield (lowest, False) if values[lowest] < 0 else (0, True)
+    falls = np.diff(values)
+    yield (int(np.argmin(falls)) + 1, False) if len(falls) and falls.min() < 0 else (0, True)
+
+
+_ADVANTAGES = ("progress_advantage", "progress_advantage_per_token")
+_SOURCE = {"deepconf_tail": "confidence", "deepconf_bottom10": "confidence"}
+_LOOP_TOKEN: dict[str, Any] = {
+    "mean": lambda x: np.mean(x, dtype=np.float64),
+    "sum": lambda x: np.sum(x, dtype=np.float64),
+    "last": lambda x: x[-1],
+    "min": np.min,
+    "max": np.max,
+}
+_LOOP_STEP: dict[str, Any] = {
+    "mean": lambda x: float(np.mean(x)),
+    "sum": lambda x: float(np.sum(x)),
+    "last": lambda x: float(x[-1]),
+    "max": lambda x: float(np.max(x)),
+    "min": lambda x: float(np.min(x)),
+    "bottom10": lambda x: float(np.mean(np.sort(x)[: max(1, (len(x) + 9) // 10)])),
+}
+_ALL = (schema.TOKEN_AGGS, schema.STEP_AGGS)
+_LOOP_METHODS = (
+    *((name, *_ALL, 1) for name in (*_ADVANTAGES, "policy_logprob", "reference_logprob", "topk_logprob_mean")),
+    ("self_certainty", *_ALL, 1),
+    ("entropy", *_ALL, -1),
+    ("deepconf_tail", schema.TOKEN_AGGS, ("last",), 1),
+    ("deepconf_bottom10", schema.TOKEN_AGGS, ("bottom10",), 1),
+    ("perplexity", ("mean",), schema.STEP_AGGS, -1),
+)

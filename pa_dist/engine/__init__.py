@@ -1,0 +1,1 @@
+"""Scoring with one model: token sequences in, columns of numbers out. Of ours it knows nothing but itself."""

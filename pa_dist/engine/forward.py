@@ -1,0 +1,209 @@
+"""Forward passes of a transformers model over segments of a prefix tree."""
+
+import copy
+import ctypes
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from pa_dist.engine import attention
+from pa_dist.engine.attention import KeysValues, Pass
+from pa_dist.engine.errors import first_line
+from pa_dist.engine.prefix_tree import Segment, prefix_tree, separate
+from pa_dist.engine.schedule import Schedule
+
+
+@dataclass
+class Memory:
+    """What a segment that ran leaves for those below it."""
+
+    layers: KeysValues = field(default_factory=dict)
+    state: Cache | None = None
+    """Of layers that keep a state instead of keys and values."""
+
+
+# Kinds of layers that run on a tree. Others would need what is neither keys that all later tokens see nor a state.
+KNOWN_LAYERS = {"full_attention", "sliding_attention", "linear_attention"}
+
+
+class Forward:
+    """Runs a model's decoder: all but its head.
+
+    Attributes:
+      together: whether prefixes are shared; if not, segments must be whole sequences, and the model attends as it does.
+      rows: whether segments of a pass stand in rows of their own, padded on the right; otherwise side by side in one.
+      memory: of segments that ran, for those below them.
+      flops: floating point operations so far, of linear layers and attention.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, together: bool) -> None:
+        self.decoder = getattr(model, model.base_model_prefix)
+        self.device = model.device
+        self.config = model.config.get_text_config()
+        # Such layers read their tokens one after the other, so that each sequence needs a row.
+        self.stateful = "linear_attention" in (getattr(self.config, "layer_types", None) or ())
+        self.together = together
+        self.rows = self.stateful or not together
+        self.memory: dict[Segment, Memory] = {}
+        self.flops = 0
+        self._weights = matrix_weights(self.decoder, self.config)
+
+    def __call__(self, segments: Sequence[Segment], store: Iterable[Segment]) -> tuple[Tensor, dict[Segment, slice]]:
+        """Run segments whose ancestors are among them or in memory.
+
+        Args:
+          store: those of the segments to be remembered.
+
+        Returns:
+          [tokens, d] final hidden states, pads included, and where each segment's are.
+        """
+        places, width = self._lay_out(segments)
+        ids = np.zeros(width * (len(segments) if self.rows else 1), np.int64)
+        positions = np.zeros_like(ids)
+        for segment, place in places.items():
+            ids[place] = segment.ids
+            positions[place] = np.arange(segment.start, segment.end)
+        inputs, at = (torch.from_numpy(x).view(-1, width).to(self.device) for x in (ids, positions))
+        self.flops += 2 * self._weights * len(ids)
+        if not self.together:
+            # Pads stand on the right, where no token of a causal model sees them: no mask, and so no slower attention.
+            self.flops += self._plain_attention(segments)
+            return self.decoder(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1), places
+
+        for segment in store:
+            self.memory[segment] = Memory()
+        tree = Pass(places, {s: m.layers for s, m in self.memory.items()}, set(store))
+        state = self._state(segments) if self.stateful else None
+        with self._tree_attention():
+            hidden = self.decoder(
+                input_ids=inputs, position_ids=at, past_key_values=state, use_cache=state is not None, tree=tree
+            ).last_hidden_state
+        for segment in store:
+            self.memory[segment].state = state
+        self.flops += tree.attention_flops
+        return hidden.flatten(0, 1), places
+
+    def release(self, keep: Iterable[Segment]) -> None:
+        """Forget all segments but these."""
+        wanted = set(keep)
+        self.memory = {segment: memory for segment, memory in self.memory.items() if segment in wanted}
+        if self.memory and self.device.type == "cpu":
+            _trim()
+
+    def _lay_out(self, segments: Sequence[Segment]) -> tuple[dict[Segment, slice], int]:
+        """Where each segment's tokens stand, and how wide a row is."""
+        lengths = [len(segment.ids) for segment in segments]
+        if self.rows:
+            starts = [max(lengths) * row for row in range(len(segments))]
+            width = max(lengths)
+        else:
+            starts = np.cumsum([0, *lengths[:-1]]).tolist()
+            width = sum(lengths)
+        return {s: slice(a, a + n) for s, a, n in zip(segments, starts, lengths, strict=True)}, width
+
+    def _state(self, segments: Sequence[Segment]) -> Cache:
+        """The state that segments of one parent go on from, a row each."""
+        parent = segments[0].parent
+        if parent is None:
+            cache = DynamicCache(config=self.config)
+            cache.layers = [_NoKeys() if isinstance(x, DynamicLayer) else x for x in cache.layers]  # type: ignore[no-untyped-call]
+            return cache
+        state = copy.deepcopy(self.memory[parent].state)
+        assert state is not None, "a parent's state is kept until its last child ran"
+        state.reorder_cache(cast(torch.LongTensor, torch.zeros(len(segments), dtype=torch.long)))
+        return state
+
+    @contextmanager
+    def _tree_attention(self) -> Iterator[None]:
+        """The model attends by the tree, and as before afterwards."""
+        given = self.config._attn_implementation
+        self.config._attn_implementation = attention.NAME
+        try:
+            yield
+        finally:
+            self.config._attn_implementation = given
+
+    def _plain_attention(self, segments: Sequence[Segment]) -> int:
+        """Operations of causal attention in all layers, their heads taken to be as wide together as a hidden state."""
+        pairs = sum(len(segment.ids) * (len(segment.ids) + 1) // 2 for segment in segments)
+        return 4 * pairs * int(self.config.hidden_size) * int(self.config.num_hidden_layers)
+
+
+def _trim() -> None:
+    """Give the system back what lies free between keys and values that stay: else each pass leaves holes of its own."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
+        trim(0)
+
+
+def matrix_weights(decoder: nn.Module, config: Any) -> int:
+    """Weights of the matrices that a token passes: linear layers, and of experts those that are active.
+
+    Args:
+      decoder: of a model, on the meta device too.
+      config: of its language part.
+    """
+    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    active = getattr(config, "num_experts_per_tok", None) or getattr(config, "top_k_experts", None)
+    linear = sum(m.weight.numel() for m in decoder.modules() if isinstance(m, nn.Linear))
+    if not (experts and active):
+        return linear
+    # transformers holds the experts of a layer as tensors of three axes, the first of which counts them.
+    held = sum(p.numel() for p in decoder.parameters() if p.dim() == 3 and len(p) == experts)
+    return linear + held * int(active) // int(experts)
+
+
+def reason_by_kind(model: PreTrainedModel) -> str | None:
+    """Why the prefixes of a model of this kind cannot be shared, as far as its config says."""
+    config = model.config.get_text_config()
+    if config._attn_implementation not in (None, "eager", "sdpa"):
+        return f"attn_implementation is {config._attn_implementation}"
+    if unknown := set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS:
+        return f"{type(model).__name__} has layers of the kind {min(unknown)}"
+    return None
+
+
+def reason_to_stay_apart(model: PreTrainedModel) -> str | None:
+    """Why a model's prefixes cannot be shared; None where they can, as tried on a few tokens."""
+    if reason := reason_by_kind(model):
+        return reason
+    name = type(model).__name__
+    try:
+        tree, plain = _trial(model, together=True), _trial(model, together=False)
+    except Exception as error:
+        # Whatever a model we do not know raises, it can still be scored plainly.
+        return f"{name} does not run on a prefix tree: {type(error).__name__}: {first_line(error)}"
+    difference = float((tree - plain).norm() / plain.norm())
+    tolerance = 1e-3 if plain.dtype == torch.float32 else 0.1
+    return None if difference < tolerance else f"{name} gives other numbers on a prefix tree ({difference:.2g} apart)"
+
+
+@torch.inference_mode()
+def _trial(model: PreTrainedModel, *, together: bool) -> Tensor:
+    """[tokens, d] hidden states of two short sequences with a common beginning."""
+    forward = Forward(model, together=together)
+    ids = np.random.default_rng(0).integers(0, forward.config.vocab_size, (2, 24)).astype(np.int32)
+    ids[1, :16] = ids[0, :16]
+    roots = (prefix_tree if together else separate)(list(ids))
+    schedule = Schedule(roots, rows=forward.rows, cut=together)
+    states: dict[tuple[int, int], Tensor] = {}
+    while segments := schedule.take(6):
+        hidden, places = forward(segments, schedule.path().intersection(segments))
+        states.update({(i, s.start): hidden[places[s]] for s in segments for i in s.sequences})
+    return torch.cat([states[key] for key in sorted(states)])
+
+
+class _NoKeys(DynamicLayer):
+    """A cache layer that keeps nothing: the tree attention keeps keys and values itself."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return key_states, value_states
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        pass

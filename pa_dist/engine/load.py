@@ -1,0 +1,191 @@
+"""Loading a causal language model to score with."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging
+
+from pa_dist.engine.attention import bfloat16_is_emulated
+from pa_dist.engine.errors import EngineError
+from pa_dist.engine.merge import Merging, merge_into
+
+# Where multimodal checkpoints keep their language model, as they are written now and as they were, and where a language
+# model alone has it.
+LANGUAGE_MODEL = {
+    r"^(model\.language_model|language_model\.model)\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
+
+# Where no adapter is looked for in the model's own folder: else it would be applied wherever peft is installed.
+NO_ADAPTER = {"subfolder": "no-adapter-is-ever-applied"}
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    merging: Merging | None = None,
+) -> PreTrainedModel:
+    """A causal language model ready to score; of a multimodal checkpoint the language model, the rest stays on disk.
+
+    Args:
+      name: a folder, or a name on the Hugging Face Hub.
+      dtype: `float32`, `bfloat16`, or `auto` for its config's, which on the CPU leaves weights in their files.
+      device: a torch device, or `auto` to spread the model over all visible GPUs (needs accelerate).
+      merging: a policy to be merged into it.
+
+    Raises:
+      OSError: no such model. ImportError: `auto` without accelerate.
+      EngineError: the checkpoint lacks weights of the model, or has some in its layers that the model does not have.
+    """
+    where = {"revision": revision, "trust_remote_code": trust_remote_code}
+    whole = AutoConfig.from_pretrained(name, **where)
+    config = _language_model(whole)
+    model = load_checked(
+        AutoModelForCausalLM,
+        name,
+        dtype=dtype,
+        device=device,
+        config=config,
+        key_mapping=None if config is whole else LANGUAGE_MODEL,
+        attn_implementation=attn_implementation,
+        **where,
+    )
+    if merging is not None:
+        merge_policy(model, name, merging, revision=revision, trust_remote_code=trust_remote_code)
+    return model
+
+
+def merge_policy(
+    model: PreTrainedModel,
+    reference: str,
+    merging: Merging,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> None:
+    """Make a model that was loaded from a reference the merged one. Raises as `load_model` and `merge_into`."""
+    names = ((merging.policy, merging.policy_revision), (reference, revision))
+    policy, own = (
+        load_model(name, revision=of, dtype="auto", trust_remote_code=trust_remote_code) for name, of in names
+    )
+    merge_into(model, policy, own, merging)
+
+
+def load_checked(kind: Any, name: str, *, dtype: str, device: str, **settings: Any) -> PreTrainedModel:
+    """A model of one of transformers' `AutoModel` classes in eval mode on its device. Raises as `load_model`."""
+    with quiet():  # of weights left on disk; what matters is checked
+        model, report = kind.from_pretrained(
+            name,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            use_safetensors=True,
+            device_map="auto" if device == "auto" else None,
+            ignore_mismatched_sizes=True,  # else an error that does not say which
+            output_loading_info=True,
+            adapter_kwargs=NO_ADAPTER,
+            **settings,
+        )
+    check_weights(name, model, report)
+    model = model.eval() if device == "auto" else model.eval().to(device)
+    if dtype == "bfloat16" and device == "cpu" and bfloat16_is_emulated():
+        widen(model)
+    return cast(PreTrainedModel, model)
+
+
+def skeleton(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
+    """What `load_model` would load, on the meta device: names and shapes of its tensors. Raises OSError."""
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(_language_model(config), trust_remote_code=trust_remote_code)
+    return cast(PreTrainedModel, model)
+
+
+def empty_classifier(name: str, *, revision: str | None = None) -> PreTrainedModel:
+    """As `skeleton`, of a sequence-classification model."""
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(name, revision=revision))
+    return cast(PreTrainedModel, model)
+
+
+def language_model_name(key: str, model: PreTrainedModel) -> str:
+    """What a checkpoint's tensor is called in the language model that is made of it."""
+    for pattern, name in LANGUAGE_MODEL.items():
+        key = re.sub(pattern, name, key)
+    prefix = model.base_model_prefix
+    # A checkpoint of the decoder alone has no prefix.
+    return f"{prefix}.{key}" if key.split(".")[0] in dict(getattr(model, prefix).named_children()) else key
+
+
+def _language_model(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The part of a multimodal model's config that makes a language model by itself; any other config as it is."""
+    text = config.get_text_config()
+    if text is config or type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING or hasattr(config, "auto_map"):
+        return config
+    # The model as a whole is what its embeddings are tied by, whatever the part says of itself.
+    text.tie_word_embeddings = getattr(config, "tie_word_embeddings", False)
+    return text
+
+
+def check_weights(name: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
+    """Raise `EngineError` where transformers would make weights up, or leave out some of the layers'.
+
+    What a checkpoint has beside the language model (towers, heads for other tasks) does not matter.
+    """
+    decoder = model.base_model_prefix
+    children = [f"{decoder}.{child}." for child, _ in getattr(model, decoder).named_children()]
+    parts = (*children, *(f"{child}." for child, _ in model.named_children() if child != decoder))
+    faults = {
+        "lacks": report["missing_keys"],
+        "has in other shapes": [key for key, *_ in report["mismatched_keys"]],
+        "has more than the": [key for key in report["unexpected_keys"] if key.startswith(parts)],
+    }
+    for fault, keys in faults.items():
+        if keys:
+            kind = type(model).__name__
+            raise EngineError(f"{name}: the checkpoint {fault} weights of {kind}, {len(keys)} in all: {min(keys)}")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers says nothing of weights meanwhile, and draws no bars."""
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def widen(model: nn.Module) -> None:
+    """Make a bfloat16 model's linear layers multiply in float32 and round what comes out.
+
+    That is what hardware with bfloat16 instructions does; without them torch's own product is several times slower.
+    """
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = _WideLinear
+
+
+class _WideLinear(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.float()
+        return nn.functional.linear(input.float(), self.weight.float(), bias).to(input.dtype)

@@ -1,0 +1,120 @@
+"""What the tasks and actors of scoring do. They carry numbers that modules without Ray compute."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from pa_dist import schema
+from pa_dist.config import Merge, Pair, Score, ScoreSections
+from pa_dist.engine.protocol import Engine, score_rows
+from pa_dist.models.loaded import tokenizer, vocabulary
+from pa_dist.runtime.actors import ModelActor, row_by_row, write_rejects
+from pa_dist.runtime.attempts import outcomes
+from pa_dist.runtime.device import assigned_gpus, own_device
+from pa_dist.runtime.targets import LOGPROBS
+from pa_dist.runtime.tasks import Shared
+from pa_dist.score import rows
+from pa_dist.score.recall import recall
+from pa_dist.score.templates import chat_templates
+from pa_dist.store.folder import RunFolder
+from pa_dist.store.index import locate
+
+
+class Tokenize:
+    """Ray task: a block of trajectories to token rows. What cannot be rendered is written to `rejects`."""
+
+    def __init__(self, sections: ScoreSections, folder: RunFolder, shared: bool, tally: Any) -> None:
+        self.sections, self.folder, self.tally = sections, folder, tally
+        self.models = schema.MODELS[: 1 if shared else 2]
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        made, rejected, lost = row_by_row(self.tokenize, batch, self.tally)
+        write_rejects(self.folder, pa.concat_tables([rows.rejects(lost), *rejected]))
+        return pa.concat_tables([rows.tokens_schema(shared=len(self.models) == 1).empty_table(), *made])
+
+    def tokenize(self, tables: Sequence[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:
+        """Of each table the token rows, and what cannot be rendered."""
+        tokenizers = [tokenizer(self.sections.pair, model) for model in self.models]
+        sizes = [vocabulary(self.sections.pair, model) for model in schema.MODELS]
+        known = sizes if len(tokenizers) == len(sizes) else [min(sizes)]
+        settings, max_length = self.sections.render, self.sections.score.max_length
+        templates = chat_templates(settings, tokenizers) if settings.style == "chat" else ()
+        return [
+            rows.tokenize_rows(table, tokenizers, known, settings.actions, max_length, templates) for table in tables
+        ]
+
+
+class Recall:
+    """Ray task: append the policy's columns, which the run itself has scored."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.run, self.folder = RunFolder(folder.uri), folder
+        self.index = Shared(locate, self.run, "logprobs")
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        found = recall(self.run, self.index.get(), batch["trajectory_id"].to_pylist())
+        kept, columns, rejects = rows.split_lost(batch, "policy", found)
+        write_rejects(self.folder, rejects)
+        return rows.with_columns(kept, "policy", "policy", columns)
+
+
+class Scorer(ModelActor):
+    """One model of a pair, appending its columns to each batch."""
+
+    def __init__(
+        self,
+        model: str,
+        tokens: str,
+        pair: Pair,
+        settings: Score,
+        folder: RunFolder,
+        tally: Any,
+        merge: Merge | None = None,
+    ) -> None:
+        self.tokens = tokens
+        load = partial(_engine, model, pair, settings, merge, folder.alpha)
+        super().__init__(model, folder, LOGPROBS, tally, load)
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = self.engine.facts()
+        return facts
+
+    def _work(self, batch: pa.Table) -> tuple[pa.Table, pa.Table]:
+        ids, tokens = batch["trajectory_id"].to_pylist(), rows.token_rows(batch, self.tokens)
+        found = outcomes(partial(score_rows, self.engine), ids, tokens, self.ledger, proven=self.proven)
+        kept, columns, rejects = rows.split_lost(batch, self.model, found)
+        return rows.with_columns(kept, self.model, self.tokens, columns), rejects
+
+
+def _engine(model: str, pair: Pair, settings: Score, merge: Merge | None, alpha: float | None) -> Engine:
+    """The engine of one model, merged where an alpha is given."""
+    name, device = getattr(pair, model), own_device(settings.device)
+    how = {
+        "revision": getattr(pair, f"{model}_revision"),
+        "dtype": settings.dtype,
+        "trust_remote_code": pair.trust_remote_code,
+    }
+    if settings.engine == "vllm":
+        from pa_dist.engine.vllm import VLLMEngine
+
+        return VLLMEngine(
+            name,
+            max_length=settings.max_length,
+            top_k=settings.top_k,
+            gpus=assigned_gpus(),
+            **settings.vllm.model_dump(),
+            **how,
+        )
+    from pa_dist.engine.hf import HFEngine
+    from pa_dist.engine.load import load_model
+    from pa_dist.score.mergeable import merging
+
+    into = None if merge is None or alpha is None else merging(pair, merge, alpha)
+    return HFEngine(
+        load_model(name, device=device, attn_implementation=settings.attn_implementation, merging=into, **how),
+        top_k=settings.top_k,
+        batch_tokens=settings.batch_tokens,
+        share_prefixes=settings.prefix_sharing == "auto" and settings.attn_implementation is None,
+    )

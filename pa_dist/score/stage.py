@@ -1,0 +1,161 @@
+"""The stage that scores: `trajectories` to the log-prob columns of policy and reference, and of merged references."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow.compute as pc
+
+from pa_dist import schema, truncation
+from pa_dist.config import ScoreSections
+from pa_dist.errors import PaDistError
+from pa_dist.models.fingerprint import scoring_versions, weights
+from pa_dist.models.positions import limited
+from pa_dist.runtime import pools
+from pa_dist.runtime.settle import settle_late
+from pa_dist.runtime.targets import LOGPROBS
+from pa_dist.runtime.tasks import mapper
+from pa_dist.score import sweep
+from pa_dist.score.rows import CHAT_READS, READS
+from pa_dist.stage import Say, Stage
+from pa_dist.store.folder import CHECKPOINT, RunFolder
+
+# Of the section `score`, what decides numbers; how many actors make them does not.
+_DECIDING = {"engine", "dtype", "max_length", "top_k", "attn_implementation"}
+
+
+class ScoreStage(Stage):
+    """Both models of a pair over every trajectory; of a sweep the policy once, and the reference for each alpha.
+
+    Attributes:
+      parts: the run's folder, and a part for each alpha that is asked for.
+    """
+
+    name = "score"
+    reads: Mapping[str, Sequence[str]] = {"trajectories": (*READS, *CHAT_READS)}
+    writes = ("logprobs", "rejects")
+
+    def __init__(self, folder: RunFolder, sections: ScoreSections) -> None:
+        super().__init__(folder)
+        self.parts = [folder, *sweep.asked(folder, sections.merge)]
+        # As it was cut to what the models read when the run began.
+        self.sections = limited(sections, folder.manifest["stages"].get("score", {}).get("positions", {}))
+        self._facts: dict[str, Any] = {}
+
+    def settings(self, alpha: float | None = None) -> dict[str, Any]:
+        """Of the log-prob columns, of an alpha's where one is given."""
+        pair, render, score, merge = self.sections
+        settings: dict[str, Any] = {
+            "pair": pair.model_dump(mode="json"),
+            "weights": {model: weights(getattr(pair, model)) for model in schema.MODELS},
+            "render": render.model_dump(mode="json"),
+            "score": score.model_dump(mode="json", include=_DECIDING),
+            "versions": scoring_versions(score.engine),
+        }
+        if merge is not None and alpha is not None:
+            settings["merge"] = {**merge.model_dump(mode="json", exclude={"alphas"}), "alpha": alpha}
+        return settings
+
+    def left(self) -> list[RunFolder]:
+        """The parts that are not done. Raises as `is_done`."""
+        # Alphas of one folder are one sweep: also those that this config does not ask for have to be of its settings.
+        parts = dict.fromkeys((*self.parts, *sweep.begun(self.folder)))
+        done = {part: part.is_done(self.name, self.settings(part.alpha)) for part in parts}
+        return [part for part in self.parts if not done[part]]
+
+    def is_done(self) -> bool:
+        return not self.left()
+
+    def check(self, say: Say) -> None:
+        """Examine both models, pin them to the commits that the run began with, and cut lengths to what they read."""
+        # Slow to import, and not needed where nothing is left to score.
+        from pa_dist.models.loaded import tokenizer
+        from pa_dist.score.check import check, check_lengths, check_pair, check_templates, pinned
+        from pa_dist.score.mergeable import check_merge
+
+        found = check(self.sections.pair, self.sections.score)
+        check_templates(self.sections)
+        said = [*check_pair(self.sections, found), *check_lengths(self.sections, found)]
+        # A name on the Hub may come to mean other weights: a run goes on with those it began with.
+        before = self.folder.manifest["stages"].get(self.name, {}).get("commits", {})
+        sections = self.sections._replace(pair=pinned(self.sections.pair, before))
+        if sections.merge is not None:
+            tokenizers = (tokenizer(sections.pair, "policy"), tokenizer(sections.pair, "reference"))
+            check_merge(sections.pair, sections.merge, tokenizers)
+        for line in said:
+            self.folder.logged(say)(f"score: {line}")
+        self.sections = limited(sections, found.positions)
+        length = self.sections.score.max_length
+        self._facts = {"loaded": found.loaded, "positions": found.positions, "max_length": length}
+
+    def check_cluster(self, *, complete: bool) -> None:
+        score = self.sections.score
+        if complete:
+            pools.check(pools.share_out(score))
+        else:
+            pools.check_named({"policy": score.policy, "reference": score.reference})
+
+    def say_done(self, say: Say) -> None:
+        for part in self.parts:
+            part.logged(say)(f"{self.name}: done before")
+            _refuse_nothing(part)
+
+    def run(self, say: Say) -> None:
+        left = self.left()
+        for part in self.parts:
+            if part not in left:
+                part.logged(say)(f"{self.name}: done before")
+            else:
+                if part.alpha is not None:
+                    # Which the policy's columns are read from.
+                    settle_late(self.folder, LOGPROBS, mapper(self.name))
+                self._score(part, part.logged(say))
+            _refuse_nothing(part)
+
+    def _score(self, folder: RunFolder, say: Say) -> None:
+        from pa_dist.score.pipeline import score
+        from pa_dist.score.reasoning import left_out, said
+        from pa_dist.score.templates import templates_of
+
+        began = time.perf_counter()
+        if self.name not in folder.manifest["stages"]:
+            for table_name, prefix in (("logprobs", ""), ("rejects", "score-"), (CHECKPOINT, "")):
+                folder.clear(table_name, prefix)
+        pair = self.sections.pair
+        commits = {model: getattr(pair, f"{model}_revision") for model in schema.MODELS}
+        folder.start(self.name, self.settings(folder.alpha), commits=commits, **self._facts)
+        facts = score(self.sections, folder)
+        cut = truncation.count(folder, mapper("truncation"))
+        unseen = {} if folder.alpha is not None else left_out(folder, templates_of(self.sections), mapper("reasoning"))
+        seconds = round(time.perf_counter() - began, 1)
+        folder.finish(self.name, **facts, truncated=cut, reasoning_left_out=unseen, seconds=seconds)
+        folder.filesystem.delete_dir_contents(folder.path(CHECKPOINT), missing_dir_ok=True)
+        earlier = f", {facts['done_before']} of them before" if facts["done_before"] else ""
+        say(f"score: {facts['rows']} trajectories scored, {facts['rejects']} rejected{earlier} ({seconds} s)")
+        for line in (truncation.said(folder.manifest["stages"]["score"]), said(self.sections.render, unseen)):
+            if line:
+                say(f"score: {line}")
+        _say_rates(facts["models"], say)
+
+
+def _say_rates(models: dict[str, Any], say: Say) -> None:
+    for model, done in models.items():
+        if not done["rows"]:
+            continue
+        if reasons := {place["prefixes_apart"] for place in done["actors"]} - {None, "as asked"}:
+            say(f"score: the {model}'s prefixes were not shared: {min(reasons)}")
+        rate = done["share_of_matrix_rate"]
+        say(
+            f"score: {model}: {done['tokens']:,} tokens at {done['tokens_per_second']:,.0f} a second and actor, "
+            f"{done['share_saved']:.0%} of them shared{'' if rate is None else f', {rate:.0%} of the matrix rate'}"
+        )
+
+
+def _refuse_nothing(folder: RunFolder) -> None:
+    """Raise `PaDistError` where no trajectory was scored: nobody asks for that, and a script should notice."""
+    record = folder.manifest["stages"]["score"]
+    if record["rows"] == 0 and record["rejects"]:
+        reasons = folder.dataset("rejects").to_table(columns=["reason"], filter=pc.field("stage") == "score")["reason"]
+        ((reason, n),) = Counter(reasons.to_pylist()).most_common(1)
+        raise PaDistError(f"score: no trajectory could be scored; of {len(reasons)} rejects, {n}: {reason}")
