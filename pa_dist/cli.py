@@ -51,6 +51,7 @@ def options(
     ] = False,
     debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback that an error's line hides.")] = False,
 ) -> None:
+    """Of every command."""
     if version:
         from pa_dist.models.fingerprint import versions
 
@@ -76,7 +77,7 @@ def run(config: ConfigFile, overrides: Overrides = None, fresh: Fresh = False) -
 
     from pa_dist import stages
     from pa_dist.report.command import report_at_end
-    from pa_dist.report.tables import show_metrics
+    from pa_dist.report.terminal.metrics import show_metrics
     from pa_dist.store.folder import RunFolder
 
     stages.run(loaded, say, fresh=fresh)
@@ -156,7 +157,7 @@ def evaluate(
     """Reduce the log-prob columns of a run folder to steps, scores and metrics."""
     from pa_dist import stages
     from pa_dist.report.command import report_at_end
-    from pa_dist.report.tables import show_metrics
+    from pa_dist.report.terminal.metrics import show_metrics
     from pa_dist.store.folder import RunFolder
 
     folder = RunFolder.of(out)
@@ -188,7 +189,7 @@ def show(
     full: Annotated[bool, typer.Option("--full", help="Long messages whole.")] = False,
 ) -> None:
     """One trajectory in the terminal: its tokens coloured by advantage, its steps, where it may have failed."""
-    from pa_dist.report import show as showing
+    from pa_dist.report.terminal import show as showing
     from pa_dist.store.folder import RunFolder
 
     showing.show(RunFolder.of(out), trajectory_id, full=full)
@@ -201,7 +202,7 @@ def top(
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 20,
 ) -> None:
     """The trajectories and steps most worth a look: lowest scores, with their worst steps, and the largest drops."""
-    from pa_dist.report import top as ranking
+    from pa_dist.report.terminal import top as ranking
     from pa_dist.store.folder import RunFolder
 
     ranking.top(RunFolder.of(out), n, failures=failures)
@@ -230,8 +231,8 @@ def compare(
     """Two evaluated runs side by side, paired by trajectory: what differs, and by how much."""
     import json
 
-    from pa_dist.reduce.compare import compare as compared
-    from pa_dist.report.side_by_side import show_comparison
+    from pa_dist.reduce.choice.two_runs import compare as compared
+    from pa_dist.report.terminal.compare import show_comparison
     from pa_dist.runtime.cluster import tasks_for
     from pa_dist.store.folder import RunFolder
 
@@ -268,6 +269,7 @@ def fetch(
 
 
 def say(line: str) -> None:
+    """Tell a line on standard error: results alone go to standard output."""
     typer.echo(line, err=True)
 
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from pa_dist.errors import ConfigError, first_line
-from pa_dist.ingest.parquet import COLUMNS
+from pa_dist.ingest.formats.parquet import COLUMNS
 from pa_dist.store.folder import RunFolder
 from pa_dist.store.lease import held
 

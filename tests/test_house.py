@@ -13,7 +13,7 @@ ROOT = Path(pa_dist.__file__).parent
 # From the ground up: a room knows those before it, and none of the others on its floor.
 FLOORS = [
     {"engine"},
-    {"errors", "interrupts", "pairs", "schema", "mapper", "terminal"},
+    {"errors", "interrupts", "pairs", "schema", "mapper", "terminal", "trajectory"},
     {"ragged", "render"},
     {"config", "store", "fetch"},
     {"stage", "models", "runtime", "truncation"},

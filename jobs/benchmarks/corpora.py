@@ -8,10 +8,11 @@ from typing import Any, cast
 import numpy as np
 
 from pa_dist.engine.protocol import TokenSequence
-from pa_dist.ingest import formats, sources
-from pa_dist.ingest.records import Trajectory
+from pa_dist.ingest import read as formats
+from pa_dist.ingest import sources
 from pa_dist.render.plain import render
 from pa_dist.score.tokenize import tokenize
+from pa_dist.trajectory import Trajectory
 
 # A branching task: continuations that share so many tokens that three quarters of all are said twice.
 BRANCHES = 8

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pa_dist import schema
 from pa_dist.config import Evaluate
-from pa_dist.reduce.block import reduce_block
+from pa_dist.reduce.block.tables import reduce_block
 from pa_dist.reduce.evaluate import evaluate
 from pa_dist.store.folder import RunFolder
 

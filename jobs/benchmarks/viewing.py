@@ -16,14 +16,15 @@ from pa_dist import schema
 from pa_dist.config import Evaluate, Ray
 from pa_dist.demo.agreement import shipped_rollouts
 from pa_dist.engine.tokens import load_tokenizer
-from pa_dist.ingest import formats, sources
+from pa_dist.ingest import read as formats
+from pa_dist.ingest import sources
 from pa_dist.ingest.messages import messages
-from pa_dist.ingest.records import Trajectory
 from pa_dist.reduce.evaluate import evaluate
 from pa_dist.render.plain import render
 from pa_dist.report.command import report
 from pa_dist.runtime import cluster, tasks
 from pa_dist.store.folder import RunFolder
+from pa_dist.trajectory import Trajectory
 
 Row = dict[str, Any]
 # The share of words that a copy has of another place of the corpus, so that no two copies say the same.

@@ -20,6 +20,8 @@ def _as_list(value: Any) -> Any:
 
 
 class Section(BaseModel):
+    """A part of the config: no key that it does not know, and nothing of it changes."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     @model_validator(mode="before")

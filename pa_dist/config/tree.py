@@ -49,6 +49,7 @@ class Config(Section):
 
     @property
     def scoring(self) -> ScoreSections:
+        """The sections that scoring reads."""
         return ScoreSections(self.pair, self.render, self.score, self.merge)
 
     @model_validator(mode="before")

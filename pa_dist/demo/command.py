@@ -11,7 +11,7 @@ from pa_dist.demo.rollouts import Row
 from pa_dist.demo.world import BETA
 from pa_dist.pairs import SHIPPED
 from pa_dist.report.command import report_at_end
-from pa_dist.report.tables import show_metrics
+from pa_dist.report.terminal.metrics import show_metrics
 from pa_dist.runtime.progress import Progress
 from pa_dist.store.folder import RunFolder
 

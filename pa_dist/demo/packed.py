@@ -15,7 +15,7 @@ TRUNK_DEPTH = 2
 
 
 @dataclass
-class Piece:
+class TreePart:
     """A part of a tree as one sequence: some segments with all that stand before them."""
 
     ids: list[int]
@@ -31,7 +31,7 @@ class Piece:
 
 
 @lru_cache(maxsize=1024)
-def pieces(tree: Tree) -> list[Piece]:
+def pieces(tree: Tree) -> list[TreePart]:
     """A tree as sequences that a model can run: one for each subtree of `TRUNK_DEPTH`, and one for what lies above."""
     edge_of = {edge.segment: index for index, edge in enumerate(tree.edges)}
     top_of: dict[int, int] = {}
@@ -44,13 +44,13 @@ def pieces(tree: Tree) -> list[Piece]:
     return [_piece(tree, own, edge_of) for own in members.values()]
 
 
-def _piece(tree: Tree, own: list[int], edge_of: dict[int, int]) -> Piece:
+def _piece(tree: Tree, own: list[int], edge_of: dict[int, int]) -> TreePart:
     above: list[int] = []
     ancestor = tree.segments[own[0]].parent
     while ancestor >= 0:
         above.insert(0, ancestor)
         ancestor = tree.segments[ancestor].parent
-    piece = Piece([], [], torch.empty(0), [], [], [])
+    piece = TreePart([], [], torch.empty(0), [], [], [])
     last: dict[int, int] = {}  # place of each segment's last token
     rows: dict[int, Tensor] = {}
     order = [*above, *own]
@@ -75,7 +75,9 @@ def _piece(tree: Tree, own: list[int], edge_of: dict[int, int]) -> Piece:
     return piece
 
 
-def edge_log_probs(model: PreTrainedModel, batch: Sequence[Piece], first_edges: Sequence[int]) -> tuple[Tensor, Tensor]:
+def edge_log_probs(
+    model: PreTrainedModel, batch: Sequence[TreePart], first_edges: Sequence[int]
+) -> tuple[Tensor, Tensor]:
     """Run pieces, each of a tree whose edges are numbered from `first_edges`.
 
     Returns:

@@ -11,7 +11,7 @@ from pa_dist.render.plain import Rendered, render
 
 
 @dataclass
-class Segment:
+class Passage:
     """A piece of text in the tree: an action, or what stands before one (the request, a tool's result)."""
 
     parent: int
@@ -37,13 +37,14 @@ class Tree:
     """A task's nodes in order of depth, and the actions at each."""
 
     task: Task
-    segments: list[Segment]
+    segments: list[Passage]
     node_segments: list[int]
     edges: list[Edge]
     replies: list[Message]
     """[nodes] the message that leads to each node."""
 
     def edges_at(self, node: int) -> list[int]:
+        """The actions of a state."""
         return [index for index, edge in enumerate(self.edges) if edge.node == node]
 
 
@@ -67,14 +68,14 @@ def grow(task: Task, tokenizer: Any) -> Tree:
         return [tokenizer.bos_token_id, *tokens(rendered)] if first else tokens(rendered)
 
     opening = request(task)
-    tree = Tree(task, [Segment(-1, 0, ids(opening, first=True))], [0], [], [opening])
+    tree = Tree(task, [Passage(-1, 0, ids(opening, first=True))], [0], [], [opening])
     states = [State()]
     node = 0
     while node < len(states):
         depth = tree.segments[tree.node_segments[node]].depth
         for action in actions(task, states[node]):
             segment = len(tree.segments)
-            tree.segments.append(Segment(tree.node_segments[node], depth, ids(action.message)))
+            tree.segments.append(Passage(tree.node_segments[node], depth, ids(action.message)))
             outcomes = []
             for outcome in action.outcomes:
                 child = -1
@@ -82,7 +83,7 @@ def grow(task: Task, tokenizer: Any) -> Tree:
                     child = len(states)
                     states.append(outcome.state)
                     tree.node_segments.append(len(tree.segments))
-                    tree.segments.append(Segment(segment, depth + 1, ids(outcome.reply)))
+                    tree.segments.append(Passage(segment, depth + 1, ids(outcome.reply)))
                     tree.replies.append(outcome.reply)
                 outcomes.append((outcome.probability, child, outcome.reward))
             tree.edges.append(Edge(node, segment, action.message, outcomes))

@@ -52,10 +52,12 @@ class Task:
 
     @property
     def twin(self) -> str:
+        """The item that it is easily taken for."""
         return ITEMS[ITEMS.index(self.item) ^ 1]
 
     @property
     def home(self) -> str:
+        """The warehouse that keeps the item."""
         return WAREHOUSES[self.item not in NORTH_ITEMS]
 
 

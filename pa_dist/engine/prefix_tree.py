@@ -24,6 +24,7 @@ class Segment:
 
     @property
     def end(self) -> int:
+        """Position behind its last token."""
         return self.start + len(self.ids)
 
     def ancestors(self) -> Iterator["Segment"]:

@@ -27,7 +27,11 @@ _QUOTE, _BACKSLASH = b'"\\'
 
 
 class Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+    """What a scanner reads from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes; none at the end."""
+        ...
 
 
 class Broken(Exception):

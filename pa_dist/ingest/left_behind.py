@@ -21,7 +21,7 @@ def holds(value: Any, deepest: int = _DEEPEST) -> bool:
     return any(holds(inner, deepest - 1) for inner in (value.values() if isinstance(value, dict) else value))
 
 
-class Tally:
+class KeyCounts:
     """How often each key held something. Keys are strangers' text: kept escaped, cut, and not without end."""
 
     def __init__(self) -> None:

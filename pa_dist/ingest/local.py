@@ -16,7 +16,7 @@ from typing import NamedTuple
 _MAGIC = re.compile(r"[*?\[]")
 
 
-class Found(NamedTuple):
+class LocalFile(NamedTuple):
     """A file, or a name that leads to none."""
 
     path: str
@@ -38,7 +38,7 @@ def real(path: str) -> str:
     return os.path.realpath(path)
 
 
-def find(path: str, is_data: Callable[[str], bool]) -> list[Found]:
+def find(path: str, is_data: Callable[[str], bool]) -> list[LocalFile]:
     """A path's files, in no order: the file itself, the data below a folder, or what a glob matches of both.
 
     Args:
@@ -51,11 +51,11 @@ def find(path: str, is_data: Callable[[str], bool]) -> list[Found]:
     if os.path.lexists(path):
         if fault := _fault(path):
             raise OSError(fault)
-        return list(_below([path], [], is_data)) if os.path.isdir(path) else [Found(path)]
+        return list(_below([path], [], is_data)) if os.path.isdir(path) else [LocalFile(path)]
     if not _MAGIC.search(path):
         return []
     matched = {found.path: found for found in _matches("/", [part for part in path.split("/") if part])}
-    folders = {name for name, found in matched.items() if found == Found(name) and os.path.isdir(name)}
+    folders = {name for name, found in matched.items() if found == LocalFile(name) and os.path.isdir(name)}
     links = {name for name in folders if name != real(name)}
     return [
         *(found for name, found in matched.items() if name not in folders),
@@ -63,7 +63,7 @@ def find(path: str, is_data: Callable[[str], bool]) -> list[Found]:
     ]
 
 
-def _below(folders: list[str], links: list[str], is_data: Callable[[str], bool]) -> Iterator[Found]:
+def _below(folders: list[str], links: list[str], is_data: Callable[[str], bool]) -> Iterator[LocalFile]:
     """Data below folders and below links to folders, hidden files and folders left out."""
     listed, others = _folders(folders, links, lambda name: not name.startswith("."))
     yield from others
@@ -73,34 +73,34 @@ def _below(folders: list[str], links: list[str], is_data: Callable[[str], bool])
                 continue
             fault = _fault(entry.path)
             if is_data(entry.name) or (fault and entry.is_symlink()):  # it may have been a folder
-                yield Found(entry.path, fault)
+                yield LocalFile(entry.path, fault)
 
 
 def _folders(
     roots: list[str], linked: list[str], wanted: Callable[[str], bool]
-) -> tuple[dict[str, list[os.DirEntry[str]]], list[Found]]:
+) -> tuple[dict[str, list[os.DirEntry[str]]], list[LocalFile]]:
     """Folders and all below them with what they hold, links last: a folder goes by its own name where it has one. And
     the rest: links back to where they lie or to what was looked through already, and folders that cannot be listed."""
     found: dict[str, list[os.DirEntry[str]]] = {}
-    others: list[Found] = []
+    others: list[LocalFile] = []
     seen: dict[tuple[int, int], str] = {}
     inside, links = deque(roots), deque(linked)
     while inside or links:
         is_link = not inside
         path = links.popleft() if is_link else inside.popleft()
         if is_link and _leads_back(path):
-            others.append(Found(path, "a link to a folder that it lies in"))
+            others.append(LocalFile(path, "a link to a folder that it lies in"))
             continue
         status = os.stat(path)
         key = (status.st_dev, status.st_ino)
         if key in seen:
-            others += [Found(path, same_as=seen[key])] if seen[key] != path else []
+            others += [LocalFile(path, same_as=seen[key])] if seen[key] != path else []
             continue
         seen[key] = path
         try:
             entries = _entries(path)
         except OSError as error:
-            others.append(Found(path, str(error.strerror)))
+            others.append(LocalFile(path, str(error.strerror)))
             continue
         found[path] = entries
         folders = [entry for entry in entries if wanted(entry.name) and _is_folder(entry)]
@@ -129,7 +129,7 @@ def _fault(path: str) -> str | None:
     return None if os.path.isfile(path) or os.path.isdir(path) else "neither a file nor a folder"
 
 
-def _matches(folder: str, parts: list[str]) -> Iterator[Found]:
+def _matches(folder: str, parts: list[str]) -> Iterator[LocalFile]:
     """What a glob's parts match below a folder; `**` stands for any folders, or none."""
     head, rest = parts[0], parts[1:]
     if head == "**":
@@ -142,7 +142,7 @@ def _matches(folder: str, parts: list[str]) -> Iterator[Found]:
     try:
         names = [e.name for e in _entries(folder)] if _MAGIC.search(head) else [head] * os.path.lexists(path)
     except OSError as error:
-        yield Found(folder, str(error.strerror))
+        yield LocalFile(folder, str(error.strerror))
         return
     pattern = re.compile(fnmatch.translate(head))
     for name in names:
@@ -150,6 +150,6 @@ def _matches(folder: str, parts: list[str]) -> Iterator[Found]:
             continue
         path = os.path.join(folder, name)
         if not rest:
-            yield Found(path, _fault(path))
+            yield LocalFile(path, _fault(path))
         elif os.path.isdir(path):
             yield from _matches(path, rest)

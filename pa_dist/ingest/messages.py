@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 
 from pa_dist.ingest import reasoning
 from pa_dist.ingest.left_behind import holds
-from pa_dist.ingest.records import Message, ToolCall, Unusable, optional_text, text, value_shown
+from pa_dist.ingest.records import (
+    Unusable,
+    optional_text,
+    text,
+    value_shown,
+)
+from pa_dist.trajectory import Message, ToolCall
 
 _READ = frozenset(["role", "name", "content", "tool_calls", "tool_call_id", *reasoning.KEYS])
 _OF_TEXT = frozenset(["type", "text"])

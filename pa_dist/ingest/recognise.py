@@ -1,8 +1,9 @@
 """`format: auto`: what a file is, from what it holds and not from its name."""
 
 from pa_dist.config import FileFormat
-from pa_dist.ingest import inspect_log, parquet, records
+from pa_dist.ingest import records
 from pa_dist.ingest.containers import not_text, of_list
+from pa_dist.ingest.formats import inspect_log, parquet
 from pa_dist.ingest.json_stream import RECORD_BYTES, Broken, Scanner, lines
 from pa_dist.ingest.records import Unusable
 from pa_dist.ingest.sources import Source

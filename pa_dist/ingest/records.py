@@ -4,13 +4,14 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
-from typing import Any, TypedDict
+from typing import Any
 
 from pa_dist.ingest.json_stream import RECORD_BYTES
 from pa_dist.ingest.sources import Source
+from pa_dist.trajectory import Trajectory
 
 INT32 = range(-(2**31), 2**31)
 # Up to here a float is one integer only.
@@ -21,44 +22,6 @@ _LONGEST_SHOWN = 40
 
 class Unusable(Exception):
     """Why a record cannot be used. Readers turn it into a `Reject`; it leaves no reader."""
-
-
-class ToolCall(TypedDict):
-    id: str | None
-    name: str
-    arguments: str
-
-
-class Message(TypedDict):
-    role: str
-    name: str | None
-    content: str | None
-    reasoning: str | None
-    tool_calls: list[ToolCall] | None
-    tool_call_id: str | None
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """A row of `trajectories` (`schema.TRAJECTORIES`), and its place in the file."""
-
-    place: str
-    trajectory_id: str
-    benchmark: str
-    domain: str
-    task_id: str | None
-    trial: int | None
-    behavior: str | None
-    messages: list[Message]
-    tools: str | None
-    reward: float | None
-    mistake_step: int | None
-    mistake_agent: str | None
-    extra: str | None
-    left_behind: Mapping[str, int] = field(default_factory=dict)
-    """How often a key of its messages held something that has no column."""
-    unread: Sequence[str] = ()
-    """Keys of the record that only `extra` keeps."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +69,7 @@ def usable(origin: Origin, build: Callable[[dict[str, Any], Origin], Trajectory]
 
 
 def too_long(limit: int) -> str:
+    """Why a record of more bytes than the limit is not read."""
     return f"longer than {limit / 2**20:g} MiB, the largest record that is read (trajectories.max_record_mib)"
 
 
@@ -152,6 +116,7 @@ def text(value: Any, what: str) -> str:
 
 
 def optional_text(value: Any, what: str) -> str | None:
+    """Text, or None where there is none. Raises `Unusable`."""
     return None if value is None else text(value, what)
 
 
@@ -188,6 +153,7 @@ def number(value: Any, what: str) -> float | None:
 
 
 def integer(value: Any, what: str) -> int | None:
+    """An integer, also where it is written as a float. Raises `Unusable`."""
     if value is None:
         return None
     whole = _whole(value)

@@ -53,6 +53,7 @@ class Source:
 
     @property
     def file_name(self) -> str:
+        """Without its folders."""
         return PurePosixPath(shown(self.path)).name
 
     @property
@@ -114,6 +115,7 @@ class Guarded:
         self._file = file
 
     def read(self, size: int, /) -> bytes:
+        """As a file's. Raises `Unreadable`."""
         try:
             data: bytes = self._file.read(size)
         # Each file system and decompressor has errors of its own (OSError, EOFError, zlib.error, ClientError ...) and a

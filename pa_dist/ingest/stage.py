@@ -1,6 +1,5 @@
 """The first stage: files to the tables `trajectories` and `rejects`."""
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pa_dist.ingest.sources import expand, look_up
 from pa_dist.ingest.tables import Counts, ingest
 from pa_dist.runtime.tasks import mapper
 from pa_dist.stage import Say, Stage
+from pa_dist.store.contents import mark, read_beside
 from pa_dist.store.folder import RunFolder, without_secrets
 
 # Of an ingest that kept nothing; there may be millions.
@@ -33,11 +33,9 @@ class IngestStage(Stage):
         self.trajectories = trajectories
 
     def settings(self) -> dict[str, Any]:
-        """The config's section, and the files with their sizes and times."""
-        sources = expand(self.trajectories.paths)
-        files = "\n".join(f"{source.name} {source.size} {source.modified}" for source in sources)
+        """The config's section, and the files by what they hold."""
         section = without_secrets(self.trajectories.model_dump(mode="json"))
-        return {"trajectories": section, "files": hashlib.sha256(files.encode()).hexdigest()[:16]}
+        return {"trajectories": section, "files": mark(self.folder, expand(self.trajectories.paths))}
 
     def is_done(self) -> bool:
         """As of any stage. Raises `RunFolderError` also where rows went since, `PaDistError` where there were none."""
@@ -52,11 +50,14 @@ class IngestStage(Stage):
         return True
 
     def run(self, say: Say) -> None:
+        """Read all files, replacing what an earlier ingest left."""
         say = self.folder.logged(say)
         began = time.perf_counter()
-        self.folder.start(self.name, self.settings())
+        settings = self.settings()
+        self.folder.start(self.name, settings)
         sources, twice = look_up(self.trajectories.paths)
-        counts = ingest(self.trajectories, self.folder, mapper(self.name), sources)
+        with read_beside(self.folder, {settings["files"]: expand(self.trajectories.paths)}):
+            counts = ingest(self.trajectories, self.folder, mapper(self.name), sources)
         seconds = round(time.perf_counter() - began, 1)
         self.folder.finish(self.name, **asdict(counts), seconds=seconds)
         if counts.formats:

@@ -12,10 +12,11 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pa_dist.ingest.records import Reject, Trajectory
+from pa_dist.ingest.records import Reject
 from pa_dist.ingest.sources import natural
 from pa_dist.schema import REJECTS, TRAJECTORIES
 from pa_dist.store.folder import STAGING, RunFolder
+from pa_dist.trajectory import Trajectory
 
 FLUSH_ROWS = 10_000
 MESSAGES_AT_ONCE = 100
@@ -51,11 +52,13 @@ class Table:
             self._open()
 
     def add(self, row: dict[str, Any]) -> None:
+        """Write a row, sooner or later."""
         self._rows.append(row)
         if len(self._rows) >= FLUSH_ROWS:
             self._flush()
 
     def close(self) -> None:
+        """Write what is left."""
         if self._rows:
             self._flush()
         if self._writer is not None:
@@ -88,6 +91,7 @@ class Rejects:
         self._table.close()
 
     def add(self, reject: Reject) -> None:
+        """Write a reject."""
         row = {"source": reject.source, "place": reject.place, "stage": "ingest", "reason": reject.reason}
         self._table.add({**row, "trajectory_id": None})
         self.count += 1
@@ -113,6 +117,7 @@ class Stager:
         self._index.close()
 
     def add(self, trajectory: Trajectory, source: str) -> None:
+        """Write a trajectory and its place in the index."""
         row = {name: getattr(trajectory, name) for name in TRAJECTORIES.names}
         size = sum(self._rows.write(piece) for piece in _pieces(row))
         self._index.add(
@@ -143,6 +148,7 @@ def _json(value: Any) -> bytes:
 
 
 def rows_path(folder: RunFolder, group: int) -> str:
+    """Where a group's rows are staged."""
     return folder.path(STAGING, f"rows-{group:05d}.jsonl")
 
 

@@ -13,15 +13,16 @@ from typing import NamedTuple
 from pyarrow import fs as pafs
 
 from pa_dist.config import FileFormat, Trajectories
-from pa_dist.ingest.formats import read
-from pa_dist.ingest.left_behind import Tally
+from pa_dist.ingest.left_behind import KeyCounts
 from pa_dist.ingest.order import order, planned
+from pa_dist.ingest.read import read
 from pa_dist.ingest.recognise import recognise
-from pa_dist.ingest.records import Reject, Trajectory, Unusable
+from pa_dist.ingest.records import Reject, Unusable
 from pa_dist.ingest.sources import Source, Unreadable, expand
 from pa_dist.ingest.staging import Rejects, Stager, gather
 from pa_dist.mapper import Mapper
 from pa_dist.store.folder import STAGING, RunFolder
+from pa_dist.trajectory import Trajectory
 
 GROUP_BYTES = 128 << 20
 GROUP_FILES = 1000
@@ -57,7 +58,7 @@ class _Staged(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Group:
+class FileGroup:
     """Files that one task reads."""
 
     index: int
@@ -87,7 +88,7 @@ def ingest(
     groups = grouped(sources)
     n_staged = n_unusable = 0
     formats: Counter[str] = Counter()
-    left_behind, unread = Tally(), Tally()
+    left_behind, unread = KeyCounts(), KeyCounts()
     for staged in map_tasks(partial(_read_group, config, folder), groups):
         n_staged += staged.rows
         n_unusable += staged.rejects
@@ -118,12 +119,13 @@ def clear(folder: RunFolder) -> None:
 
 
 def remove_staging(folder: RunFolder) -> None:
+    """Delete what tasks left for each other."""
     path = folder.path(STAGING)
     if folder.filesystem.get_file_info(path).type is pafs.FileType.Directory:
         folder.filesystem.delete_dir(path)
 
 
-def grouped(sources: Sequence[Source]) -> list[Group]:
+def grouped(sources: Sequence[Source]) -> list[FileGroup]:
     """Consecutive files, as many as come to a task's worth of bytes; a larger file goes alone."""
     groups: list[list[Source]] = []
     size = 0
@@ -133,13 +135,13 @@ def grouped(sources: Sequence[Source]) -> list[Group]:
             size = 0
         groups[-1].append(source)
         size += source.size
-    return [Group(i, members) for i, members in enumerate(groups)]
+    return [FileGroup(i, members) for i, members in enumerate(groups)]
 
 
-def _read_group(config: Trajectories, folder: RunFolder, group: Group) -> _Staged:
+def _read_group(config: Trajectories, folder: RunFolder, group: FileGroup) -> _Staged:
     """Stage a group's rows."""
     recognised: Counter[str] = Counter()
-    left_behind, unread = Tally(), Tally()
+    left_behind, unread = KeyCounts(), KeyCounts()
     limit = config.max_record_mib << 20
     given = {name: getattr(config, name) for name in ("benchmark", "domain", "behavior")}
     overrides = {name: value for name, value in given.items() if value is not None}

@@ -1,10 +1,13 @@
 """What decides a model's numbers: its files, and the versions of the libraries that read them."""
 
-import hashlib
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import BinaryIO
 
 from pa_dist.engine import vllm
+from pa_dist.store.contents import mark
+from pa_dist.store.folder import RunFolder
 
 # A folder scored with others, wholly or in part, is refused.
 SCORING_VERSIONS = ("pa-dist", "torch", "transformers", "tokenizers")
@@ -22,11 +25,38 @@ def scoring_versions(engine: str) -> dict[str, str | None]:
     return found | ({"vllm": vllm.installed()} if engine == "vllm" else {})
 
 
-def weights(name: str) -> str | None:
-    """Digest of a model folder's files by name, size and time; null for a model on the Hub."""
+@dataclass(frozen=True)
+class ModelFile:
+    """A file of a model folder, as `store.contents` takes one."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Without the folder, which may move."""
+        return self.path.name
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.path.stat().st_size
+
+    @property
+    def modified(self) -> str:
+        """In nanoseconds."""
+        return str(self.path.stat().st_mtime_ns)
+
+    def open(self) -> BinaryIO:
+        """Its bytes."""
+        return self.path.open("rb")
+
+
+def model_files(name: str) -> list[ModelFile]:
+    """The files of a model folder; none of a model on the Hub, which its commit tells."""
     folder = Path(name)
-    if not folder.is_dir():
-        return None
-    files = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
-    text = "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return [ModelFile(path) for path in sorted(folder.iterdir()) if path.is_file()] if folder.is_dir() else []
+
+
+def weights(folder: RunFolder, name: str) -> str | None:
+    """A model folder's files by what they hold; null for a model on the Hub."""
+    return mark(folder, model_files(name)) if Path(name).is_dir() else None

@@ -18,6 +18,7 @@ class Estimate:
     """0 where everything was counted, None where the runs do not tell."""
 
     def times(self, factor: float) -> "Estimate":
+        """The same of `factor` times as much."""
         return Estimate(self.value * factor, None if self.standard_error is None else self.standard_error * factor)
 
 

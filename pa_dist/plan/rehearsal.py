@@ -46,10 +46,12 @@ class Rehearsal(HFEngine):
 
     @property
     def most_tokens(self) -> int:
+        """Tokens of the largest pass."""
         return self._counting.most_tokens
 
     @property
     def most_kept(self) -> int:
+        """Tokens whose keys and values were held at once, at most."""
         return self._counting.most_kept
 
     @property

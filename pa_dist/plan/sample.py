@@ -48,6 +48,7 @@ class Corpus:
 
     @property
     def whole(self) -> bool:
+        """Whether all of it was read."""
         return self.read_files == self.files
 
     @property

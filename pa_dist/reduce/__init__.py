@@ -1,0 +1,1 @@
+"""The columns to steps, scores and metrics; a model is never seen here."""

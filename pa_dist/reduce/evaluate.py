@@ -18,15 +18,15 @@ from pyarrow import fs as pafs
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.mapper import Mapper
-from pa_dist.reduce import measure
-from pa_dist.reduce.block import COLUMNS, reduce_block
-from pa_dist.reduce.choices import score_choices
-from pa_dist.reduce.comparisons import METHOD, Reading
-from pa_dist.reduce.gather import compare_slices, gather, names_in_order
-from pa_dist.reduce.methods import Cell, Lacking, RewardMethod, all_methods, cells, missing
-from pa_dist.reduce.parts import COMPARISONS, METRICS, Measured, write_rows
-from pa_dist.reduce.rewards import Judged, read_judged
-from pa_dist.reduce.survey import Plan, Survey, read_plan, survey
+from pa_dist.reduce.block.methods import Cell, Lacking, RewardMethod, all_methods, cells, missing
+from pa_dist.reduce.block.rewards import Judged, read_judged
+from pa_dist.reduce.block.tables import COLUMNS, reduce_block
+from pa_dist.reduce.choice.cells import score_choices
+from pa_dist.reduce.choice.differences import METHOD, Reading
+from pa_dist.reduce.metrics import measure
+from pa_dist.reduce.metrics.gather import compare_slices, gather, names_in_order
+from pa_dist.reduce.metrics.slices import COMPARISONS, METRICS, MetricRow, write_rows
+from pa_dist.reduce.metrics.survey import Slicing, Survey, read_plan, survey
 from pa_dist.store.folder import REDUCING, REWARDS, RunFolder
 from pa_dist.store.index import locate
 
@@ -217,7 +217,7 @@ def _write_if_absent(folder: RunFolder, settings: Evaluate, rewards: Rewards, *n
             folder.write(name, "part-00000", empty[name].empty_table())
 
 
-Job = Callable[[Plan], Iterable[Measured | Reading]]
+Job = Callable[[Slicing], Iterable[MetricRow | Reading]]
 
 
 def _jobs(settings: Evaluate, folder: RunFolder, surveyed: Survey, lacking: Lacking, rewards: Rewards) -> list[Job]:

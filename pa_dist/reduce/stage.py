@@ -8,9 +8,9 @@ from typing import Any
 from pa_dist import schema, truncation
 from pa_dist.config import Evaluate
 from pa_dist.errors import RunFolderError
+from pa_dist.reduce.block.methods import RewardMethod
+from pa_dist.reduce.block.rewards import check_names
 from pa_dist.reduce.evaluate import Summary, evaluate
-from pa_dist.reduce.methods import RewardMethod
-from pa_dist.reduce.rewards import check_names
 from pa_dist.runtime.settle import settle_late
 from pa_dist.runtime.targets import LOGPROBS, judged_by, reward_target
 from pa_dist.runtime.tasks import mapper
@@ -38,15 +38,19 @@ class EvaluateStage(Stage):
         self.summary: Summary | None = None
 
     def settings(self) -> dict[str, Any]:
+        """The section."""
         return {"evaluate": self.section.model_dump(mode="json")}
 
     def is_done(self) -> bool:
+        """Never."""
         return False
 
     def check(self, say: Say) -> None:
+        """Refuse reward models by the names of methods."""
         check_names(self.reward_models)
 
     def run(self, say: Say) -> None:
+        """Write all tables anew."""
         say, began, folder = self.folder.logged(say), time.perf_counter(), self.folder
         stages = folder.manifest["stages"]
         if not stages.get("score", {}).get("done"):

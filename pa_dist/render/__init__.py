@@ -1,0 +1,1 @@
+"""Messages to the text that a model reads: as published, or by its own chat template."""

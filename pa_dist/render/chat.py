@@ -21,10 +21,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pa_dist.errors import first_line
-from pa_dist.render.plain import Message, Rendered, ToolCall, assistant_body
+from pa_dist.render.plain import Rendered, assistant_body
 from pa_dist.render.probes import ANSWER, QUESTION, REASONING_KEYS, Probes
 from pa_dist.render.thoughts import TAGS, gone_on, opening, split, squeezed, thinking, visible, without
 from pa_dist.render.unrenderable import SECONDS, TookTooLong, Unrenderable, limited
+from pa_dist.trajectory import Message, ToolCall
 
 MARK = "\ufdd0"
 """A code point that Unicode keeps out of texts."""
@@ -240,8 +241,8 @@ class ChatTemplate:
         if role == "tool" and self._probes.named and not row["name"]:
             row["name"] = _called(messages[:index], row["tool_call_id"])
         if calls and self._probes.arguments is None:
-            parsed = [{**call, "arguments": json.dumps(_arguments(call["arguments"]))} for call in calls]
-            content = assistant_body(content, parsed)  # type: ignore[arg-type]
+            parsed = [ToolCall(**{**call, "arguments": json.dumps(_arguments(call["arguments"]))}) for call in calls]
+            content = assistant_body(content, parsed)
         elif calls:
             row["tool_calls"] = [self._call(call) for call in calls]
         if reasoning and key is not None and key != "content":

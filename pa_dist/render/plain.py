@@ -2,29 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple
+
+from pa_dist.trajectory import Message, ToolCall
 
 ActionRule = Literal["auto", "assistant", "non_blank"]
-
-
-class ToolCall(TypedDict):
-    """One row of `messages.tool_calls`; `arguments` is JSON."""
-
-    id: str | None
-    name: str | None
-    arguments: str | None
-
-
-class Message(TypedDict):
-    """One row of `messages`."""
-
-    role: str
-    name: str | None
-    content: str | None
-    reasoning: NotRequired[str | None]
-    """What the model thought before its content. Not part of the published rendering."""
-    tool_calls: list[ToolCall] | None
-    tool_call_id: NotRequired[str | None]
 
 
 class Rendered(NamedTuple):

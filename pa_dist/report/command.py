@@ -8,7 +8,7 @@ from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.report import sections
 from pa_dist.report.facts import title
 from pa_dist.report.page import write_page
-from pa_dist.report.viewer import TRAJECTORIES, write_viewer
+from pa_dist.report.viewer.chunks import TRAJECTORIES, write_viewer
 from pa_dist.store.folder import REPORT, RunFolder
 from pa_dist.store.lease import held
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from pa_dist import truncation
 from pa_dist.pairs import DEMO, PAIRS
-from pa_dist.reduce.groups import Group
-from pa_dist.report.readings import Rejects
-from pa_dist.report.words import listed, plain, titles
+from pa_dist.reduce.metrics.groups import Group
+from pa_dist.report.figures.points import RejectCounts
+from pa_dist.report.wording import listed, plain, titles
 from pa_dist.runtime.targets import judged_by, reward_target
 from pa_dist.store.folder import RunFolder
 from pa_dist.store.location import LOG
@@ -128,7 +128,7 @@ def seconds(folder: RunFolder) -> list[Fact]:
     return [(name, f"{record['seconds']:,} s") for name, record in stages.items() if "seconds" in record]
 
 
-def reject_lines(found: Rejects) -> tuple[list[tuple[str, str, int]], str]:
+def reject_lines(found: RejectCounts) -> tuple[list[tuple[str, str, int]], str]:
     """Stage, reason and count, and a line for the reasons that are not listed."""
     rows = [(stage, plain(reason), count) for stage, reason, count in found.reasons]
     rest = f"{found.other_rows:,} more for {found.other_reasons:,} other reasons." if found.other_rows else ""

@@ -10,17 +10,18 @@ from markupsafe import Markup
 
 from pa_dist import truncation
 from pa_dist.mapper import Mapper
-from pa_dist.reduce.groups import Group
-from pa_dist.reduce.methods import Cell, RewardMethod, cells
-from pa_dist.report import facts, plots, readings
-from pa_dist.report.comparisons import CROSS_FITTED, Comparisons, Differences
+from pa_dist.reduce.block.methods import Cell, RewardMethod, cells
+from pa_dist.reduce.metrics.groups import Group
+from pa_dist.report import facts
 from pa_dist.report.facts import Fact
-from pa_dist.report.figures import Drawing, Figures, of_best_of_n, of_fa, of_sweep, of_uq
-from pa_dist.report.measured import Found, Measured, measured, swept
-from pa_dist.report.spreadsheet import as_csv
-from pa_dist.report.svg import inlined
-from pa_dist.report.tables import BUILDERS, figure
-from pa_dist.report.words import MINE, NO_WIDTH, SCENARIOS, Slugs, finding, has_no_width, plain, titles
+from pa_dist.report.figures import plots, points
+from pa_dist.report.figures.by_group import Drawing, Figures, of_best_of_n, of_fa, of_sweep, of_uq
+from pa_dist.report.figures.svg import inlined
+from pa_dist.report.tables.comparisons import CROSS_FITTED, Comparisons, Differences
+from pa_dist.report.tables.metrics import Found, GroupMetrics, measured, swept
+from pa_dist.report.tables.spreadsheet import as_csv
+from pa_dist.report.terminal.metrics import BUILDERS, figure
+from pa_dist.report.wording import MINE, NO_WIDTH, SCENARIOS, Slugs, finding, has_no_width, plain, titles
 from pa_dist.runtime.targets import judged_by, reward_target
 from pa_dist.store.folder import REPORT, RunFolder
 
@@ -116,31 +117,31 @@ class _Read:
 
     groups: list[Group]
 
-    curves: dict[str, dict[Group, readings.Curves]]
+    curves: dict[str, dict[Group, points.Curves]]
     errors: dict[Group, dict[str, Counter[int | None]]]
-    rejects: readings.Rejects
+    rejects: points.RejectCounts
 
 
 def _read(folder: RunFolder, found: Found, map_tasks: Mapper) -> _Read:
     columns = _columns(folder, found.of("uq"))
     drawn = {name: _drawn(found.of(name)) for name in SCENARIOS}
     threshold = folder.manifest["stages"]["evaluate"]["settings"]["evaluate"]["success_threshold"]
-    curves = map_tasks(partial(readings.score_curves, folder, threshold, drawn["uq"]), columns)
+    curves = map_tasks(partial(points.score_curves, folder, threshold, drawn["uq"]), columns)
     by_method = dict(zip((cell.method for cell in columns), curves, strict=True))
     errors: dict[Group, Any] = {}
     if drawn["fa"]:
-        (errors,) = map_tasks(partial(readings.blame_errors, folder, "mean", drawn["fa"]), [MINE])
-    (rejects,) = map_tasks(readings.rejects, [folder])
-    (groups,) = map_tasks(readings.groups, [folder])
+        (errors,) = map_tasks(partial(points.blame_errors, folder, "mean", drawn["fa"]), [MINE])
+    (rejects,) = map_tasks(points.rejects, [folder])
+    (groups,) = map_tasks(points.groups, [folder])
     return _Read(groups, by_method, errors, rejects)
 
 
-def _drawn(found: Sequence[Measured]) -> set[Group]:
+def _drawn(found: Sequence[GroupMetrics]) -> set[Group]:
     """Of a scenario's groups those that figures are drawn of."""
     return {of.group for of in sorted(found, key=lambda of: -of.n)[:_DRAWN_GROUPS]}
 
 
-def _columns(folder: RunFolder, found: Sequence[Measured]) -> list[Cell]:
+def _columns(folder: RunFolder, found: Sequence[GroupMetrics]) -> list[Cell]:
     """The columns of `scores` of the methods drawn anywhere; progress advantage's in any case."""
     stages = folder.manifest["stages"]
     judges = [name for name in judged_by(stages) if stages[reward_target(name).stage]["done"]]
@@ -174,7 +175,7 @@ class _Writer:
         left_out = others if found else _why_left_out(self._folder, name)
         return Scenario(name, SCENARIOS[name], groups, figures, left_out)
 
-    def _group(self, of: Measured, title: str, drawn: bool, open: bool) -> GroupSection:
+    def _group(self, of: GroupMetrics, title: str, drawn: bool, open: bool) -> GroupSection:
         table = BUILDERS[of.scenario](of.headline)
         figures = self._figures(of) if drawn else Figures(left_out=[_TOO_MANY])
         slug = self._slugs.of(of.scenario, *of.group)
@@ -200,7 +201,7 @@ class _Writer:
             open=open,
         )
 
-    def _figures(self, of: Measured) -> Figures:
+    def _figures(self, of: GroupMetrics) -> Figures:
         match of.scenario:
             case "uq":
                 curves = {method: of_each.get(of.group) for method, of_each in self._read.curves.items()}
@@ -221,7 +222,7 @@ class _Writer:
         return Shown(Markup(inlined(svg.decode(), f"{name}-", drawing.caption, plots.COLOURS)), drawing.caption, files)
 
 
-def _in_hindsight(of: Measured) -> dict[str, str]:
+def _in_hindsight(of: GroupMetrics) -> dict[str, str]:
     """Each method's best cell by the main metric, and which it is."""
     best: dict[str, Row] = {}
     for row in of.cells:

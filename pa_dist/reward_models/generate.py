@@ -42,6 +42,7 @@ class HFGenerator:
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[Sequence[int]]) -> list[Critique | None]:
+        """As `Generator` has it."""
         began = time.perf_counter()
         found = [self._one(prompt) for prompt in prompts]
         tokens = sum(map(len, prompts)) + sum(len(critique.token_ids) for critique in found if critique)
@@ -98,6 +99,7 @@ class VLLMGenerator:
         )
 
     def score(self, prompts: Sequence[Sequence[int]]) -> list[Critique | None]:
+        """As `Generator` has it. Raises `EngineGone` where vLLM raised."""
         use_its_threads()
         began = time.perf_counter()
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pa_dist.config import Replicas, RewardModel, ThinkPRM
-from pa_dist.models.fingerprint import scoring_versions, weights
+from pa_dist.models.fingerprint import model_files, scoring_versions, weights
 from pa_dist.render.plain import ActionRule
 from pa_dist.reward_models.rows import READS
 from pa_dist.runtime import pools
 from pa_dist.runtime.targets import reward_target
 from pa_dist.stage import Say, Stage
+from pa_dist.store.contents import read_beside
 from pa_dist.store.folder import RunFolder
 
 _NOT_DECIDING = {*Replicas.model_fields, "device", "rows_per_block", "batch_tokens", "gpu_memory"}
@@ -30,26 +31,30 @@ class RewardStage(Stage):
         self.writes = (self.target.table, "rejects")
 
     def settings(self) -> dict[str, Any]:
+        """The reward model without what only decides where it runs."""
         return {
             "model": self.model.model_dump(mode="json", exclude=_NOT_DECIDING),
-            "weights": weights(self.model.model),
+            "weights": weights(self.folder, self.model.model),
             "actions": self.actions,
             "versions": scoring_versions(self.model.engine if isinstance(self.model, ThinkPRM) else "hf"),
         }
 
     def check(self, say: Say) -> None:
         # Slow to import, and not needed where nothing is left to judge.
+        """Find out whether the model is there and can be used as its settings say."""
         from pa_dist.reward_models.pipeline import check
 
         check(self.model_name, self.model)
 
     def check_cluster(self, *, complete: bool) -> None:
+        """As any stage."""
         if complete:
             pools.check({self.model_name: pools.share_out_one(self.model)}, "reward_models")
         else:
             pools.check_named({self.model_name: self.model}, "reward_models")
 
     def run(self, say: Say) -> None:
+        """Judge what is not judged yet."""
         from pa_dist.reward_models.pipeline import judge, pinned
 
         say, began, folder, into = self.folder.logged(say), time.perf_counter(), self.folder, self.target
@@ -60,7 +65,9 @@ class RewardStage(Stage):
         # As of the pair: a run goes on with the weights it began with.
         model = pinned(self.model, stages.get(into.stage, {}).get("commit"))
         folder.start(into.stage, settings, commit=model.revision)
-        facts = judge(self.model_name, model, self.actions, folder)
+        named = {settings["weights"]: model_files(model.model)} if settings["weights"] else {}
+        with read_beside(folder, named):
+            facts = judge(self.model_name, model, self.actions, folder)
         folder.finish(into.stage, **facts, seconds=round(time.perf_counter() - began, 1))
         folder.filesystem.delete_dir_contents(folder.path(into.checkpoint), missing_dir_ok=True)
         earlier = f", {facts['done_before']} of them before" if facts["done_before"] else ""

@@ -33,7 +33,7 @@ class Critique(NamedTuple):
     """Whether it ended by itself."""
 
 
-class Judged(NamedTuple):
+class StepVerdict(NamedTuple):
     """One step."""
 
     score: float | None
@@ -83,17 +83,19 @@ def verdicts(text: str) -> list[Verdict]:
     return found
 
 
-def judge(critique: Critique, n_steps: int, tokenizer: Any) -> tuple[list[Judged], str]:
+def judge(critique: Critique, n_steps: int, tokenizer: Any) -> tuple[list[StepVerdict], str]:
     """Each step's score, and the critique as text. Verdicts of steps that do not exist count for nothing."""
     text, ends = decode(critique.token_ids, tokenizer)
-    judged = [Judged(None, None)] * n_steps
+    judged = [StepVerdict(None, None)] * n_steps
     for verdict in verdicts(text):
         if not 1 <= verdict.step <= n_steps:
             continue
         token = bisect_right(ends, verdict.at)
         lead = text[ends[token - 1] if token else 0 : verdict.at]
         p = p_correct(critique.top[token], lead, lambda id: tokenizer.decode([id]))
-        judged[verdict.step - 1] = Judged(float(verdict.correct), "verdict") if p is None else Judged(p, "logprob")
+        judged[verdict.step - 1] = (
+            StepVerdict(float(verdict.correct), "verdict") if p is None else StepVerdict(p, "logprob")
+        )
     return judged, text
 
 

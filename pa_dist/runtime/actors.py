@@ -96,10 +96,12 @@ class LedgerOf:
         self._tally, self._name = tally, name
 
     def begin(self, keys: Sequence[Hashable]) -> int:
+        """As `Ledger` has it."""
         before: int = ray.get(self._tally.begin.remote(self._named(keys)))
         return before
 
     def end(self, keys: Sequence[Hashable]) -> None:
+        """As `Ledger` has it."""
         ray.get(self._tally.end.remote(self._named(keys)))
 
     def _named(self, keys: Sequence[Hashable]) -> list[Hashable]:

@@ -24,6 +24,7 @@ class Address(NamedTuple):
     source: str
 
     def refuse(self, why: str) -> NoReturn:
+        """Raise `ResourceError`, naming who gave the address."""
         raise ResourceError(f"{self.source}: no cluster at {self.text!r}: {why}")
 
 

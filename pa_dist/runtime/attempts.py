@@ -40,11 +40,13 @@ class Attempts:
         self._begun: Counter[Hashable] = Counter()
 
     def begin(self, keys: Sequence[Hashable]) -> int:
+        """As `Ledger` has it."""
         before = max((self._begun[key] for key in keys), default=0)
         self._begun.update(keys)
         return before
 
     def end(self, keys: Sequence[Hashable]) -> None:
+        """As `Ledger` has it."""
         for key in keys:
             self._begun.pop(key, None)
 

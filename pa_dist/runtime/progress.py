@@ -59,6 +59,7 @@ class Progress:
                 self.mishap(error)
 
     def advance(self, n: int = 1) -> None:
+        """Show that `n` more are done."""
         self.update(self.done + n)
 
     def update(self, done: int, note: str = "") -> None:

@@ -23,12 +23,7 @@ from pa_dist.errors import PaDistError
 from pa_dist.runtime import tasks
 from pa_dist.runtime.pools import Actors
 from pa_dist.runtime.progress import Progress
-from pa_dist.runtime.settle import (
-    Settled,
-    mend,
-    n_left,
-    settle,
-)
+from pa_dist.runtime.settle import Settled, mend, n_left, settle
 from pa_dist.runtime.tally import ModelTally, Tally
 from pa_dist.runtime.targets import Target
 from pa_dist.store.folder import RunFolder

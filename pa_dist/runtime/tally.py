@@ -38,10 +38,12 @@ class Tally(Attempts):
         self._keep()
 
     def fault(self) -> str | None:
+        """Why the run ends, if anybody told."""
         fault: str | None = self._told["fault"]
         return fault
 
     def join(self, model: str, actor_id: str, place: dict[str, Any]) -> None:
+        """Remember an actor of a model: its node, process and GPUs, and what its engine says of itself."""
         self._told["actors"][model][actor_id] = place
         self._keep()
 
@@ -51,6 +53,7 @@ class Tally(Attempts):
         self._keep()
 
     def snapshot(self) -> dict[str, "ModelTally"]:
+        """What each model's actors did so far."""
         return {
             model: ModelTally(
                 sum(rows for rows, *_ in totals.values()),

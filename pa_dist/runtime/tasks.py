@@ -74,5 +74,6 @@ class Shared(Generic[R]):
         self._result = task.remote(*arguments)
 
     def get(self) -> R:
+        """The result, once it is there."""
         found: R = ray.get(self._result)
         return found

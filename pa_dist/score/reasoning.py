@@ -12,9 +12,9 @@ from pa_dist import schema
 from pa_dist.config import Render
 from pa_dist.mapper import Mapper
 from pa_dist.render.chat import ChatTemplate, role_of
-from pa_dist.render.plain import Message
 from pa_dist.render.thoughts import without
 from pa_dist.store.folder import RunFolder
+from pa_dist.trajectory import Message
 
 _REASONING = "messages.list.element.reasoning"
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pa_dist import schema, truncation
 from pa_dist.config import ScoreSections
 from pa_dist.errors import PaDistError
-from pa_dist.models.fingerprint import scoring_versions, weights
+from pa_dist.models.fingerprint import model_files, scoring_versions, weights
 from pa_dist.models.positions import limited
 from pa_dist.runtime import pools
 from pa_dist.runtime.settle import settle_late
@@ -19,6 +19,7 @@ from pa_dist.runtime.tasks import mapper
 from pa_dist.score import sweep
 from pa_dist.score.rows import CHAT_READS, READS
 from pa_dist.stage import Say, Stage
+from pa_dist.store.contents import read_beside
 from pa_dist.store.folder import CHECKPOINT, RunFolder
 
 # Of the section `score`, what decides numbers; how many actors make them does not.
@@ -48,7 +49,7 @@ class ScoreStage(Stage):
         pair, render, score, merge = self.sections
         settings: dict[str, Any] = {
             "pair": pair.model_dump(mode="json"),
-            "weights": {model: weights(getattr(pair, model)) for model in schema.MODELS},
+            "weights": {model: weights(self.folder, getattr(pair, model)) for model in schema.MODELS},
             "render": render.model_dump(mode="json"),
             "score": score.model_dump(mode="json", include=_DECIDING),
             "versions": scoring_versions(score.engine),
@@ -65,6 +66,7 @@ class ScoreStage(Stage):
         return [part for part in self.parts if not done[part]]
 
     def is_done(self) -> bool:
+        """Whether all parts are."""
         return not self.left()
 
     def check(self, say: Say) -> None:
@@ -90,6 +92,7 @@ class ScoreStage(Stage):
         self._facts = {"loaded": found.loaded, "positions": found.positions, "max_length": length}
 
     def check_cluster(self, *, complete: bool) -> None:
+        """As any stage."""
         score = self.sections.score
         if complete:
             pools.check(pools.share_out(score))
@@ -97,11 +100,13 @@ class ScoreStage(Stage):
             pools.check_named({"policy": score.policy, "reference": score.reference})
 
     def say_done(self, say: Say) -> None:
+        """Of each part, and raise where no trajectory was scored."""
         for part in self.parts:
             part.logged(say)(f"{self.name}: done before")
             _refuse_nothing(part)
 
     def run(self, say: Say) -> None:
+        """Score the parts that are left, the run itself first."""
         left = self.left()
         for part in self.parts:
             if part not in left:
@@ -125,7 +130,10 @@ class ScoreStage(Stage):
         pair = self.sections.pair
         commits = {model: getattr(pair, f"{model}_revision") for model in schema.MODELS}
         folder.start(self.name, self.settings(folder.alpha), commits=commits, **self._facts)
-        facts = score(self.sections, folder)
+        marks = self.settings()["weights"]
+        named = {marks[model]: model_files(getattr(pair, model)) for model in schema.MODELS if marks[model]}
+        with read_beside(self.folder, named):
+            facts = score(self.sections, folder)
         cut = truncation.count(folder, mapper("truncation"))
         unseen = {} if folder.alpha is not None else left_out(folder, templates_of(self.sections), mapper("reasoning"))
         seconds = round(time.perf_counter() - began, 1)

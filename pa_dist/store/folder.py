@@ -25,6 +25,8 @@ TABLES = ("trajectories", "rejects", "logprobs", "steps", "scores", "selections"
 FILES = ("metrics", "comparisons")
 # And while evaluate is: what its tasks leave for each other.
 REDUCING = "reducing"
+# What the files held that a run was made from.
+CONTENTS = "contents.json"
 # And while scoring is: ids of the rows that are done, a file for each file of `logprobs` or `rejects`.
 CHECKPOINT = "checkpoint"
 # What the names begin with of files that say who is at work.
@@ -145,7 +147,12 @@ class RunFolder(Tables):
             self.clear(table_name)
         for name in (STAGING, REDUCING, CHECKPOINT, REPORT, ALPHAS, REWARDS, REWARDS_CHECKPOINT):
             self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True)
-        for name in (*(f"{file}.{kind}" for file in FILES for kind in ("parquet", "json")), f"{ALPHAS}.parquet", LOG):
+        for name in (
+            *(f"{file}.{kind}" for file in FILES for kind in ("parquet", "json")),
+            f"{ALPHAS}.parquet",
+            LOG,
+            CONTENTS,
+        ):
             if self.filesystem.get_file_info(self.path(name)).type is not pafs.FileType.NotFound:
                 self.filesystem.delete_file(self.path(name))
 

@@ -41,6 +41,7 @@ class Location:
 
     @property
     def filesystem(self) -> pafs.FileSystem:
+        """What reaches the folder. Raises `RunFolderError` where nothing does."""
         return self._location[0]
 
     def path(self, *parts: str) -> str:

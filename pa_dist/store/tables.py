@@ -101,6 +101,7 @@ class Tables(Location):
             yield self.files(paths[start : start + FILES_AT_ONCE], schema)
 
     def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file of the folder, in one step."""
         self.filesystem.create_dir(self.path(), recursive=True)
         with self.replacing(name) as path, self.filesystem.open_output_stream(path) as out:
             out.write((json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())

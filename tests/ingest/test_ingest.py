@@ -235,7 +235,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     """A file of 64 MB and one of 16 MB peak alike; measured in a process of its own."""
     script = """
 import json, resource, sys
-from pa_dist.ingest.formats import read
+from pa_dist.ingest.read import read
 from pa_dist.ingest.sources import expand
 path, n = sys.argv[1], int(sys.argv[2])
 row = json.dumps({"id": "a", "messages": [{"role": "user", "content": "x" * 1000}] * 100})

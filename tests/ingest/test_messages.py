@@ -2,7 +2,7 @@
 
 import pytest
 
-from pa_dist.ingest.left_behind import MOST_KEYS, OTHERS, Tally, in_words
+from pa_dist.ingest.left_behind import MOST_KEYS, OTHERS, KeyCounts, in_words
 
 SAYS = {"role": "assistant", "content": "yo"}
 
@@ -83,7 +83,7 @@ def test_rejected_records_are_not_counted_and_files_are_counted_together(jsonl, 
 
 
 def test_keys_without_end_are_bounded():
-    tally = Tally()
+    tally = KeyCounts()
     for i in range(1000):
         tally.add({f"{i:04d}" + "x" * 10_000: 1})
     assert len(tally.counts) == MOST_KEYS + 1

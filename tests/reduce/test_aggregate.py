@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from pa_dist import schema
 from pa_dist.ragged import offsets
-from pa_dist.reduce.aggregate import buckets, step_aggregates, token_aggregates
-from pa_dist.reduce.predictors import predictions
+from pa_dist.reduce.block.aggregate import buckets, step_aggregates, token_aggregates
+from pa_dist.reduce.block.predictors import predictions
 
 FLOATS = st.floats(-50, 50, width=32)
 

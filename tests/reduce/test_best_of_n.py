@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pa_dist.reduce.best_of_n import Trials, baselines, best_of_n, selection_probabilities
+from pa_dist.reduce.metrics.best_of_n import Trials, baselines, best_of_n, selection_probabilities
 
 SCORES = st.one_of(st.none(), st.integers(-2, 2).map(float))
 TASKS = st.lists(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.errors import PaDistError
-from pa_dist.reduce.block import reduce_block
-from pa_dist.reduce.methods import OTHER_TOKENS, cells
+from pa_dist.reduce.block.methods import OTHER_TOKENS, cells
+from pa_dist.reduce.block.tables import reduce_block
 
 ORIENTATION = {"entropy": -1, "perplexity": -1}
 

@@ -16,9 +16,9 @@ from sklearn.metrics import roc_auc_score
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.reduce import evaluate as stage
-from pa_dist.reduce import survey
+from pa_dist.reduce.block.methods import cells
 from pa_dist.reduce.evaluate import evaluate
-from pa_dist.reduce.methods import cells
+from pa_dist.reduce.metrics import survey
 
 
 def _pickled(function, items):

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 from run_folders import SETTINGS, corpus, metrics, pick, rollout, run_folder
 
 from pa_dist.config import Evaluate
-from pa_dist.reduce import survey
 from pa_dist.reduce.evaluate import evaluate
+from pa_dist.reduce.metrics import survey
 
 
 def test_behaviors_are_groups_of_their_own(tmp_path):

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pa_dist.reduce import intervals
-from pa_dist.reduce.intervals import TOO_FEW, Resampling, cluster_means, figures, quantiles
+from pa_dist.reduce.metrics import intervals
+from pa_dist.reduce.metrics.intervals import TOO_FEW, Resampling, cluster_means, figures, quantiles
 
 
 @pytest.mark.parametrize("chunk", [1, 70, 10**6])

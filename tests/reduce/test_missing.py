@@ -11,8 +11,8 @@ from run_folders import CHECK_RUN, SETTINGS, corpus, metrics, pick, run_folder
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.reduce import evaluate as stage
+from pa_dist.reduce.block.methods import OTHER_TOKENS
 from pa_dist.reduce.evaluate import evaluate
-from pa_dist.reduce.methods import OTHER_TOKENS
 
 
 def test_left_out_rows_are_counted_in_notes(done):

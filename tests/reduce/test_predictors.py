@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pa_dist.reduce.aggregate import buckets
-from pa_dist.reduce.predictors import fell_back, predictions
+from pa_dist.reduce.block.aggregate import buckets
+from pa_dist.reduce.block.predictors import fell_back, predictions
 from pa_dist.schema import REWARD_PREDICTORS
 
 N = np.nan

@@ -13,11 +13,11 @@ from rich.console import Console
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.reduce import evaluate as stage
-from pa_dist.reduce.block import reduce_block
+from pa_dist.reduce.block.methods import RewardMethod
+from pa_dist.reduce.block.rewards import Judged
+from pa_dist.reduce.block.tables import reduce_block
 from pa_dist.reduce.evaluate import evaluate
-from pa_dist.reduce.methods import RewardMethod
-from pa_dist.reduce.rewards import Judged
-from pa_dist.report.tables import show_metrics
+from pa_dist.report.terminal.metrics import show_metrics
 from pa_dist.store.folder import RunFolder
 
 STEPWISE, WHOLE = RewardMethod("prm", judges_steps=True), RewardMethod("wild", judges_steps=False)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pa_dist.reduce.intervals import Resampling
-from pa_dist.reduce.uncertainty import uncertainty
-from pa_dist.report.curves import BINS, histogram, risk_coverage, roc, thinned
+from pa_dist.reduce.metrics.intervals import Resampling
+from pa_dist.reduce.metrics.uq import uncertainty
+from pa_dist.report.figures.curves import BINS, histogram, risk_coverage, roc, thinned
 
 
 def _scores(n, ties):

@@ -21,14 +21,14 @@ from pa_dist.pairs import DEMO, PAIRS
 from pa_dist.reduce.evaluate import evaluate
 from pa_dist.report import sections
 from pa_dist.report.command import report, report_at_end
-from pa_dist.report.comparisons import Comparisons, Differences
 from pa_dist.report.facts import title
-from pa_dist.report.figures import of_sweep
-from pa_dist.report.measured import Measured, measured, swept
-from pa_dist.report.plots import saved, style
-from pa_dist.report.svg import inlined
-from pa_dist.report.tables import BUILDERS
-from pa_dist.report.words import NO_WIDTH, Slugs, has_no_width, plain
+from pa_dist.report.figures.by_group import of_sweep
+from pa_dist.report.figures.plots import saved, style
+from pa_dist.report.figures.svg import inlined
+from pa_dist.report.tables.comparisons import Comparisons, Differences
+from pa_dist.report.tables.metrics import GroupMetrics, measured, swept
+from pa_dist.report.terminal.metrics import BUILDERS
+from pa_dist.report.wording import NO_WIDTH, Slugs, has_no_width, plain
 from pa_dist.store.folder import RunFolder
 
 HOSTILE = "<script>alert(1)</script>"
@@ -183,7 +183,7 @@ def test_many_groups_are_tables_and_tasks_may_run_elsewhere(folder, tmp_path, mo
 
 def test_of_more_groups_than_a_page_holds_the_largest_are_shown(folder, tmp_path, monkeypatch):
     largest = max(measured(folder).of("uq"), key=lambda of: of.n)
-    monkeypatch.setattr("pa_dist.report.measured.MOST_GROUPS", 1)
+    monkeypatch.setattr("pa_dist.report.tables.metrics.MOST_GROUPS", 1)
     copied = RunFolder(str(shutil.copytree(folder.path(), tmp_path / "run")))
     uq = sections.build(copied, map).scenarios[0]
     assert len(uq.groups) == 1
@@ -209,7 +209,7 @@ def test_comparisons_stand_beside_the_plain_figures(tmp_path):
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "comparisons.parquet")
     RunFolder(str(tmp_path)).start("evaluate", {"evaluate": {"resamples": 399}})
-    found, of = Comparisons.of(RunFolder(str(tmp_path)), shown), Measured("uq", ("b", None, None), [], [])
+    found, of = Comparisons.of(RunFolder(str(tmp_path)), shown), GroupMetrics("uq", ("b", None, None), [], [])
     assert len(found.rows) == len(rows) - 1
     assert found.cross_fitted(of) == {"entropy": "0.600 [0.50, 0.70]"}
     assert found.differences(of) == Differences(

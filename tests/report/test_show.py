@@ -14,9 +14,9 @@ from small_run import message, rows, trajectory, write_run
 from tiny_models import save_tokenizer
 
 from pa_dist.errors import RunFolderError
-from pa_dist.report.show import show
-from pa_dist.report.top import largest_drops, lowest_scores, top
-from pa_dist.report.viewer import write_viewer
+from pa_dist.report.terminal.show import show
+from pa_dist.report.terminal.top import largest_drops, lowest_scores, top
+from pa_dist.report.viewer.chunks import write_viewer
 from pa_dist.store.folder import RunFolder
 from pa_dist.terminal import bar, visible
 

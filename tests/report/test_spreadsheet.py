@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from pa_dist.report.spreadsheet import as_csv, cell
+from pa_dist.report.tables.spreadsheet import as_csv, cell
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "＝"])

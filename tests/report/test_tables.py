@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from pa_dist import schema
-from pa_dist.report.tables import show_metrics
+from pa_dist.report.terminal.metrics import show_metrics
 from pa_dist.store.folder import RunFolder
 
 

@@ -12,10 +12,10 @@ from small_run import message, rows, trajectory, write_run
 from tiny_models import save_tokenizer
 
 from pa_dist import schema
-from pa_dist.report import viewer
-from pa_dist.report.choose import score_columns, task_numbers
-from pa_dist.report.record import blamed, suspicious
-from pa_dist.report.viewer import about, packed, write_viewer
+from pa_dist.report.viewer import chunks as viewer
+from pa_dist.report.viewer.chunks import about, packed, write_viewer
+from pa_dist.report.viewer.selection import score_columns, task_numbers
+from pa_dist.report.viewer.trajectory import blamed, suspicious
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from pyarrow.fs import FileSelector
 from small_run import message, rows, trajectory, write_run
 from tiny_models import save_tokenizer
 
-from pa_dist.report import viewer
 from pa_dist.report.command import report
+from pa_dist.report.viewer import chunks as viewer
 
 pytestmark = pytest.mark.integration
 

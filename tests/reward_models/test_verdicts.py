@@ -6,9 +6,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from pa_dist.reward_models.verdicts import Critique, Judged, judge, p_correct, verdicts
+from pa_dist.reward_models.verdicts import Critique, StepVerdict, judge, p_correct, verdicts
 
-NEVER = Judged(None, None)
+NEVER = StepVerdict(None, None)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_where_no_likely_token_is_a_verdict_the_verdict_counts(tokenizer):
         2,
         tokenizer,
     )
-    assert found == [Judged(1.0, "verdict"), Judged(0.0, "verdict")]
+    assert found == [StepVerdict(1.0, "verdict"), StepVerdict(0.0, "verdict")]
 
 
 def test_the_last_verdict_of_a_step_wins_and_steps_that_do_not_exist_have_none(tokenizer):

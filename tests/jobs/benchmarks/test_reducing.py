@@ -5,7 +5,7 @@ import pytest
 from benchmarks import reducing
 
 from pa_dist.config import Evaluate
-from pa_dist.reduce.block import reduce_block
+from pa_dist.reduce.block.tables import reduce_block
 
 
 def test_the_plain_loop_does_the_same_work():

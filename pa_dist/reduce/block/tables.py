@@ -1,0 +1,320 @@
+"""One block of `logprobs` to its rows of `steps`, `scores` and `attributions`. A pure function on Arrow tables."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pa_dist import schema
+from pa_dist.config import Evaluate
+from pa_dist.ragged import (
+    Bools,
+    Floats,
+    Ints,
+    Tokens,
+    column,
+    is_valid,
+    lengths,
+    offsets,
+    require_one_length,
+    require_same,
+    tokens,
+)
+from pa_dist.reduce.block.aggregate import Bucket, buckets, step_aggregates, token_aggregates, token_extremes
+from pa_dist.reduce.block.methods import OTHER_TOKENS, Method, RewardMethod, StepColumns, all_methods, cells, methods
+from pa_dist.reduce.block.predictors import agent_matches, fell_back, predictions
+from pa_dist.reduce.block.rewards import Judged, of_steps, of_trajectories
+from pa_dist.schema import TOKEN_AGGS
+
+SUM = TOKEN_AGGS.index("sum")
+_KEYS = [field.name for field in schema.KEYS]
+_LABELS = [field.name for field in schema.LABELS]
+_IMPROBABLE = "a model gives one of its tokens no probability"
+_PER_STEP = ["agent", "text_hash", "truncated"]
+_POLICY = [f"policy_{name}" for name in schema.TOKEN_COLUMNS]
+
+COLUMNS = [*_KEYS, *_LABELS, "step", *_PER_STEP, "token_ids_reference", *_POLICY, "reference_logprob"]
+"""The columns of `logprobs` that a block needs."""
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A block's rows of three tables, each with its schema of `pa_dist.schema`."""
+
+    steps: pa.Table
+    scores: pa.Table
+    attributions: pa.Table
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """A block's steps, flat. `given`: which have log-probs of both models, if of no token. `layouts` remembers how the
+    valid steps of each mask are laid out: methods share masks."""
+
+    n_steps: Ints
+    step: pa.Array
+    per_step: dict[str, pa.Array]
+    n_tokens: Ints
+    given: Bools
+    columns: StepColumns
+    layouts: dict[bytes, list[Bucket]]
+
+    @property
+    def rows(self) -> Ints:
+        """The trajectory of each step."""
+        return np.repeat(np.arange(len(self.n_steps)), self.n_steps)
+
+    def layout(self, valid: Bools) -> list[Bucket]:
+        key = np.packbits(valid).tobytes()
+        if key not in self.layouts:
+            self.layouts[key] = buckets(valid, offsets(self.n_steps))
+        return self.layouts[key]
+
+
+def reduce_block(
+    table: pa.Table, settings: Evaluate, missing: Collection[str] = (), judged: Sequence[Judged] = ()
+) -> Reduced:
+    """Reduce trajectories to steps, scores and blamed steps.
+
+    Args:
+      table: rows of `logprobs`, at least `COLUMNS`; any chunks or slices.
+      settings: preset and beta; `fa` among the scenarios attributes unlabelled trajectories too.
+      missing: methods whose column is null: their scores are null, and they blame no step.
+      judged: what reward models say of these trajectories, and perhaps of others.
+
+    Raises:
+      PaDistError: lists of a trajectory that disagree about its steps or tokens; names the trajectory.
+    """
+    steps = _read(table, settings.beta)
+    rewards = [of.method for of in judged]
+    values = [method.step_values(steps.columns) for method in methods(settings.preset)]
+    values += [_judged_steps(table, steps, of) for of in judged]
+    readings = list(zip(all_methods(settings.preset, rewards), values, strict=True))
+    whole = {of.method.name: of_trajectories(table, of) for of in judged if not of.method.judges_steps}
+    columns = [cell.column for cell in cells(settings.preset, rewards)]
+    return Reduced(
+        _steps_table(table, steps),
+        _scores_table(table, steps, readings, whole, columns),
+        _attributions_table(table, steps, [r for r in readings if r[0].name not in missing], settings),
+    )
+
+
+def _judged_steps(table: pa.Table, steps: _Steps, judged: Judged) -> Floats:
+    """A reward model's step values, [1, steps]; none where it judges whole trajectories."""
+    if not judged.method.judges_steps:
+        return np.full((1, len(steps.step)), np.nan)
+    return of_steps(table, steps.n_steps, steps.step, judged)[None]
+
+
+def _read(table: pa.Table, beta: float) -> _Steps:
+    step = column(table, "step")
+    n_steps = lengths(step)
+    per_step = {}
+    for name in _PER_STEP:
+        lists = column(table, name)
+        require_same(table, lengths(lists), n_steps, f"{name} has", "entries")
+        per_step[name] = lists.flatten()
+    by_name = {name: tokens(table, name, n_steps) for name in [*_POLICY, "reference_logprob"]}
+    policy, reference = by_name["policy_logprob"], by_name["reference_logprob"]
+    differs = is_valid(column(table, "token_ids_reference"))
+    require_one_length(table, n_steps, {name: by_name[name] for name in _POLICY})
+    paired = Tokens(reference.values, reference.counts, reference.scored & ~differs, reference.given)
+    require_one_length(table, n_steps, {"policy_logprob": policy, "reference_logprob": paired})
+    truncated = per_step["truncated"].fill_null(False).to_numpy(zero_copy_only=False)
+    columns = _step_columns(by_name, np.repeat(~differs, n_steps), truncated, n_steps, beta)
+    # One column may lack a step that the others have.
+    n_tokens = np.maximum.reduce([by_name[name].counts for name in _POLICY])
+    return _Steps(n_steps, step.flatten(), per_step, n_tokens, policy.given & reference.given, columns, {})
+
+
+def _step_columns(
+    by_name: dict[str, Tokens], shared: Bools, truncated: Bools, n_steps: Ints, beta: float
+) -> StepColumns:
+    policy, reference = by_name["policy_logprob"], by_name["reference_logprob"]
+    aggregated = {name: token_aggregates(column.values, column.counts) for name, column in by_name.items()}
+    advantage = beta * (aggregated["policy_logprob"] - aggregated["reference_logprob"])
+    # Of other tokens of one text only the sums compare, and only where none of its text was cut for one model alone.
+    advantage[[i for i in range(len(TOKEN_AGGS)) if i != SUM]] += np.where(shared, 0.0, np.nan)
+    advantage[SUM] += np.where(shared | ~truncated, 0.0, np.nan)
+    scored = np.repeat(policy.scored & reference.scored, n_steps) & policy.given & reference.given
+    return StepColumns(
+        tokens=aggregated,
+        advantage=advantage,
+        advantage_per_token=_per_token(policy, reference, advantage, scored & shared, beta),
+        empty=scored & ((policy.counts == 0) | (reference.counts == 0)),
+        shared_tokens=shared,
+    )
+
+
+def _per_token(policy: Tokens, reference: Tokens, advantage: Floats, comparable: Bools, beta: float) -> Floats:
+    """Aggregate beta * (policy - reference) of each token, [5, steps]; NaN where the tokens are not the same."""
+    counts = np.where(comparable, policy.counts, 0)
+    ratio = np.subtract(_of_steps(policy, comparable), _of_steps(reference, comparable), dtype=np.float64)
+    # Mean, sum and last are linear, so they are the advantage's own; minimum and maximum are not.
+    return np.concatenate([np.where(comparable, advantage[:3], np.nan), beta * token_extremes(ratio, counts)])
+
+
+def _of_steps(column: Tokens, chosen: Bools) -> NDArray[np.float32]:
+    return column.values if chosen.all() else column.values[np.repeat(chosen, column.counts)]
+
+
+def _valid(values: Floats) -> Bools:
+    """Steps whose values can be used: a token that is not finite spoils every aggregation of its step.
+
+    Where the models read other tokens the sum alone is defined, and the others, NaN, stay so in what is made of them.
+    """
+    valid: Bools = np.logical_and.reduce(np.isfinite(values), axis=0)
+    if len(values) == len(TOKEN_AGGS):
+        others = np.isnan(np.delete(values, SUM, axis=0)).all(axis=0)
+        valid |= np.isfinite(values[SUM]) & others
+    return valid
+
+
+def _floats(values: Floats) -> pa.Array:
+    """A float64 column, null where not finite."""
+    finite = np.isfinite(values)
+    return pa.array(values) if finite.all() else pa.array(values, mask=~finite)
+
+
+def _steps_table(table: pa.Table, steps: _Steps) -> pa.Table:
+    advantage, per_token = steps.columns.advantage, steps.columns.advantage_per_token
+    rows = pa.array(steps.rows)
+    arrays = [column(table, name).take(rows) for name in _KEYS]
+    arrays += [steps.step, steps.per_step["agent"], pa.array(steps.n_tokens, pa.int32())]
+    arrays += [steps.per_step["text_hash"], steps.per_step["truncated"], _reasons(steps)]
+    usable = np.where(_valid(advantage), advantage, np.nan), np.where(_valid(per_token), per_token, np.nan)
+    arrays += [_floats(values) for pair in usable for values in pair]
+    return pa.Table.from_arrays(arrays, schema=schema.STEPS)
+
+
+def _reasons(steps: _Steps) -> pa.Array:
+    """Why each step's advantage is null; null where it is not."""
+    columns = steps.columns
+    truncated = steps.per_step["truncated"].fill_null(False).to_numpy(zero_copy_only=False)
+    missing = np.isnan(columns.tokens["policy_logprob"][0]) | np.isnan(columns.tokens["reference_logprob"][0])
+    why = np.full(len(missing), -1)
+    why[~_valid(columns.advantage)] = 2
+    why[~columns.shared_tokens] = 3
+    why[missing] = np.where(steps.given, np.where(truncated, 0, 1), 4)[missing]
+    names = pa.array(["truncated", "no token has a log-prob", "a log-prob is not finite", OTHER_TOKENS, _IMPROBABLE])
+    return names.take(pa.array(why, mask=why < 0))
+
+
+_Reading = tuple[Method | RewardMethod, Floats]
+"""A method, and its step values, [len(token_aggs), steps]."""
+
+
+def _scores_table(
+    table: pa.Table, steps: _Steps, readings: Sequence[_Reading], whole: dict[str, Floats], columns: list[str]
+) -> pa.Table:
+    """`whole`: the scores of methods that judge whole trajectories, by name."""
+    n_rows = len(table)
+    scored = np.bincount(steps.rows, weights=_valid(steps.columns.advantage), minlength=n_rows)
+    arrays = [column(table, name) for name in [*_KEYS, *_LABELS]]
+    arrays += [pa.array(steps.n_steps, pa.int32()), pa.array(scored.astype(np.int32))]
+    for method, read in readings:
+        if method.name in whole:
+            arrays.append(_floats(whole[method.name]))
+            continue
+        aggregated = step_aggregates(read, steps.layout(_valid(read)), n_rows, method.step_aggs)
+        arrays += [_floats(score) for of_token_agg in aggregated for score in of_token_agg]
+    return pa.Table.from_arrays(arrays, schema=schema.scores(columns))
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """A block's labelled steps: which of the flat steps they are, and whether all of a step's tokens were cut."""
+
+    rows: Ints
+    labelled: Bools
+    at_label: Bools
+    cut: Bools
+
+    @staticmethod
+    def of(table: pa.Table, steps: _Steps) -> "_Labels":
+        mistake = column(table, "mistake_step")
+        rows = steps.rows
+        # Message indexes are not negative: what is null equals nothing.
+        label = mistake.fill_null(-1).to_numpy(zero_copy_only=False)[rows]
+        at_label = steps.step.fill_null(-2).to_numpy(zero_copy_only=False) == label
+        truncated = steps.per_step["truncated"].fill_null(False).to_numpy(zero_copy_only=False)
+        return _Labels(rows, is_valid(mistake), at_label, truncated & (steps.n_tokens == 0))
+
+    def unreachable(self, scored: Bools) -> Ints:
+        """Why each trajectory's label cannot be hit, a place in `schema.UNREACHABLE`; -1 where it can, or is none.
+
+        Args:
+          scored: [steps] those that a method has a score of.
+        """
+        acted, cut, known = (
+            np.bincount(self.rows, weights=self.at_label & of, minlength=len(self.labelled)) > 0
+            for of in (np.True_, self.cut, scored)
+        )
+        return np.select([~self.labelled | known, ~acted, cut], [-1, 0, 1], 2)
+
+
+def _attributions_table(table: pa.Table, steps: _Steps, readings: Sequence[_Reading], settings: Evaluate) -> pa.Table:
+    """One row per trajectory, method, token aggregation and predictor, cell after cell."""
+    chosen = np.full(len(table), True) if "fa" in settings.scenarios else is_valid(column(table, "mistake_step"))
+    rows = np.flatnonzero(chosen)
+    if not len(rows):
+        return schema.ATTRIBUTIONS.empty_table()
+    wanted = np.repeat(chosen, steps.n_steps)
+    labels = _Labels.of(table, steps)
+    blamed, fallback, why, names = [], [], [], []
+    for method, read in readings:
+        if method.attributes:
+            if isinstance(method, RewardMethod):
+                # Predictors take zero for where a step turns wrong.
+                scored, read = _valid(read), read - settings.reward_threshold
+            else:
+                scored, read = _valid(method.read(steps.columns)), method.blamed_by(steps.columns)
+            layout = steps.layout(_valid(read) & wanted)
+            oriented = method.orientation * read
+            places = predictions(oriented, layout, len(table), method.predictors)
+            blamed.append(places[..., rows].reshape(-1, len(rows)))
+            fell = fell_back(oriented, places, layout, method.predictors)
+            fallback.append(fell[..., rows].reshape(-1, len(rows)))
+            cells = [(method.name, agg, predictor) for agg in method.token_aggs for predictor in method.predictors]
+            why.append(np.tile(labels.unreachable(scored)[rows], (len(cells), 1)))
+            names += cells
+    found = np.concatenate(blamed), np.concatenate(fallback), np.concatenate(why)
+    return _attribution_rows(table, steps, rows, *found, names)
+
+
+def _attribution_rows(
+    table: pa.Table,
+    steps: _Steps,
+    rows: Ints,
+    blamed: Ints,
+    fallback: Bools,
+    unreachable: Ints,
+    names: list[tuple[str, str, str]],
+) -> pa.Table:
+    n_cells = len(blamed)
+    picked = table.select([*_KEYS, "mistake_step", "mistake_agent"]).take(pa.array(rows))
+    keys = [pa.concat_arrays([column(picked, name)] * n_cells) for name in picked.column_names]
+    cell = [pa.concat_arrays([pa.repeat(part, len(rows)) for part in parts]) for parts in zip(*names, strict=True)]
+    flat = blamed.reshape(-1)
+    none = flat < 0
+    where = pa.array(flat, mask=none)
+    step, agent = steps.step.take(where), steps.per_step["agent"].take(where)
+    mistake = column(picked, "mistake_step")
+    # The last entry of each is what position -1, no step, reads.
+    messages = np.append(steps.step.fill_null(-1).to_numpy(zero_copy_only=False), -1)
+    is_step = messages[blamed] == mistake.fill_null(-1).to_numpy(zero_copy_only=False)
+    labels = column(table, "mistake_agent").take(pa.array(steps.rows))
+    matches = np.append(agent_matches(steps.per_step["agent"], labels), False)[blamed]
+    correct = _verdict(is_step.reshape(-1) & ~none, np.tile(is_valid(mistake), n_cells))
+    agent_correct = _verdict(matches.reshape(-1) & ~none, np.tile(is_valid(column(picked, "mistake_agent")), n_cells))
+    fell = pa.array(fallback.reshape(-1), mask=none)
+    code = unreachable.reshape(-1)
+    why = pa.array(schema.UNREACHABLE).take(pa.array(code, mask=code < 0))
+    arrays = [*keys, *cell, step, fell, agent, why, correct, agent_correct]
+    return pa.Table.from_arrays(arrays, schema=schema.ATTRIBUTIONS)
+
+
+def _verdict(right: Bools, labelled: Bools) -> pa.Array:
+    return pa.array(right, mask=~labelled)

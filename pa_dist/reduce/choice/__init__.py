@@ -1,0 +1,1 @@
+"""Choosing among cells, and comparing: methods with each other, and two runs."""

@@ -1,0 +1,1 @@
+"""Scores to metrics, group by group: UQ, best-of-N, failure attribution, and their intervals."""

@@ -1,0 +1,125 @@
+"""Best-of-N: what picking the best-scored of n trials is worth, for every n, exactly over all subsets of n trials."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pa_dist.ragged import Bools, Floats, Ints
+from pa_dist.reduce.metrics.intervals import Figure, Resampling, cluster_means, figures
+
+
+def selection_probabilities(n_trials: int) -> Floats:
+    """P[n - 1, k]: the chance that the trial of rank k (from 0) is the best of a random subset of n trials.
+
+    C(N-1-k, n-1) / C(N, n): the rest of the subset lies below it. As a running product of (N-k-n+1) / (N-k) it neither
+    overflows nor cancels, however large N.
+    """
+    n = np.arange(1, n_trials + 1)[:, None]
+    k = np.arange(1, n_trials)[None, :]
+    factors = np.maximum(n_trials - k - n + 1, 0) / (n_trials - k)
+    return np.cumprod(np.concatenate([n / n_trials, factors], axis=1), axis=1)
+
+
+@dataclass(frozen=True)
+class Trials:
+    """A group's trials, sorted by task and, within one, in the order that breaks ties.
+
+    Attributes:
+      task: [trials] numbered from 0 without gaps, ascending.
+      reward: [trials].
+      success: [trials].
+      repeated: rollouts of a task and trial that another one stands for.
+    """
+
+    task: Ints
+    reward: Floats
+    success: Bools
+    repeated: int = 0
+
+    @property
+    def sizes(self) -> Ints:
+        """Trials of each task."""
+        sizes: Ints = np.bincount(self.task)
+        return sizes
+
+    @property
+    def largest(self) -> int:
+        """The most trials of a task."""
+        return int(self.sizes.max(initial=0))
+
+    @property
+    def at_least(self) -> list[int]:
+        """Number of tasks with at least n trials, for n from 1 to the largest N."""
+        n = np.arange(1, self.largest + 1)
+        return [int(count) for count in (self.sizes[:, None] >= n).sum(axis=0)]
+
+    def ranked(self, score: Floats) -> Ints:
+        """Positions of the trials, task after task, best first; NaN last, ties as they stand."""
+        return np.lexsort((np.where(np.isnan(score), np.inf, -score), self.task))
+
+    @property
+    def starts(self) -> Ints:
+        """Position of each task's first trial."""
+        starts: Ints = np.cumsum(self.sizes) - self.sizes
+        return starts
+
+    def picked(self, score: Floats) -> Ints:
+        """Position of each task's selection among all its trials."""
+        return self.ranked(score)[self.starts]
+
+    def expected(self, ranked: Ints, outcome: Floats) -> Floats:
+        """Expected outcome of the first-ranked of n trials, [tasks, N]; NaN where a task has fewer than n."""
+        sizes, starts = self.sizes, self.starts
+        ordered = outcome[ranked]
+        result = np.full((len(sizes), self.largest), np.nan)
+        for size in np.unique(sizes):
+            tasks = np.flatnonzero(sizes == size)
+            by_rank = ordered[starts[tasks][:, None] + np.arange(size)]
+            result[tasks, :size] = by_rank @ selection_probabilities(int(size)).T
+        return result
+
+
+def best_of_n(score: Floats, trials: Trials, resamples: int, seed: int, notes: list[str]) -> list[Figure]:
+    """Success and mean reward of the selection, a macro-average over tasks, for every n from 1 to N.
+
+    Args:
+      score: [trials], higher is better; NaN ranks last.
+      trials: the group's trials.
+      resamples: of tasks.
+      seed: of the resamples.
+      notes: what was left out before.
+    """
+    missing = int(np.isnan(score).sum())
+    if missing == len(score):
+        score_notes, undefined = notes, "no trial has a score"
+        outcomes = np.full((len(trials.sizes), 2 * len(trials.at_least)), np.nan)
+    else:
+        score_notes = [*notes, f"{missing} trials without a score rank last"] if missing else notes
+        undefined = ""
+        ranked = trials.ranked(score)
+        outcomes = np.hstack([trials.expected(ranked, o) for o in (trials.success.astype(np.float64), trials.reward)])
+    return _figures(("success", "reward"), outcomes, trials, resamples, seed, score_notes, undefined)
+
+
+def baselines(trials: Trials, resamples: int, seed: int, notes: list[str]) -> list[Figure]:
+    """What needs no score: `mean`, the mean success of a random trial, and `oracle`, pass@n, for every n."""
+    success = trials.success.astype(np.float64)
+    # A score that knows the outcome picks a success whenever the subset has one: 1 - C(N-c, n) / C(N, n).
+    oracle = trials.expected(trials.ranked(success), success)
+    mean = np.where(np.isnan(oracle), np.nan, oracle[:, :1])
+    return _figures(("mean", "oracle"), np.hstack([mean, oracle]), trials, resamples, seed, notes, "")
+
+
+def _figures(
+    metrics: tuple[str, str],
+    outcomes: Floats,
+    trials: Trials,
+    resamples: int,
+    seed: int,
+    notes: list[str],
+    undefined: str,
+) -> list[Figure]:
+    resampling = Resampling(np.arange(len(outcomes)), resamples, seed)
+    counts = trials.at_least
+    names = [(metric, float(n)) for metric in metrics for n in range(1, len(counts) + 1)]
+    return figures(names, *cluster_means(outcomes, resampling), counts * 2, resamples, notes, undefined)

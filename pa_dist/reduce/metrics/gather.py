@@ -1,0 +1,130 @@
+"""The last tasks of a reduction: readings to `comparisons`, and what all tasks left to `metrics` and `comparisons` as
+one Parquet and one JSON file each, a slice of groups at a time.
+
+JSON is written as `RunFolder.write_json` would: a list of records.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pa_dist import schema
+from pa_dist.reduce.choice.differences import CHOICES, compare
+from pa_dist.reduce.metrics.fa import BASELINES
+from pa_dist.reduce.metrics.fa import METRICS as FA_METRICS
+from pa_dist.reduce.metrics.groups import GROUP, by_name
+from pa_dist.reduce.metrics.slices import COMPARISONS, METRICS, READINGS, Row, SliceReader, compared, readings, writing
+from pa_dist.reduce.metrics.survey import SCENARIOS
+from pa_dist.store.folder import RunFolder
+
+_UQ_METRICS = ("auroc", "auprc", "spearman", "aurc", "risk")
+_METRIC_ORDER = (*_UQ_METRICS, "success", "reward", "mean", "oracle", *FA_METRICS)
+# Rows of a Parquet file's row group, and what is held of them.
+_GROUP_ROWS = 1 << 16
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+Names = Mapping[str | None, int]
+"""Places of the names that order rows."""
+
+
+def names_in_order(methods: Sequence[str]) -> dict[str | None, int]:
+    """The places of all names, methods as in reports."""
+    ordered = [*SCENARIOS, "baseline", *methods]
+    ordered += [schema.NONE, *schema.TOKEN_AGGS, *schema.STEP_AGGS, *schema.REWARD_PREDICTORS, *BASELINES]
+    ordered += ["mean", *CHOICES]
+    return {name: place for place, name in enumerate(dict.fromkeys([None, *ordered]))}
+
+
+def compare_slices(folder: RunFolder, resamples: int, slices: range) -> int:
+    """Compare the readings of some slices' groups; counts rows of `comparisons`."""
+    count, source = 0, SliceReader(folder, READINGS)
+    with writing(folder, COMPARISONS, "compared", slices.start) as out:
+        for slice_ in slices:
+            found = sorted(readings(source.read(slice_)), key=lambda reading: by_name(reading.group))
+            of_groups = [list(of) for _, of in groupby(found, key=lambda reading: reading.group)]
+            rows = [compared(row) for of in of_groups for row in compare(of, resamples)]
+            out.write(slice_, rows)
+            count += len(rows)
+    return count
+
+
+def gather(folder: RunFolder, names: Names, n_slices: int, kind: str) -> int:
+    """Write a table and its JSON from the slices of all tasks, in order; counts its rows."""
+    order = {METRICS: _order, COMPARISONS: _order_compared}[kind]
+    of = {METRICS: schema.METRICS, COMPARISONS: schema.COMPARISONS}[kind]
+    count = 0
+    with (
+        folder.replacing(f"{kind}.parquet") as table_path,
+        folder.replacing(f"{kind}.json") as json_path,
+        pq.ParquetWriter(table_path, of, filesystem=folder.filesystem, compression="zstd") as writer,
+        folder.filesystem.open_output_stream(json_path) as out,
+    ):
+        for rows in _row_groups(_in_order(SliceReader(folder, kind), names, n_slices, order)):
+            writer.write_table(pa.Table.from_pylist(rows, of))
+            out.write("".join(f"{',' if count + k else '['}\n{_json(row)}" for k, row in enumerate(rows)).encode())
+            count += len(rows)
+        out.write(b"\n]\n" if count else b"[]\n")
+        if not count:
+            writer.write_table(of.empty_table())
+    return count
+
+
+def _in_order(
+    source: SliceReader, names: Names, n_slices: int, order: Callable[[Names, Row], tuple[Any, ...]]
+) -> Iterator[list[Row]]:
+    """The rows of each scenario and slice."""
+    for scenario in SCENARIOS:
+        for slice_ in range(n_slices):
+            table = source.read(slice_)
+            rows: list[Row] = table.filter(pc.equal(table["scenario"], scenario)).to_pylist()
+            yield sorted(rows, key=lambda row: order(names, row))
+
+
+def _row_groups(slices: Iterator[list[Row]]) -> Iterator[list[Row]]:
+    held: list[Row] = []
+    for rows in slices:
+        held += rows
+        while len(held) >= _GROUP_ROWS:
+            yield held[:_GROUP_ROWS]
+            held = held[_GROUP_ROWS:]
+    if held:
+        yield held
+
+
+def _json(row: Row) -> str:
+    entries = ",\n".join([f'  "{name}": {_value(value)}' for name, value in row.items()])
+    return f" {{\n{entries}\n }}"
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "null"
+    return _text(value) if isinstance(value, str) else _encode(value)
+
+
+@lru_cache(4096)
+def _text(text: str) -> str:
+    """Names and notes come again and again."""
+    return _encode(text)
+
+
+def _order(names: Names, row: Row) -> tuple[Any, ...]:
+    cell = [names[row[name]] for name in ("method", "token_agg", "step_agg", "predictor")]
+    return _group(row), cell, _METRIC_ORDER.index(row["metric"]), row["at"] or 0
+
+
+def _order_compared(names: Names, row: Row) -> tuple[Any, ...]:
+    """As `_order`, each group's own figures before the differences."""
+    cell = [names[row[name]] for name in ("against", "choice", "method", "token_agg", "step_agg", "predictor")]
+    return _group(row), row["against"] is not None, _METRIC_ORDER.index(row["metric"]), cell
+
+
+def _group(row: Row) -> tuple[tuple[bool, str], ...]:
+    benchmark, domain, behavior = (row[name] for name in GROUP)
+    return by_name((benchmark, domain, behavior))

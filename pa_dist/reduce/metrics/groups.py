@@ -1,0 +1,106 @@
+"""Rows of a table by benchmark, domain and behavior, in trajectory order, and their clusters and trials."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pa_dist import schema
+from pa_dist.config import Evaluate
+from pa_dist.ragged import Bools, Floats, Ints, column, is_valid
+from pa_dist.reduce.metrics.best_of_n import Trials
+
+Group = tuple[str | None, str | None, str | None]
+"""Benchmark, domain and behavior."""
+GROUP = [field.name for field in schema.GROUP]
+LABELLED = [field.name for field in [*schema.KEYS, *schema.LABELS]]
+"""The columns of `scores` that say where a trajectory belongs, and how it went."""
+
+
+def by_group(table: pa.Table) -> Iterator[tuple[Group, pa.Table]]:
+    """Each group and its rows, sorted by trajectory_id: figures do not depend on how rows were split.
+
+    Groups come by their names, a missing name first.
+    """
+    table = table.sort_by("trajectory_id")
+    encoded = [column(table, name).dictionary_encode("encode") for name in GROUP]
+    benchmarks, domains, behaviors = (of.dictionary.to_pylist() for of in encoded)
+    benchmark, domain, behavior = map(_codes, encoded)
+    n_domains, n_behaviors = len(domains), len(behaviors)
+    found, which = np.unique((benchmark * n_domains + domain) * n_behaviors + behavior, return_inverse=True)
+    pairs = [divmod(code, n_behaviors) for code in found.tolist()]
+    groups = [(benchmarks[pair // n_domains], domains[pair % n_domains], behaviors[last]) for pair, last in pairs]
+    # One pass over the rows, however many groups they fall into.
+    order, ends = np.argsort(which, kind="stable"), np.cumsum(np.bincount(which, minlength=len(groups)))
+    for k in sorted(range(len(groups)), key=lambda k: by_name(groups[k])):
+        start = ends[k - 1] if k else 0
+        yield groups[k], table.take(pa.array(order[start : ends[k]]))
+
+
+def by_name(group: Group) -> tuple[tuple[bool, str], ...]:
+    """What groups are ordered by: their names, a missing one first."""
+    return tuple((name is not None, name or "") for name in group)
+
+
+def _codes(encoded: pa.DictionaryArray) -> Ints:
+    codes: Ints = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes
+
+
+def clusters(table: pa.Table) -> Ints:
+    """What a bootstrap draws: the task of each row, or the trajectory itself where it has none; numbered from 0."""
+    tasks = pc.binary_join_element_wise("task", column(table, "task_id"), "\0")
+    alone = pc.binary_join_element_wise("trajectory", column(table, "trajectory_id"), "\0")
+    return _codes(pc.coalesce(tasks, alone).dictionary_encode())
+
+
+def floats(table: pa.Table, name: str) -> Floats:
+    """A numeric column as float64, null as NaN."""
+    values: Floats = column(table, name).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return values
+
+
+def trials(table: pa.Table, settings: Evaluate) -> tuple[pa.Table, Trials, list[str]]:
+    """A group's trials that can take part in best-of-N, sorted by task, trial and trajectory_id.
+
+    Several rollouts that say they are one trial of one task are no trials of their own: of each such set the first by
+    trajectory_id stands for all. Rollouts without a trial number are a trial each.
+
+    A rollout without a reward is left out. Preset `paper` counts its reward as 0.0 here, as the released code does, in
+    a group where any rollout has one.
+
+    Args:
+      table: rows of one group, sorted by trajectory_id.
+      settings: preset and the least reward of a success.
+
+    Returns:
+      The rows, the same as arrays, and notes that count what was left out.
+    """
+    has_task, has_reward = is_valid(column(table, "task_id")), is_valid(column(table, "reward"))
+    n_unrated = int((has_task & ~has_reward).sum())
+    as_zero = settings.preset == "paper" and bool(has_reward.any())
+    unrated = (n_unrated, "trials without a reward", "count as 0.0 (preset paper)" if as_zero else "left out")
+    taking_part = has_task if as_zero else has_task & has_reward
+    table = table.take(pa.array(np.flatnonzero(taking_part)))
+    task = _codes(column(table, "task_id").dictionary_encode())
+    trial = floats(table, "trial")
+    order = np.lexsort((np.where(np.isnan(trial), np.inf, trial), task))
+    order = order[~_repeats(task[order], trial[order])]
+    n_repeated = len(table) - len(order)
+    table = table.take(pa.array(order))
+    reward = np.nan_to_num(floats(table, "reward"))
+    said = [
+        (int((~has_task).sum()), "trajectories without a task", "left out"),
+        unrated,
+        (n_repeated, "rollouts that repeat a task and trial", "left out: the first by trajectory_id stands for them"),
+    ]
+    notes = [f"{count} {what} {done}" for count, what, done in said if count]
+    return table, Trials(task[order], reward, reward >= settings.success_threshold, n_repeated), notes
+
+
+def _repeats(task: Ints, trial: Floats) -> Bools:
+    """Which entries, sorted by both, have the task and trial of the one before. No trial is like none."""
+    again = np.zeros(len(task), np.bool_)
+    again[1:] = (task[1:] == task[:-1]) & (trial[1:] == trial[:-1])
+    return again

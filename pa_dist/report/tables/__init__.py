@@ -1,0 +1,1 @@
+"""What the page shows of `metrics` and `comparisons`, and the same as CSV."""

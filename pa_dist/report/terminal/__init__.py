@@ -1,0 +1,1 @@
+"""The same in a terminal: what a run ends with, `show`, `top`, `compare`."""

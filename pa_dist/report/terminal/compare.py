@@ -1,0 +1,52 @@
+"""The terminal's tables of `pa-dist compare`."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pa_dist.reduce.choice.two_runs import AGREEMENT, Comparison, Side
+from pa_dist.reduce.metrics.groups import Group, by_name
+from pa_dist.report.wording import titles
+from pa_dist.terminal import console_for, visible
+
+
+def show_comparison(found: Comparison, console: Console | None = None) -> None:
+    """Print what differs, what is shared, and a table of figures for each scenario and group."""
+    console = console_for(console)
+    # Text: names come from files, and square brackets in them are no markup.
+    for line in found.differences or ["the settings of both are the same"]:
+        console.print(Text(visible(line)), soft_wrap=True)
+    console.print(f"trajectories: {found.shared} in both, {found.only_first} and {found.only_second} in one alone")
+    groups: dict[tuple[str, Group], list[Side]] = {}
+    for side in found.sides:
+        groups.setdefault((side.scenario, (side.benchmark, side.domain, side.behavior)), []).append(side)
+    named = titles((group for _, group in groups), visible)
+    for (scenario, group), sides in sorted(groups.items(), key=lambda of: (of[0][0], by_name(of[0][1])), reverse=True):
+        console.print(_table(f"{scenario}: {named[group]}", sides))
+
+
+def _table(title: str, sides: list[Side]) -> Table:
+    head = Text(visible(title))
+    table = Table(box=box.SIMPLE_HEAD, title=head, title_justify="left", caption_justify="left", show_edge=False)
+    agreement = sides[0].scenario == AGREEMENT
+    for name in ("method", "figure", *(("value",) if agreement else ("first", "second", "first less second", "p"))):
+        table.add_column(name, no_wrap=name == "method")
+    for side in sides:
+        metric = side.metric if side.at is None else f"{side.metric} of {side.at:g}"
+        name = " ".join(filter(None, (metric, side.predictor)))
+        between = "" if side.ci_low is None else f" [{side.ci_low:+.3f}, {side.ci_high:+.3f}]"
+        apart = "-" if side.value is None else f"{side.value:+.3f}{between}"
+        both = () if agreement else (_number(side.first), _number(side.second))
+        p = () if agreement else (_number(side.p_value),)
+        table.add_row(Text(side.method), Text(name), *both, Text(apart), *p)
+    notes = dict.fromkeys(side.note for side in sides if side.note)
+    n = max(side.n for side in sides)
+    brackets = ", [95% paired bootstrap interval]" if any(side.ci_low is not None for side in sides) else ""
+    compared = ", p of one comparison" if any(side.p_value is not None for side in sides) else ""
+    table.caption = Text(visible("; ".join([f"n = {n}{brackets}{compared}", *notes])))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,159 @@
+"""`pa-dist top`: the trajectories and steps most worth a look."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pa_dist.reduce.evaluated import evaluate_settings
+from pa_dist.report.viewer.selection import CHOSEN_BY, OUTCOMES, outcome_of
+from pa_dist.report.viewer.trajectory import blamed, numbered, suspicious
+from pa_dist.store.folder import RunFolder
+from pa_dist.store.index import grouped, locate, rows
+from pa_dist.terminal import console_for, line
+
+_VALUE = "progress_advantage__mean"
+_LABELS = ("trajectory_id", "reward", "mistake_step")
+# A UUID and its trial are 44: an id is there to be copied.
+_ID_CHARS = 80
+Row = dict[str, Any]
+
+
+def top(folder: RunFolder, n: int, console: Console | None = None, *, failures: bool = False) -> None:
+    """Print the lowest scores with the most suspicious step of each, and the largest drops from one step to the next.
+
+    Args:
+      n: rows of each table.
+      failures: leave out trajectories that are known to have succeeded.
+
+    Raises:
+      RunFolderError: nothing is evaluated here.
+    """
+    console = console_for(console)
+    threshold = evaluate_settings(folder).success_threshold
+    lowest = lowest_scores(folder, n, threshold, failures=failures)
+    drops = largest_drops(folder, n, threshold, failures=failures)
+    steps = _by_id(folder, "steps", [row["trajectory_id"] for row in (*lowest, *drops)], ["step", _VALUE])
+    suspects = {row["trajectory_id"]: _suspect(steps.get(row["trajectory_id"], [])) for row in lowest}
+    seen = {*((key, step["step"]) for key, step in suspects.items() if step)}
+    said = _beginnings(folder, {*seen, *((drop["trajectory_id"], drop["step"]) for drop in drops)})
+
+    outcomes = {row["trajectory_id"]: OUTCOMES[outcome_of(row, threshold)] for row in lowest}
+    title = f"Lowest scores, by {CHOSEN_BY}: {_listed(outcomes, failures)}"
+    table = _table(title, "score", "outcome", "most suspicious step", "advantage", "it begins")
+    for row in lowest:
+        key = row["trajectory_id"]
+        told = _told(steps.get(key, []), suspects[key], said)
+        table.add_row(Text(line(key, _ID_CHARS)), f"{row[CHOSEN_BY]:+.3f}", outcomes[key], *told)
+    console.print(table)
+
+    labels = _by_id(folder, "scores", [drop["trajectory_id"] for drop in drops], _LABELS[1:])
+    outcomes = {key: OUTCOMES[outcome_of(row, threshold)] for key, (row,) in labels.items()}
+    in_these = f"{len(drops)} in " if drops else ""
+    title = f"Largest drops from a step to the next, by {_VALUE}: {in_these}{_listed(outcomes, failures)}"
+    table = _table(title, "drop", "outcome", "step", "advantage", "it begins")
+    for drop in drops:
+        key = drop["trajectory_id"]
+        (step,) = (step for step in steps[key] if step["step"] == drop["step"])
+        told = _told(steps[key], step, said)
+        table.add_row(Text(line(key, _ID_CHARS)), f"{drop['drop']:+.3f}", outcomes[key], *told)
+    console.print(table)
+
+
+def _listed(outcomes: Mapping[str, str], failures: bool) -> str:
+    """How the trajectories listed ended, counted: one without labels is no failure."""
+    counts = Counter(outcomes.values())
+    many = {"success": "successes", "failure": "failures"}
+    listed = [f"{n} {name if n == 1 else many.get(name, name)}" for name in OUTCOMES.values() if (n := counts[name])]
+    return (", ".join(listed) or "none") + ("; known successes left out" if failures else "")
+
+
+def _table(title: str, *heads: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", show_edge=False)
+    for head in ("trajectory", *heads):
+        table.add_column(head, no_wrap=head != "it begins")
+    return table
+
+
+def _told(steps: Sequence[Row], step: Row | None, said: Mapping[tuple[str, int], str]) -> tuple[str, str, Text]:
+    """A step's number, its advantage and how it begins; nothing of none."""
+    if step is None:
+        return "", "", Text()
+    begins = Text(line(said.get((step["trajectory_id"], step["step"]), "")))
+    return numbered(steps.index(step), len(steps)), f"{step[_VALUE]:+.3f}", begins
+
+
+def _suspect(steps: Sequence[Row]) -> Row | None:
+    """The step that the viewer and `show` name too."""
+    place = suspicious(blamed([step[_VALUE] for step in steps]))
+    return None if place is None else steps[place]
+
+
+def _not_succeeded(threshold: float) -> pc.Expression:
+    return pc.field("reward").is_null() | (pc.field("reward") < threshold)
+
+
+def lowest_scores(folder: RunFolder, n: int, threshold: float, *, failures: bool) -> list[Row]:
+    """The rows of the lowest scores, lowest first; no more of them than that are held."""
+    wanted = pc.field(CHOSEN_BY).is_valid()
+    if failures:
+        wanted &= _not_succeeded(threshold)
+    held: pa.Table | None = None
+    for batch in folder.dataset("scores").scanner(columns=[*_LABELS, CHOSEN_BY], filter=wanted).to_batches():
+        both = (
+            pa.Table.from_batches([batch]) if held is None else pa.concat_tables([held, pa.Table.from_batches([batch])])
+        )
+        held = both.sort_by([(CHOSEN_BY, "ascending"), ("trajectory_id", "ascending")]).slice(0, n)
+    return [] if held is None else held.to_pylist()
+
+
+def largest_drops(folder: RunFolder, n: int, threshold: float, *, failures: bool) -> list[Row]:
+    """The largest falls from a step with an advantage to the next that has one, largest first, a file at a time."""
+    held: list[Row] = []
+    among = None
+    if failures:
+        scores = folder.dataset("scores")
+        among = scores.to_table(columns=["trajectory_id"], filter=_not_succeeded(threshold))["trajectory_id"]
+    for path in folder.parts("steps"):
+        dataset = folder.files([path])
+        table = dataset.to_table(columns=["trajectory_id", "step", _VALUE], filter=pc.field(_VALUE).is_valid())
+        if among is not None:
+            table = table.filter(pc.is_in(table["trajectory_id"], value_set=among.combine_chunks()))
+        held = sorted([*held, *_drops(table, n)], key=lambda row: (row["drop"], row["trajectory_id"]))[:n]
+    return held
+
+
+def _drops(table: pa.Table, n: int) -> Iterable[Row]:
+    before, after = table.slice(0, max(len(table) - 1, 0)).combine_chunks(), table.slice(1).combine_chunks()
+    same = pc.equal(before["trajectory_id"], after["trajectory_id"])
+    drop = pc.if_else(same, pc.subtract(after[_VALUE], before[_VALUE]), None)
+    after = after.append_column("drop", drop).filter(pc.fill_null(pc.less(drop, 0.0), False))
+    lowest: list[Row] = after.sort_by([("drop", "ascending"), ("trajectory_id", "ascending")]).slice(0, n).to_pylist()
+    return lowest
+
+
+def _by_id(folder: RunFolder, table_name: str, ids: Sequence[str], columns: Sequence[str]) -> dict[str, list[Row]]:
+    """Rows of some trajectories, by id."""
+    wanted = sorted(set(ids))
+    files = locate(folder, table_name).holding(wanted)
+    return grouped(rows(folder, files, wanted, ["trajectory_id", *columns])) if files else {}
+
+
+def _beginnings(folder: RunFolder, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], str]:
+    """What the messages of some steps say."""
+    messages = {
+        key: row["messages"]
+        for key, (row,) in _by_id(folder, "trajectories", [key for key, _ in wanted], ["messages"]).items()
+    }
+    found = {}
+    for key, step in wanted:
+        message = messages[key][step]
+        calls = [f"{call['name'] or ''}({call['arguments'] or ''})" for call in message["tool_calls"] or []]
+        found[key, step] = " ".join(filter(None, [message["content"], *calls]))
+    return found
