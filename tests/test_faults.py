@@ -198,7 +198,8 @@ def test_what_no_actor_can_load_ends_the_run_in_one_line(undisturbed, tmp_path, 
     # As many numbers under another name: that the model lacks them is found out by loading alone.
     tensors["another.weight"] = tensors.pop(min(name for name in tensors if "mlp" in name))
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
-    with shared_ray.another(), pytest.raises(PaDistError, match=message):
+    shared_ray.join()
+    with pytest.raises(PaDistError, match=message):
         stages.run(config.load(path, [f"output={tmp_path / 'out'}", override.format(broken)]), print)
 
 

@@ -138,7 +138,7 @@ def test_a_published_command_with_reward_models_gives_theirs(
         for judge in judges
         for key, setting in reward_models[judge.partition("-")[0]].items()
     ]
-    loaded, found = ran(name, overrides, pair)
+    loaded, found = ran(name, ["source=gemma4-4b", *overrides], pair)
     assert set(loaded.reward_models) == set(judges)
     for judge in judges:
         of = [row for row in found if row["method"] == judge and where.items() <= row.items()]
