@@ -278,11 +278,10 @@ def test_a_model_does_not_end_on_the_cpu_because_the_other_took_every_gpu(pair, 
 def test_a_changed_file_of_the_same_size_is_noticed(finished, pair, tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"reward": 0.0}')
-    stage = IngestStage(RunFolder(str(tmp_path)), settings(pair, file, tmp_path).trajectories)
-    before = stage.settings()
+    before = IngestStage(RunFolder(str(tmp_path)), settings(pair, file, tmp_path).trajectories).settings()
     file.write_text('{"reward": 1.0}')
     os.utime(file, (0, 0))
-    assert stage.settings() != before
+    assert IngestStage(RunFolder(str(tmp_path)), settings(pair, file, tmp_path).trajectories).settings() != before
 
 
 @pytest.mark.parametrize(
@@ -334,6 +333,42 @@ def test_where_nodes_are_to_come_gpus_are_named(pair, chat_file, tmp_path):
 )
 def test_gpus_are_shared_out(gpus, actors, share):
     assert pools._share(gpus, actors) == share
+
+
+@pytest.mark.integration
+def test_a_pair_of_the_hub_is_the_same_run_when_its_name_comes_to_mean_other_weights(pair, chat_file, tmp_path):
+    """As far as it lies in this machine's cache: the same command goes on, and with the commit that it began with."""
+    model, out = tmp_path / "hub" / "models--org--model", RunFolder(str(tmp_path / "out"))
+    commits = {"a" * 40: pair["reference"], "b" * 40: pair["policy"]}
+    for commit, folder in commits.items():
+        shutil.copytree(folder, model / "snapshots" / commit)
+    (model / "refs").mkdir()
+    loaded = settings({"policy": pair["policy"], "reference": "org/model"}, chat_file, out.uri)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(loaded.model_dump(mode="json")))
+
+    def scored(now):
+        (model / "refs" / "main").write_text(now)
+        environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-m", "pa_dist", "score", str(tmp_path / "c.yaml")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert out.manifest["stages"]["score"]["commits"]["reference"] == "a" * 40
+        columns = ["trajectory_id", "reference_logprob"]
+        return done.stderr, out.dataset("logprobs").to_table(columns=columns).sort_by("trajectory_id")
+
+    _, first = scored("a" * 40)
+    said, _ = scored("b" * 40)
+    assert "score: done before" in said
+    # As of a run that was killed.
+    manifest = out.manifest
+    manifest["stages"]["score"]["done"] = False
+    out.write_json("manifest.json", manifest)
+    out.clear("logprobs")
+    _, again = scored("b" * 40)
+    for was, is_now in zip(first.to_pylist(), again.to_pylist(), strict=True):
+        np.testing.assert_allclose(
+            np.concatenate(is_now["reference_logprob"]), np.concatenate(was["reference_logprob"]), atol=1e-5
+        )
 
 
 def test_tasks_come_back_in_order():

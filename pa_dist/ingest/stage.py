@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import cached_property, partial
 from typing import Any
 
 import pyarrow.compute as pc
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 from pa_dist.config import Trajectories
 from pa_dist.errors import PaDistError, RunFolderError
 from pa_dist.ingest.left_behind import in_words
-from pa_dist.ingest.sources import expand, look_up
+from pa_dist.ingest.sources import Expanded, expand, look_up
 from pa_dist.ingest.tables import Counts, ingest
 from pa_dist.runtime.tasks import mapper
 from pa_dist.stage import Say, Stage
@@ -32,10 +33,17 @@ class IngestStage(Stage):
         super().__init__(folder)
         self.trajectories = trajectories
 
+    @cached_property
+    def _found(self) -> Expanded:
+        return look_up(self.trajectories.paths)
+
+    @cached_property
+    def _mark(self) -> str:
+        return mark(self.folder, self._found.sources)
+
     def settings(self) -> dict[str, Any]:
         """The config's section, and the files by what they hold."""
-        section = without_secrets(self.trajectories.model_dump(mode="json"))
-        return {"trajectories": section, "files": mark(self.folder, expand(self.trajectories.paths))}
+        return {"trajectories": without_secrets(self.trajectories.model_dump(mode="json")), "files": self._mark}
 
     def is_done(self) -> bool:
         """As of any stage. Raises `RunFolderError` also where rows went since, `PaDistError` where there were none."""
@@ -53,10 +61,9 @@ class IngestStage(Stage):
         """Read all files, replacing what an earlier ingest left."""
         say = self.folder.logged(say)
         began = time.perf_counter()
-        settings = self.settings()
-        self.folder.start(self.name, settings)
-        sources, twice = look_up(self.trajectories.paths)
-        with read_beside(self.folder, {settings["files"]: expand(self.trajectories.paths)}):
+        self.folder.start(self.name, self.settings())
+        sources, twice = self._found
+        with read_beside(self.folder, {self._mark: partial(expand, self.trajectories.paths)}):
             counts = ingest(self.trajectories, self.folder, mapper(self.name), sources)
         seconds = round(time.perf_counter() - began, 1)
         self.folder.finish(self.name, **asdict(counts), seconds=seconds)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from pa_dist.config import Replicas, RewardModel, ThinkPRM
@@ -30,11 +31,15 @@ class RewardStage(Stage):
         self.name = self.target.stage
         self.writes = (self.target.table, "rejects")
 
+    @cached_property
+    def _weights(self) -> str | None:
+        return weights(self.folder, self.model.model)
+
     def settings(self) -> dict[str, Any]:
         """The reward model without what only decides where it runs."""
         return {
             "model": self.model.model_dump(mode="json", exclude=_NOT_DECIDING),
-            "weights": weights(self.folder, self.model.model),
+            "weights": self._weights,
             "actions": self.actions,
             "versions": scoring_versions(self.model.engine if isinstance(self.model, ThinkPRM) else "hf"),
         }
@@ -65,7 +70,7 @@ class RewardStage(Stage):
         # As of the pair: a run goes on with the weights it began with.
         model = pinned(self.model, stages.get(into.stage, {}).get("commit"))
         folder.start(into.stage, settings, commit=model.revision)
-        named = {settings["weights"]: model_files(model.model)} if settings["weights"] else {}
+        named = {self._weights: partial(model_files, model.model)} if self._weights else {}
         with read_beside(folder, named):
             facts = judge(self.model_name, model, self.actions, folder)
         folder.finish(into.stage, **facts, seconds=round(time.perf_counter() - began, 1))

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import pyarrow.compute as pc
@@ -42,14 +43,20 @@ class ScoreStage(Stage):
         self.parts = [folder, *sweep.asked(folder, sections.merge)]
         # As it was cut to what the models read when the run began.
         self.sections = limited(sections, folder.manifest["stages"].get("score", {}).get("positions", {}))
+        # The same, with the commits that are scored with; what the config names is what a run is known by.
+        self._pinned = self.sections
         self._facts: dict[str, Any] = {}
+
+    @cached_property
+    def _weights(self) -> dict[str, str | None]:
+        return {model: weights(self.folder, getattr(self.sections.pair, model)) for model in schema.MODELS}
 
     def settings(self, alpha: float | None = None) -> dict[str, Any]:
         """Of the log-prob columns, of an alpha's where one is given."""
         pair, render, score, merge = self.sections
         settings: dict[str, Any] = {
             "pair": pair.model_dump(mode="json"),
-            "weights": {model: weights(self.folder, getattr(pair, model)) for model in schema.MODELS},
+            "weights": self._weights,
             "render": render.model_dump(mode="json"),
             "score": score.model_dump(mode="json", include=_DECIDING),
             "versions": scoring_versions(score.engine),
@@ -81,13 +88,13 @@ class ScoreStage(Stage):
         said = [*check_pair(self.sections, found), *check_lengths(self.sections, found)]
         # A name on the Hub may come to mean other weights: a run goes on with those it began with.
         before = self.folder.manifest["stages"].get(self.name, {}).get("commits", {})
-        sections = self.sections._replace(pair=pinned(self.sections.pair, before))
-        if sections.merge is not None:
-            tokenizers = (tokenizer(sections.pair, "policy"), tokenizer(sections.pair, "reference"))
-            check_merge(sections.pair, sections.merge, tokenizers)
+        pair = pinned(self.sections.pair, before)
+        if self.sections.merge is not None:
+            check_merge(pair, self.sections.merge, (tokenizer(pair, "policy"), tokenizer(pair, "reference")))
         for line in said:
             self.folder.logged(say)(f"score: {line}")
-        self.sections = limited(sections, found.positions)
+        self.sections = limited(self.sections, found.positions)
+        self._pinned = self.sections._replace(pair=pair)
         length = self.sections.score.max_length
         self._facts = {"loaded": found.loaded, "positions": found.positions, "max_length": length}
 
@@ -127,15 +134,14 @@ class ScoreStage(Stage):
         if self.name not in folder.manifest["stages"]:
             for table_name, prefix in (("logprobs", ""), ("rejects", "score-"), (CHECKPOINT, "")):
                 folder.clear(table_name, prefix)
-        pair = self.sections.pair
+        pair = self._pinned.pair
         commits = {model: getattr(pair, f"{model}_revision") for model in schema.MODELS}
         folder.start(self.name, self.settings(folder.alpha), commits=commits, **self._facts)
-        marks = self.settings()["weights"]
-        named = {marks[model]: model_files(getattr(pair, model)) for model in schema.MODELS if marks[model]}
+        named = {mark: partial(model_files, getattr(pair, m)) for m, mark in self._weights.items() if mark}
         with read_beside(self.folder, named):
-            facts = score(self.sections, folder)
+            facts = score(self._pinned, folder)
         cut = truncation.count(folder, mapper("truncation"))
-        unseen = {} if folder.alpha is not None else left_out(folder, templates_of(self.sections), mapper("reasoning"))
+        unseen = {} if folder.alpha is not None else left_out(folder, templates_of(self._pinned), mapper("reasoning"))
         seconds = round(time.perf_counter() - began, 1)
         folder.finish(self.name, **facts, truncated=cut, reasoning_left_out=unseen, seconds=seconds)
         folder.filesystem.delete_dir_contents(folder.path(CHECKPOINT), missing_dir_ok=True)

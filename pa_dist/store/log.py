@@ -1,9 +1,10 @@
 """A run's log: what was said, with the time.
 
 Objects of an object store cannot grow: there lines wait in memory, and the whole log is written again after some
-seconds, and when a command ends its work.
+seconds, when a command ends its work, and when its process ends. One that is killed takes with it what waits.
 """
 
+import atexit
 import threading
 import time
 from contextlib import suppress
@@ -18,6 +19,7 @@ _writing = threading.Lock()
 # Lines that wait, by the folder's address, and when its log was last written.
 _waiting: dict[str, list[bytes]] = {}
 _written: dict[str, float] = {}
+_folders: dict[str, Tables] = {}
 
 
 def append(folder: Tables, line: str) -> None:
@@ -28,6 +30,7 @@ def append(folder: Tables, line: str) -> None:
         try:
             out = folder.filesystem.open_append_stream(folder.path(LOG))
         except NotImplementedError:
+            _folders[folder.uri] = folder
             _waiting.setdefault(folder.uri, []).append(entry)
             if time.monotonic() - _written.get(folder.uri, -SECONDS_BETWEEN_WRITES) >= SECONDS_BETWEEN_WRITES:
                 _write(folder)
@@ -41,6 +44,12 @@ def flush(folder: Tables) -> None:
     with _writing, suppress(OSError):
         if _waiting.get(folder.uri):
             _write(folder)
+
+
+@atexit.register
+def _flush_all() -> None:
+    for folder in _folders.values():
+        flush(folder)
 
 
 def _write(folder: Tables) -> None:
