@@ -3,13 +3,13 @@
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from typing import Any
 
-from pa_dist.ingest.json_stream import RECORD_BYTES
+from pa_dist.ingest.json_stream import RECORD_BYTES, Scanner
 from pa_dist.ingest.sources import Source
 from pa_dist.trajectory import Trajectory
 
@@ -66,6 +66,17 @@ def usable(origin: Origin, build: Callable[[dict[str, Any], Origin], Trajectory]
         return Reject(origin.source.name, origin.place, str(error))
     except RecursionError:
         return Reject(origin.source.name, origin.place, "nested too deeply")
+
+
+def whole(
+    source: Source, limit: int, build: Callable[[dict[str, Any], Origin], Trajectory]
+) -> Iterator[Trajectory | Reject]:
+    """The one record that is a file."""
+    with source.open() as file:
+        scanner = Scanner(file, limit)
+        scanner.look(b"{")
+        yield usable(Origin(source, "file", scanner.take(), limit), build)
+        scanner.end()
 
 
 def too_long(limit: int) -> str:

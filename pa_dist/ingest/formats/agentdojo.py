@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pa_dist.ingest import records
-from pa_dist.ingest.json_stream import RECORD_BYTES, Scanner
+from pa_dist.ingest.json_stream import RECORD_BYTES
 from pa_dist.ingest.messages import messages
 from pa_dist.ingest.records import Origin, Reject, Unusable
 from pa_dist.ingest.sources import Source
@@ -19,11 +19,7 @@ _EXTRA = ("injection_task_id", "attack_type", "injections", "security", "error",
 
 def read(source: Source, limit: int = RECORD_BYTES) -> Iterator[Trajectory | Reject]:
     """The run of one file."""
-    with source.open() as file:
-        scanner = Scanner(file, limit)
-        scanner.look(b"{")
-        yield records.usable(Origin(source, "file", scanner.take(), limit), _trajectory)
-        scanner.end()
+    return records.whole(source, limit, _trajectory)
 
 
 def _trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:

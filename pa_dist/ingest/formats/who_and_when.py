@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pa_dist.ingest import records
-from pa_dist.ingest.json_stream import RECORD_BYTES, Scanner
+from pa_dist.ingest.json_stream import RECORD_BYTES
 from pa_dist.ingest.messages import messages
 from pa_dist.ingest.records import Origin, Reject
 from pa_dist.ingest.sources import Source
@@ -18,11 +18,7 @@ _EXTRA = ("question", "ground_truth", "level", "mistake_reason", "is_correct", "
 
 def read(source: Source, limit: int = RECORD_BYTES) -> Iterator[Trajectory | Reject]:
     """The run of one file. Rewards are null: all of them failed, but no reward is published."""
-    with source.open() as file:
-        scanner = Scanner(file, limit)
-        scanner.look(b"{")
-        yield records.usable(Origin(source, "file", scanner.take(), limit), _trajectory)
-        scanner.end()
+    return records.whole(source, limit, _trajectory)
 
 
 def _trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:

@@ -4,7 +4,7 @@ They are drawn in the light theme's colours; on the page a style sheet's variabl
 Colour is never the only cue: each series has its own line or marker too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -78,13 +78,18 @@ def saved(figure: "Figure", format: str) -> bytes:
     return out.getvalue()
 
 
+def _draw(axes: "Axes", series: Mapping[str, Sequence[Row]], x: str, y: str, area: str) -> None:
+    """A curve a method, with the area below it."""
+    for look, (method, points) in zip(_looks(), series.items(), strict=False):
+        label = f"{method}, area {points[0][area]:.3f}"
+        axes.plot([row[x] for row in points], [row[y] for row in points], label=label, **look)
+
+
 def roc(rows: Sequence[Row]) -> "Figure":
     """Rows: method, false_positive_rate, true_positive_rate, auroc."""
     series = _series(rows)
     figure, axes = _axes(2.5, len(series) + 1)
-    for look, (method, points) in zip(_looks(), series.items(), strict=False):
-        x, y = ([row[name] for row in points] for name in ("false_positive_rate", "true_positive_rate"))
-        axes.plot(x, y, label=f"{method}, area {points[0]['auroc']:.3f}", **look)
+    _draw(axes, series, "false_positive_rate", "true_positive_rate", "auroc")
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, label="chance, area 0.5")
     axes.set(xlabel="failures taken for successes", ylabel="successes found", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     return _with_legend(figure, axes)
@@ -94,9 +99,7 @@ def risk_coverage(rows: Sequence[Row]) -> "Figure":
     """Rows: method, coverage, risk, aurc."""
     series = _series(rows)
     figure, axes = _axes(2.5, len(series) + 1)
-    for look, (method, points) in zip(_looks(), series.items(), strict=False):
-        x, y = ([row[name] for row in points] for name in ("coverage", "risk"))
-        axes.plot(x, y, label=f"{method}, area {points[0]['aurc']:.3f}", **look)
+    _draw(axes, series, "coverage", "risk", "aurc")
     everyone = next(iter(series.values()))[-1]["risk"]
     axes.axhline(everyone, color=MUTED, linewidth=0.8, label=f"random order, {everyone:.3f}")
     axes.set(xlabel="share kept, best scores first", ylabel="failures among them", xlim=(0, 1.01))
