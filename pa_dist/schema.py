@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # The token aggregations, step aggregations and FA predictors of METHOD.md, in the order reports show them.
 TOKEN_AGGS = ("mean", "sum", "last", "min", "max")
@@ -51,7 +51,8 @@ TRAJECTORIES = pa.schema(
     [
         *KEYS,
         pa.field("messages", pa.list_(MESSAGE)),
-        pa.field("tools", pa.string()),
+        pa.field("system", pa.string()),  # a system message that a log keeps apart from `messages`
+        pa.field("tools", pa.string()),  # JSON of the schemas offered to the agent
         *LABELS,
         pa.field("extra", pa.string()),
     ]
@@ -190,7 +191,7 @@ METRICS = pa.schema(
 )
 
 # What the choice of a cell is worth on other data, and progress advantage less each other method on the same
-# trajectories; `reduce/crossfit.py` and `reduce/comparisons.py` say how.
+# trajectories; `reduce/choice/` says how.
 COMPARISONS = pa.schema(
     [
         pa.field("scenario", pa.string()),

@@ -37,6 +37,7 @@ class Trajectory:
     trial: int | None
     behavior: str | None
     messages: list[Message]
+    system: str | None
     tools: str | None
     reward: float | None
     mistake_step: int | None

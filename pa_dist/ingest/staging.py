@@ -1,15 +1,15 @@
-"""Between reading and writing: rows as JSON lines in reading order, and an index of their keys and byte ranges.
+"""Between reading and writing: rows in reading order, a record batch each, and an index of their keys and byte ranges.
 
 Tables are written in another order than files are read. With the index, one task can order a corpus by its keys alone,
 and each part is gathered by reading just its rows' bytes: the work grows with the corpus, whatever its order was.
 """
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pa_dist.ingest.records import Reject
@@ -19,7 +19,6 @@ from pa_dist.store.folder import STAGING, RunFolder
 from pa_dist.trajectory import Trajectory
 
 FLUSH_ROWS = 10_000
-MESSAGES_AT_ONCE = 100
 # Ranges this near each other are read as one: a request to object storage costs more than the bytes between.
 GAP_BYTES = 1 << 16
 
@@ -98,7 +97,7 @@ class Rejects:
 
 
 class Stager:
-    """Writes one group's rows and their index."""
+    """Writes one group's rows, each a message of Arrow's IPC format, and their index."""
 
     def __init__(self, folder: RunFolder, group: int) -> None:
         self._group = group
@@ -119,37 +118,26 @@ class Stager:
     def add(self, trajectory: Trajectory, source: str) -> None:
         """Write a trajectory and its place in the index."""
         row = {name: getattr(trajectory, name) for name in TRAJECTORIES.names}
-        size = sum(self._rows.write(piece) for piece in _pieces(row))
+        message = pa.RecordBatch.from_pylist([row], TRAJECTORIES).serialize()
+        self._rows.write(message)
         self._index.add(
             {
                 **{name: row[name] for name in INDEX.names if name in row},
                 "task_order": None if trajectory.task_id is None else natural(trajectory.task_id),
                 "group": self._group,
                 "offset": self._offset,
-                "size": size,
+                "size": message.size,
                 "source": source,
                 "place": trajectory.place,
             }
         )
-        self._offset += size
+        self._offset += message.size
         self.count += 1
-
-
-def _pieces(row: dict[str, Any]) -> Iterator[bytes]:
-    """A row as a line of JSON, some messages at a time: it is large only for them."""
-    for start in range(0, len(row["messages"]), MESSAGES_AT_ONCE):
-        few = _json(row["messages"][start : start + MESSAGES_AT_ONCE])[1:-1]
-        yield (b", " if start else b'{"messages": [') + few
-    yield b"], " + _json({name: value for name, value in row.items() if name != "messages"})[1:] + b"\n"
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def rows_path(folder: RunFolder, group: int) -> str:
     """Where a group's rows are staged."""
-    return folder.path(STAGING, f"rows-{group:05d}.jsonl")
+    return folder.path(STAGING, f"rows-{group:05d}.batches")
 
 
 def gather(folder: RunFolder, wanted: Sequence[tuple[int, int, int]], ids: Sequence[str | None]) -> pa.Table:
@@ -159,12 +147,12 @@ def gather(folder: RunFolder, wanted: Sequence[tuple[int, int, int]], ids: Seque
     for run in _runs([(*wanted[i], i) for i in order]):
         group, start = run[0][:2]
         with folder.filesystem.open_input_file(rows_path(folder, group)) as file:
-            data = file.read_at(run[-1][1] + run[-1][2] - start, start)
+            data = pa.py_buffer(file.read_at(run[-1][1] + run[-1][2] - start, start))
         for _, offset, size, i in run:
-            rows[i] = json.loads(data[offset - start : offset - start + size])
-            if ids[i] is not None:
-                rows[i]["trajectory_id"] = ids[i]
-    return pa.Table.from_pylist(rows, schema=TRAJECTORIES)
+            rows[i] = pa.ipc.read_record_batch(data.slice(offset - start, size), TRAJECTORIES)
+    table = pa.Table.from_batches(rows, TRAJECTORIES).combine_chunks()
+    renamed = pc.coalesce(pa.array(ids, pa.string()), table["trajectory_id"])
+    return table.set_column(0, TRAJECTORIES.field(0), renamed)
 
 
 def _runs(ranges: list[tuple[int, int, int, int]]) -> list[list[tuple[int, int, int, int]]]:

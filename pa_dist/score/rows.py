@@ -1,7 +1,6 @@
 """Between Arrow tables and engines: trajectories in, token rows between, log-prob columns out. No Ray, no model."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +21,7 @@ _INTS = pa.list_(pa.int32())
 _KEYS_AND_LABELS = [*schema.KEYS, *schema.LABELS]
 READS = (*(field.name for field in _KEYS_AND_LABELS), "messages")
 """Columns of `trajectories`; a chat template reads `CHAT_READS` too."""
-CHAT_READS = ("tools", "extra")
+CHAT_READS = ("system", "tools")
 _STEP_COLUMNS = [schema.LOGPROBS.field(name) for name in ("step", "agent", "text_hash", "truncated")]
 
 
@@ -114,9 +113,7 @@ def _chat(
 ) -> tuple[_Actions, list[TokenizedTrajectory]]:
     if rule == "non_blank":
         raise Unrenderable("a chat template knows the assistant's actions only; render.style=plain knows any agent's")
-    system = json.loads(row.get("extra") or "{}").get("system_message")
-    system = system if isinstance(system, str) else None
-    rendered = [template.render(row["messages"], row.get("tools"), system) for template in templates]
+    rendered = [template.render(row["messages"], row.get("tools"), row.get("system")) for template in templates]
     steps, texts = rendered[0].steps, rendered[0].texts
     if not steps:
         raise Unrenderable(_NO_ACTION)

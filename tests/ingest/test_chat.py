@@ -15,13 +15,13 @@ def test_all_keys(jsonl, run):
     record = {
         "id": "a/../b", "task_id": 7, "trial": 1, "reward": 1, "mistake_step": 0, "mistake_agent": "user",
         "tools": [{"type": "function"}], "benchmark": "b", "domain": "d", "behavior": "m", "messages": [HI],
-        "note": [1.5],
+        "system_message": "Be kind.", "note": [1.5],
     }  # fmt: skip
     [row] = run("chat", jsonl("log.jsonl", record)).rows
     assert row == {
         "trajectory_id": "a/../b", "task_id": "7", "trial": 1, "reward": 1.0, "mistake_step": 0,
         "mistake_agent": "user", "tools": '[{"type": "function"}]', "benchmark": "b", "domain": "d", "behavior": "m",
-        "extra": '{"note": [1.5]}',
+        "system": "Be kind.", "extra": '{"note": [1.5]}',
         "messages": [{
             "role": "user", "content": "hi", "name": None, "reasoning": None, "tool_calls": None, "tool_call_id": None,
         }],
@@ -33,7 +33,8 @@ def test_only_messages(jsonl, run):
     assert (row["benchmark"], row["domain"]) == ("chat", "log.v2")
     assert len(row["trajectory_id"]) == 32
     assert all(
-        row[name] is None for name in ("task_id", "trial", "behavior", "tools", "reward", "mistake_step", "extra")
+        row[name] is None
+        for name in ("task_id", "trial", "behavior", "system", "tools", "reward", "mistake_step", "extra")
     )
 
 

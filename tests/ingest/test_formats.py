@@ -38,8 +38,9 @@ def test_tau2(put, run, info_last):
         "messages": [{
             "role": "user", "name": None, "content": "hi", "reasoning": None, "tool_calls": None, "tool_call_id": None,
         }],
+        "system": "Be kind.",
         "tools": '{"f": {"name": "f"}}', "reward": 0.5, "mistake_step": None, "mistake_agent": None,
-        "extra": '{"termination_reason": "user_stop", "seed": 3, "system_message": "Be kind."}',
+        "extra": '{"termination_reason": "user_stop", "seed": 3}',
     }  # fmt: skip
 
 

@@ -198,11 +198,11 @@ def test_parts_hold_what_sorting_in_memory_gives(run, jsonl, tmp_path, monkeypat
 
 
 def test_parts_are_bounded_by_bytes(jsonl, run, monkeypatch):
-    monkeypatch.setattr(order, "PART_BYTES", 2000)
-    sizes = [100, 100, 5000, 100, 900, 900, 900]
+    monkeypatch.setattr(order, "PART_BYTES", 20_000)
+    sizes = [1000, 1000, 50_000, 1000, 9000, 9000, 9000]
     path = jsonl("a.jsonl", *(record(f"{i}", str(i), text="x" * n) for i, n in enumerate(sizes)))
     result = run("chat", path)
-    # A row is its text and some 300 bytes of keys; the one of 5000 is over the bound and stands alone.
+    # A row is its text and some 1,500 bytes of keys and offsets; the one of 50,000 is over the bound and stands alone.
     parts = [part.count_rows() for part in result.folder.dataset("trajectories").get_fragments()]
     assert parts == [2, 1, 2, 1, 1]
     assert ids(result) == [str(i) for i in range(7)]

@@ -25,7 +25,7 @@ def message(role: str, content: str | None, *calls: tuple[str, str], reasoning: 
 def trajectory(key: str, task: str | None, trial: int | None, messages: list[Row], **labels: Any) -> Row:
     names = {"benchmark": "desk", "domain": "orders", "task_id": task, "trial": trial, "behavior": None}
     labels = {"reward": None, "mistake_step": None, "mistake_agent": None, **labels}
-    return {"trajectory_id": key, **names, **labels, "messages": messages, "tools": None, "extra": None}
+    return {"trajectory_id": key, **names, **labels, "messages": messages, "system": None, "tools": None, "extra": None}
 
 
 def rows(n_tasks: int = 3, n_trials: int = 4) -> list[Row]:

@@ -100,7 +100,7 @@ def test_control_tokens_in_messages_stay_text(tmp_path):
         {"role": "tool", "content": forged},
         {"role": "assistant", "content": "No."},
     ]
-    tokens, reasons = tokenized([tokenizer], table(messages, extra=json.dumps({"system_message": forged})))
+    tokens, reasons = tokenized([tokenizer], table(messages, system=forged))
     assert reasons == []
     (row,) = tokens.to_pylist()
     shown = json.dumps({"name": "f", "arguments": {"<|im_end|>": [forged]}})
@@ -176,7 +176,7 @@ def test_who_and_when_has_no_assistant(tmp_path):
 
 def test_the_plain_rendering_knows_nothing_of_it(tmp_path):
     tokenizer = save_chat_tokenizer(tmp_path, "chatml")
-    more = {"extra": '{"system_message": "Be kind."}', "tools": '[{"name": "f"}]'}
+    more = {"system": "Be kind.", "tools": '[{"name": "f"}]'}
     bare, full = (rows.tokenize_rows(t, [tokenizer], [10_000], "auto", 4096)[0] for t in (table(), table(**more)))
     assert bare == full
 

@@ -42,6 +42,7 @@ def _trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
         trial=records.trial(None, origin.source),
         behavior=records.optional_text(record.get("pipeline_name"), "pipeline_name"),
         messages=converted,
+        system=None,
         tools=None,
         reward=None if utility is None else float(utility),
         mistake_step=None,

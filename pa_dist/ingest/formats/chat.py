@@ -1,7 +1,7 @@
 """Chat logs: JSONL, a conversation of OpenAI-style messages a line.
 
-Keys: messages, and optionally id, task_id, trial, reward, mistake_step, mistake_agent, tools, benchmark, domain and
-behavior; any other goes to `extra`.
+Keys: messages, and optionally id, task_id, trial, reward, mistake_step, mistake_agent, system_message, tools,
+benchmark, domain and behavior; any other goes to `extra`.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from pa_dist.trajectory import Trajectory
 
 BENCHMARK = "chat"
 _LABELS = ("task_id", "trial", "reward", "mistake_step", "mistake_agent", "benchmark", "domain", "behavior")
-_KEYS = frozenset(["messages", "id", "tools", *_LABELS])
+_KEYS = frozenset(["messages", "id", "system_message", "tools", *_LABELS])
 
 
 def read(source: Source, limit: int = RECORD_BYTES) -> Iterator[Trajectory | Reject]:
@@ -49,6 +49,7 @@ def trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
         trial=records.trial(record.get("trial"), origin.source),
         behavior=records.optional_text(record.get("behavior"), "behavior"),
         messages=history,
+        system=records.optional_text(record.get("system_message"), "system_message"),
         tools=_tools(record.get("tools")),
         reward=records.number(record.get("reward"), "reward"),
         mistake_step=records.mistake_step(record.get("mistake_step"), len(history)),

@@ -3,13 +3,12 @@
 Read with the standard library: inspect_ai's own reader brings a whole evaluation framework with it.
 """
 
-import io
 import json
 import math
-import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -26,7 +25,6 @@ BENCHMARK = "inspect"
 ZIP = b"PK\x03\x04"
 _HEADER = "header.json"
 _ZSTD = 93
-_DEFLATED_OR_STORED = (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED)
 _ATTACHMENT = "attachment://"
 # What a model said or thought, of a part and of a message.
 _TEXTS = ("text", "reasoning", "content")
@@ -79,7 +77,7 @@ def _zipped(source: Source, limit: int) -> Iterator[Trajectory | Reject]:
         try:
             log = zipfile.ZipFile(file)
             names = log.namelist()
-            header = records.parse(_within(_member(log, file, _HEADER, limit), limit)) if _HEADER in names else {}
+            header = records.parse(_within(_member(log, _HEADER, limit), limit)) if _HEADER in names else {}
         except Unusable:
             raise
         except Exception as error:  # as below
@@ -89,7 +87,7 @@ def _zipped(source: Source, limit: int) -> Iterator[Trajectory | Reject]:
         build = partial(_trajectory, about=records.section(header, "eval"))
         for name in sorted((n for n in names if n.startswith("samples/") and n.endswith(".json")), key=natural):
             try:
-                raw = _member(log, file, name, limit)
+                raw = _member(log, name, limit)
             except Exception as error:  # each compression has errors of its own; nothing but reading happens here
                 yield Reject(source.name, name, f"cannot be read: {type(error).__name__}: {error}")
                 continue
@@ -102,22 +100,23 @@ def _within(raw: bytes | None, limit: int) -> bytes:
     return raw
 
 
-def _member(log: zipfile.ZipFile, file: Any, name: str, limit: int) -> bytes | None:
+def _member(log: zipfile.ZipFile, name: str, limit: int) -> bytes | None:
     """A member's bytes, None if they are more than the limit, whatever size the archive says that they have.
 
-    inspect_ai may compress them by zstd, which the standard library learns only in Python 3.14.
+    inspect_ai may compress them by zstd, which the standard library learns only in Python 3.14: such a member is read
+    as if it were stored.
     """
     info = log.getinfo(name)
     if max(info.file_size, info.compress_size) > limit:
         return None
-    if info.compress_type in _DEFLATED_OR_STORED:
+    if info.compress_type != _ZSTD:
         with log.open(name) as member:
             return member.read(limit + 1)  # a size: without one, all is decompressed at once
-    if info.compress_type != _ZSTD:
-        raise zipfile.BadZipFile(f"compression {info.compress_type} is none of inspect_ai's")
-    file.seek(info.header_offset + 26)  # where a local header has the lengths of name and extra field
-    file.seek(sum(struct.unpack("<HH", file.read(4))), io.SEEK_CUR)
-    data = file.read(info.compress_size)
+    compressed = copy(info)
+    compressed.compress_type, compressed.file_size = zipfile.ZIP_STORED, info.compress_size
+    del compressed.CRC  # of what is in it
+    with log.open(compressed) as member:
+        data = member.read()
     content: bytes = pa.CompressedInputStream(pa.BufferReader(data), "zstd").read(info.file_size)
     if zlib.crc32(content) != info.CRC:
         raise zipfile.BadZipFile(f"bad CRC-32 for {name}")
@@ -140,6 +139,7 @@ def _trajectory(record: dict[str, Any], origin: Origin, about: dict[str, Any]) -
         trial=records.trial(None if epoch is None else epoch - 1, origin.source),
         behavior=records.optional_text(about.get("model"), "eval.model"),
         messages=converted,
+        system=None,
         tools=None,
         reward=_reward(records.section(record, "scores")),
         mistake_step=None,

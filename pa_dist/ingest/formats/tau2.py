@@ -12,12 +12,11 @@ from pa_dist.ingest.sources import Source
 from pa_dist.trajectory import Trajectory
 
 BENCHMARK = "tau2"
-_EXTRA = ("termination_reason", "seed", "mode", "agent_cost", "user_cost", "duration", "system_message")
+_EXTRA = ("termination_reason", "seed", "mode", "agent_cost", "user_cost", "duration")
 
 
 def read(source: Source, limit: int = RECORD_BYTES) -> Iterator[Trajectory | Reject]:
-    """Simulations of one file. The policy text is kept with each, as `system_message` of `extra`: the
-    messages leave it out."""
+    """Simulations of one file. The policy text is the `system` of each: the messages leave it out."""
     try:
         info = _Info(source, limit)
     except Unusable as error:
@@ -76,7 +75,6 @@ def _trajectory(record: dict[str, Any], origin: Origin, info: _Info) -> Trajecto
         history = [_with_reasoning(message) for message in history]
     converted, left_behind = messages(history)
     reward = records.section(record, "reward_info").get("reward")
-    facts = {"system_message": info.policy, **{k: v for k, v in record.items() if v is not None}}
     return Trajectory(
         place=origin.place,
         trajectory_id=records.given_id(record.get("id"), origin.source) or origin.new_id(),
@@ -86,11 +84,12 @@ def _trajectory(record: dict[str, Any], origin: Origin, info: _Info) -> Trajecto
         trial=records.trial(record.get("trial"), origin.source),
         behavior=info.behavior,
         messages=converted,
+        system=info.policy,
         tools=info.tools,
         reward=records.number(reward, "reward_info.reward"),
         mistake_step=None,
         mistake_agent=None,
-        extra=records.extra(facts, _EXTRA),
+        extra=records.extra(record, _EXTRA),
         left_behind=left_behind,
     )
 

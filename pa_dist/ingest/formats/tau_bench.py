@@ -42,6 +42,7 @@ def _trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
         trial=records.trial(record.get("trial"), origin.source),
         behavior=behavior,
         messages=history,
+        system=None,
         tools=None,
         reward=records.number(record.get("reward"), "reward"),
         mistake_step=None,

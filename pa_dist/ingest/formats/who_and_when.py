@@ -36,6 +36,7 @@ def _trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
         trial=records.trial(None, origin.source),
         behavior=None,
         messages=history,
+        system=None,
         tools=None,
         reward=None,
         mistake_step=records.mistake_step(record.get("mistake_step"), len(history)),
