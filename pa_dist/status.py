@@ -80,7 +80,7 @@ def _filled(record: dict[str, Any] | None, folder: RunFolder, into: Target, *, a
     if record is None:
         return f"{into.stage}: not begun"
     if record["done"]:
-        lost = f"; {said}" if (said := truncation.said(record)) else ""
+        lost = f"; {said}" if (said := truncation.in_full(record)) else ""
         scored = f"{record['rows']:,} scored, {record['rejects']:,} rejected ({record['seconds']} s)"
         return f"{into.stage}: done, {scored}{lost}"
     files = folder.filesystem.get_file_info(committed(folder, into))

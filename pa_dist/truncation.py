@@ -18,7 +18,7 @@ from pa_dist.store.folder import RunFolder
 _FLAGS, _TOKENS = "truncated", ("token_ids", "token_ids_reference")
 
 
-def count(folder: RunFolder, map_tasks: Mapper) -> dict[str, int]:
+def count_cut(folder: RunFolder, map_tasks: Mapper) -> dict[str, int]:
     """Trajectories in which a step lost tokens, such steps, those that lost all of them, and how many steps there are.
 
     Tokens are read of the files alone in which something was cut.
@@ -65,7 +65,7 @@ def in_short(record: Mapping[str, Any]) -> str:
     return f" ({cut['steps']:,} truncated, {cut['whole_steps']:,} of them wholly)" if cut and cut["steps"] else ""
 
 
-def said(record: Mapping[str, Any]) -> str:
+def in_full(record: Mapping[str, Any]) -> str:
     """The counts of a stage `score` in words; nothing where nothing was cut.
 
     Args:

@@ -211,11 +211,11 @@ def test_a_task_that_dies_is_one_line():
 PINNED = """
 import sys
 from pa_dist.config import Pair
-from pa_dist.score.check import pinned
+from pa_dist.score.check import pinned_pair
 from pa_dist.models.loaded import vocabulary
 hub = Pair(policy=sys.argv[1], reference="org/model")
 vocabulary(hub, "reference")
-pair = pinned(hub, {"reference": sys.argv[2]} if len(sys.argv) > 2 else {})
+pair = pinned_pair(hub, {"reference": sys.argv[2]} if len(sys.argv) > 2 else {})
 print(pair.policy_revision, pair.reference_revision)
 """
 

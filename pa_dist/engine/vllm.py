@@ -137,7 +137,7 @@ class VLLMEngine:
           EngineGone: vLLM raised. The requests of this call stay with it, to be answered in the next one.
         """
         for sequence in sequences:
-            check(sequence, self._vocabulary, self._max_length)
+            check_readable(sequence, self._vocabulary, self._max_length)
         use_its_threads()
         began = time.perf_counter()
         prompts = [{"prompt_token_ids": sequence.ids.tolist()} for sequence in sequences]
@@ -154,7 +154,7 @@ class VLLMEngine:
         return list(found)
 
 
-def check(sequence: TokenSequence, vocabulary: int, max_length: int) -> None:
+def check_readable(sequence: TokenSequence, vocabulary: int, max_length: int) -> None:
     """Find what vLLM would raise for, and all sequences of a call with it.
 
     Raises:

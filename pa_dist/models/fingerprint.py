@@ -57,6 +57,6 @@ def model_files(name: str) -> list[ModelFile]:
     return [ModelFile(path) for path in sorted(folder.iterdir()) if path.is_file()] if folder.is_dir() else []
 
 
-def weights(folder: RunFolder, name: str) -> str | None:
+def weights_mark(folder: RunFolder, name: str) -> str | None:
     """A model folder's files by what they hold; null for a model on the Hub."""
     return mark(folder, model_files(name)) if Path(name).is_dir() else None

@@ -90,16 +90,16 @@ def _checked(config: Config) -> Config:
     vLLM need not be: it is where the run will be.
     """
     from pa_dist.reward_models import pipeline as judges
-    from pa_dist.score.check import check, check_lengths, check_pair, check_templates
+    from pa_dist.score.check import check_lengths, check_models, check_pair, check_templates
 
     here = vllm.installed() is not None
-    found = check(config.pair, config.score if here else config.score.model_copy(update={"engine": "hf"}))
+    found = check_models(config.pair, config.score if here else config.score.model_copy(update={"engine": "hf"}))
     check_templates(config.scoring)
     check_pair(config.scoring, found)
     check_lengths(config.scoring, found)
     for name, model in config.reward_models.items():
         elsewhere = isinstance(model, ThinkPRM) and not here
-        judges.check(name, model.model_copy(update={"engine": "hf"}) if elsewhere else model)
+        judges.check_reward_model(name, model.model_copy(update={"engine": "hf"}) if elsewhere else model)
     return config.model_copy(update={"score": limited(config.scoring, found.positions).score})
 
 

@@ -25,7 +25,7 @@ def facts(folder: RunFolder) -> list[Fact]:
         *_models(stages["score"]),
         *_settings(stages["score"].get("settings", {})),
         *(fact for name, record in stages["score"].get("models", {}).items() for fact in _work(name, record)),
-        ("Truncation", truncation.said(stages["score"]).partition(": ")[2]),
+        ("Truncation", truncation.in_full(stages["score"]).partition(": ")[2]),
         *(_reward_model(name, stages[reward_target(name).stage]) for name in judged_by(stages)),
         _evaluation(stages["evaluate"]),
         ("Versions", _listed(whole.get("versions", {}))),

@@ -17,10 +17,11 @@ from pa_dist.report.facts import Fact
 from pa_dist.report.figures import plots, points
 from pa_dist.report.figures.by_group import Drawing, Figures, of_best_of_n, of_fa, of_sweep, of_uq
 from pa_dist.report.figures.svg import inlined
+from pa_dist.report.numbers import number
 from pa_dist.report.tables.comparisons import CROSS_FITTED, Comparisons, Differences
+from pa_dist.report.tables.headline import BUILDERS
 from pa_dist.report.tables.metrics import Found, GroupMetrics, measured, swept
 from pa_dist.report.tables.spreadsheet import as_csv
-from pa_dist.report.terminal.metrics import BUILDERS, figure
 from pa_dist.report.wording import MINE, NO_WIDTH, SCENARIOS, Slugs, finding, has_no_width, plain, titles
 from pa_dist.runtime.targets import judged_by, reward_target
 from pa_dist.store.folder import REPORT, RunFolder
@@ -131,7 +132,7 @@ def _read(folder: RunFolder, found: Found, map_tasks: Mapper) -> _Read:
     errors: dict[Group, Any] = {}
     if drawn["fa"]:
         (errors,) = map_tasks(partial(points.blame_errors, folder, "mean", drawn["fa"]), [MINE])
-    (rejects,) = map_tasks(points.rejects, [folder])
+    (rejects,) = map_tasks(points.reject_counts, [folder])
     (groups,) = map_tasks(points.groups, [folder])
     return _Read(groups, by_method, errors, rejects)
 
@@ -230,7 +231,7 @@ def _in_hindsight(of: GroupMetrics) -> dict[str, str]:
             best[row["method"]] = row
     names = ("token_agg", "step_agg", "predictor")
     return {
-        method: f"{figure(row, False)} ({' / '.join(row[name] for name in names if row[name] is not None)})"
+        method: f"{number(row['value'])} ({' / '.join(row[name] for name in names if row[name] is not None)})"
         for method, row in best.items()
         if method != "baseline"
     }
@@ -246,7 +247,7 @@ def _summary(folder: RunFolder, found: Found, groups: Sequence[Group]) -> list[s
     stages = folder.manifest["stages"]
     named = titles(found.groups)
     said = [_scored(stages["evaluate"], facts.data(groups), facts.pair(folder))]
-    if lost := truncation.said(stages["score"]):
+    if lost := truncation.in_full(stages["score"]):
         said.append(f"{lost[0].upper()}{lost[1:]}.")
     for scenario, title in SCENARIOS.items():
         here = found.of(scenario)

@@ -1,4 +1,4 @@
-"""Names and figures as the report writes them."""
+"""Names and findings as the report writes them."""
 
 import re
 import unicodedata
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pa_dist.reduce.metrics.groups import Group
+from pa_dist.report.numbers import figure, number
 
 Row = dict[str, Any]
 
@@ -65,14 +66,6 @@ class Slugs:
         return slug
 
 
-def figure(row: Row | None) -> str:
-    """A value with its interval: 0.865 [0.75, 0.98]."""
-    if row is None or row["value"] is None:
-        return "undefined"
-    between = "" if row["ci_low"] is None else f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
-    return f"{row['value']:.3f}{between}"
-
-
 def has_no_width(row: Row) -> bool:
     """Whether a row's interval is its value alone."""
     return row["ci_low"] is not None and row["ci_low"] == row["value"] == row["ci_high"]
@@ -84,21 +77,21 @@ def finding(scenario: str, rows: Sequence[Row]) -> str:
     match scenario:
         case "uq":
             row = next((row for row in mine if row["metric"] == "auroc"), None)
-            return f"AUROC {figure(row)} over {_count(row, 'trajectory', 'trajectories')}"
+            return f"AUROC {_told(row)} over {_count(row, 'trajectory', 'trajectories')}"
         case "best_of_n":
             row = max((row for row in mine if row["metric"] == "success"), key=_at, default=None)
             if row is None:
                 return "undefined"
             same = {other["metric"]: other["value"] for other in rows if _at(other) == _at(row)}
             ends = (("mean", "a random one"), ("oracle", "the best possible choice"))
-            beside = [f"{said} {same[end]:.3f}" for end, said in ends if same.get(end) is not None]
+            beside = [f"{said} {number(same[end])}" for end, said in ends if same.get(end) is not None]
             of = f"best of {_at(row):g}" if _at(row) else "the best trial"
-            return "; ".join([f"{of} succeeds in {figure(row)} of {_count(row, 'task', 'tasks')}", *beside])
+            return "; ".join([f"{of} succeeds in {_told(row)} of {_count(row, 'task', 'tasks')}", *beside])
         case _:
             exact = [row for row in rows if row["metric"] == "step_accuracy"]
-            found = [f"{row['predictor']} {figure(row)}" for row in exact if row["method"] == MINE]
+            found = [f"{row['predictor']} {_told(row)}" for row in exact if row["method"] == MINE]
             chance = [row for row in exact if row["predictor"] == CHANCE]
-            found += [f"a step at random {figure(row)}" for row in chance]
+            found += [f"a step at random {_told(row)}" for row in chance]
             n = _count(exact[0] if exact else None, "labelled trajectory", "labelled trajectories")
             return "; ".join([f"the labelled step is found in a share of {n}: {', '.join(found)}", *reachable(rows)])
 
@@ -118,8 +111,12 @@ def reachable(rows: Sequence[Row]) -> list[str]:
     if not n:
         return ["no label is on a scored step"]
     of = "the label" if n == 1 else f"the {n:,} labels"
-    found = ", ".join(f"{row['predictor']} {figure(row)}" for row in hit)
+    found = ", ".join(f"{row['predictor']} {_told(row)}" for row in hit)
     return [f"over {of} on scored steps alone: {found}"]
+
+
+def _told(row: Row | None) -> str:
+    return "undefined" if row is None or row["value"] is None else figure(row)
 
 
 def _at(row: Row) -> float:

@@ -26,7 +26,7 @@ from pa_dist.models.positions import positions
 from pa_dist.render.plain import ActionRule
 from pa_dist.render.trial import why_not
 from pa_dist.render.unrenderable import SECONDS, TookTooLong
-from pa_dist.reward_models.rows import PROMPTS, READS, prompt_rows, rejects, reward_rows
+from pa_dist.reward_models.rows import PROMPTS, READS, prompt_rows, reward_rows, unjudged_rows
 from pa_dist.runtime import pools, tasks
 from pa_dist.runtime.actors import ModelActor, row_by_row, write_rejects
 from pa_dist.runtime.attempts import attempt, blame_engine, named
@@ -99,7 +99,9 @@ class Prompts:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         made, rejected, lost = row_by_row(self._prompts, batch, self.tally)
-        write_rejects(self.folder, pa.concat_tables([rejects(self.name, lost), *rejected]), reward_target(self.name))
+        write_rejects(
+            self.folder, pa.concat_tables([unjudged_rows(self.name, lost), *rejected]), reward_target(self.name)
+        )
         return pa.concat_tables([PROMPTS.empty_table(), *made])
 
     def _prompts(self, tables: Sequence[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:
@@ -150,12 +152,12 @@ def config_of(settings: RewardModel) -> Any:
     return load_config_once(settings.model, settings.revision, settings.trust_remote_code)
 
 
-def pinned(settings: RewardModel, before: str | None) -> RewardModel:
+def pinned_reward_model(settings: RewardModel, before: str | None) -> RewardModel:
     """A reward model with the commit that it is at on the Hub now, or was at when the run began."""
     return settings.model_copy(update={"revision": before or hub_commit(settings.model, settings.revision)})
 
 
-def check(name: str, settings: RewardModel) -> None:
+def check_reward_model(name: str, settings: RewardModel) -> None:
     """Find out whether a reward model can be used as its settings say, before anything starts.
 
     Raises:

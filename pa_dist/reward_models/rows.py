@@ -65,7 +65,7 @@ def prompt_rows(
                 "ids": prompt.ids,
             }
         )
-    return pa.Table.from_pylist(rows, PROMPTS), rejects(name, lost)
+    return pa.Table.from_pylist(rows, PROMPTS), unjudged_rows(name, lost)
 
 
 def _prompt(show: Show, rendered: Rendered, extra: str | None, settings: RewardModel) -> Prompt:
@@ -76,7 +76,7 @@ def _prompt(show: Show, rendered: Rendered, extra: str | None, settings: RewardM
     return (show.chat if settings.input == "chat" else show.plain)(rendered, settings.cut)
 
 
-def rejects(name: str, reasons: Mapping[str, str]) -> pa.Table:
+def unjudged_rows(name: str, reasons: Mapping[str, str]) -> pa.Table:
     """Rows of `rejects`, from why each trajectory is one.
 
     Its id is its place only: the trajectory stays in the run, without this model's score.
@@ -108,7 +108,7 @@ def reward_rows(
             lost[row["trajectory_id"]] = _why(fault(raised))
             continue
         rows.append({**row, "n_tokens": len(row["ids"]), **read})
-    return pa.Table.from_pylist(rows, schema.REWARDS), rejects(name, lost)
+    return pa.Table.from_pylist(rows, schema.REWARDS), unjudged_rows(name, lost)
 
 
 def _why(error: Exception) -> str:

@@ -6,7 +6,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from pa_dist.config import Replicas, RewardModel, ThinkPRM
-from pa_dist.models.fingerprint import model_files, scoring_versions, weights
+from pa_dist.models.fingerprint import model_files, scoring_versions, weights_mark
 from pa_dist.render.plain import ActionRule
 from pa_dist.reward_models.rows import READS
 from pa_dist.runtime import pools
@@ -33,7 +33,7 @@ class RewardStage(Stage):
 
     @cached_property
     def _weights(self) -> str | None:
-        return weights(self.folder, self.model.model)
+        return weights_mark(self.folder, self.model.model)
 
     def settings(self) -> dict[str, Any]:
         """The reward model without what only decides where it runs."""
@@ -47,20 +47,20 @@ class RewardStage(Stage):
     def check(self, say: Say) -> None:
         # Slow to import, and not needed where nothing is left to judge.
         """Find out whether the model is there and can be used as its settings say."""
-        from pa_dist.reward_models.pipeline import check
+        from pa_dist.reward_models.pipeline import check_reward_model
 
-        check(self.model_name, self.model)
+        check_reward_model(self.model_name, self.model)
 
     def check_cluster(self, *, complete: bool) -> None:
         """As any stage."""
         if complete:
-            pools.check({self.model_name: pools.share_out_one(self.model)}, "reward_models")
+            pools.check_actors({self.model_name: pools.share_out_one(self.model)}, "reward_models")
         else:
             pools.check_named({self.model_name: self.model}, "reward_models")
 
     def run(self, say: Say) -> None:
         """Judge what is not judged yet."""
-        from pa_dist.reward_models.pipeline import judge, pinned
+        from pa_dist.reward_models.pipeline import judge, pinned_reward_model
 
         say, began, folder, into = self.folder.logged(say), time.perf_counter(), self.folder, self.target
         stages, settings = folder.manifest["stages"], self.settings()
@@ -68,7 +68,7 @@ class RewardStage(Stage):
             for table_name, prefix in ((into.table, ""), ("rejects", into.rejects), (into.checkpoint, "")):
                 folder.clear(table_name, prefix)
         # As of the pair: a run goes on with the weights it began with.
-        model = pinned(self.model, stages.get(into.stage, {}).get("commit"))
+        model = pinned_reward_model(self.model, stages.get(into.stage, {}).get("commit"))
         folder.start(into.stage, settings, commit=model.revision)
         named = {self._weights: partial(model_files, model.model)} if self._weights else {}
         with read_beside(folder, named):

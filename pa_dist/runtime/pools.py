@@ -81,7 +81,7 @@ def check_named(pools: Mapping[str, config.Replicas], section: str = "score") ->
             )
 
 
-def check(pools: dict[str, Actors], section: str = "score") -> None:
+def check_actors(pools: dict[str, Actors], section: str = "score") -> None:
     """Refuse actor pools, by their names in a section, that the nodes of now cannot hold, before anything starts.
 
     Raises:

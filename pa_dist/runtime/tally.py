@@ -83,7 +83,7 @@ class ModelTally:
     actors: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def facts(entry: ModelTally) -> dict[str, Any]:
+def as_record(entry: ModelTally) -> dict[str, Any]:
     """One model's part of the manifest. Rates are of one actor: seconds are those of all actors together."""
     work, places = entry.work, list(entry.actors.values())
     seconds = max(work.seconds, 1e-9)

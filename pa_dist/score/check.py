@@ -21,7 +21,7 @@ from pa_dist.render.trial import why_not
 from pa_dist.render.unrenderable import SECONDS
 
 
-def pinned(pair: Pair, before: Mapping[str, str | None]) -> Pair:
+def pinned_pair(pair: Pair, before: Mapping[str, str | None]) -> Pair:
     """A pair with the commits its models on the Hub are at now, or were at when the run began."""
     revisions = {model: getattr(pair, f"{model}_revision") for model in schema.MODELS}
     commits = {m: before.get(m) or hub_commit(getattr(pair, m), revisions[m]) for m in schema.MODELS}
@@ -46,7 +46,7 @@ class Checked:
         return {model: found.facts for model, found in self.models.items()}
 
 
-def check(pair: Pair, settings: Score) -> Checked:
+def check_models(pair: Pair, settings: Score) -> Checked:
     """Find out whether both models are there and whole, and the device or engine is one, before anything starts.
 
     Raises:

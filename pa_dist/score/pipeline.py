@@ -14,7 +14,7 @@ from pa_dist.config import ScoreSections
 from pa_dist.engine.protocol import MASKED_VOCABULARY, NULL_COLUMNS
 from pa_dist.runtime import pools
 from pa_dist.runtime.stream import Pool, Stream, complete, snapshot, tallied
-from pa_dist.runtime.tally import ModelTally, facts
+from pa_dist.runtime.tally import ModelTally, as_record
 from pa_dist.runtime.targets import LOGPROBS
 from pa_dist.score import rows
 from pa_dist.score.check import shares_tokens
@@ -31,7 +31,7 @@ def score(sections: ScoreSections, folder: RunFolder, *, commit: bool = True) ->
 
     Returns:
       Facts for the manifest: rows, rejects, how many an earlier session had done, columns that the engine leaves null
-      and why, and of each model what `facts` gives.
+      and why, and of each model what `as_record` gives.
 
     Raises:
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
@@ -50,7 +50,7 @@ def score(sections: ScoreSections, folder: RunFolder, *, commit: bool = True) ->
         "done_before": before,
         "shared_tokens": shared,
         "null_columns": _null_columns(sections, folder, did),
-        "models": {model: facts(entry) for model, entry in did.items()},
+        "models": {model: as_record(entry) for model, entry in did.items()},
     }
 
 

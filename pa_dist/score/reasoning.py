@@ -25,7 +25,7 @@ def left_out(folder: RunFolder, templates: Sequence[ChatTemplate], map_tasks: Ma
     Args:
       templates: of policy and reference; none for the plain rendering.
     """
-    plain, with_calls = count(folder, map_tasks)
+    plain, with_calls = count_thoughts(folder, map_tasks)
     if not plain + with_calls:
         return {}
     if not templates:
@@ -38,7 +38,7 @@ def left_out(folder: RunFolder, templates: Sequence[ChatTemplate], map_tasks: Ma
     return {model: n for model, n in found.items() if n}
 
 
-def said(render: Render, lost: Mapping[str, int]) -> str | None:
+def lost_in_words(render: Render, lost: Mapping[str, int]) -> str | None:
     """The same, for the user."""
     if not lost:
         return None
@@ -50,7 +50,7 @@ def said(render: Render, lost: Mapping[str, int]) -> str | None:
     return f"{who} no reasoning: that of {n:,} messages is in no text that was scored"
 
 
-def count(folder: RunFolder, map_tasks: Mapper) -> tuple[int, int]:
+def count_thoughts(folder: RunFolder, map_tasks: Mapper) -> tuple[int, int]:
     """Assistants' messages of `trajectories` that have reasoning apart from their content: without calls, and with."""
     counts = np.array([[0, 0], *map_tasks(partial(_count, folder), folder.shares("trajectories"))])
     plain, with_calls = counts.sum(axis=0).tolist()

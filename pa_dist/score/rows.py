@@ -82,7 +82,7 @@ def tokenize_rows(
                 **{name: value for columns in carried for name, value in columns.items()},
             }
         )
-    return pa.Table.from_pylist(rows, tokens_schema(shared=len(tokenizers) == 1)), rejects(lost)
+    return pa.Table.from_pylist(rows, tokens_schema(shared=len(tokenizers) == 1)), reject_rows(lost)
 
 
 class _Actions(NamedTuple):
@@ -138,7 +138,7 @@ def _carry(model: str, tokenized: TokenizedTrajectory) -> dict[str, Any]:
     }
 
 
-def rejects(reasons: Mapping[str, str]) -> pa.Table:
+def reject_rows(reasons: Mapping[str, str]) -> pa.Table:
     """Rows of `rejects`, from why each trajectory is one."""
     rows = [
         {"source": "trajectories", "place": key, "trajectory_id": key, "stage": "score", "reason": why}
@@ -166,7 +166,7 @@ def split_lost(
     lost = {i: f"{model}: {why}" for i, why in zip(ids, outcomes, strict=True) if isinstance(why, str)}
     columns = [outcome for outcome in outcomes if not isinstance(outcome, str)]
     scored = pa.array([not isinstance(outcome, str) for outcome in outcomes], pa.bool_())
-    return table.filter(scored), columns, rejects(lost)
+    return table.filter(scored), columns, reject_rows(lost)
 
 
 def with_columns(table: pa.Table, model: str, tokens: str, columns: Sequence[TokenColumns]) -> pa.Table:

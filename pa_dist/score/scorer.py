@@ -31,7 +31,7 @@ class Tokenize:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         made, rejected, lost = row_by_row(self.tokenize, batch, self.tally)
-        write_rejects(self.folder, pa.concat_tables([rows.rejects(lost), *rejected]))
+        write_rejects(self.folder, pa.concat_tables([rows.reject_rows(lost), *rejected]))
         return pa.concat_tables([rows.tokens_schema(shared=len(self.models) == 1).empty_table(), *made])
 
     def tokenize(self, tables: Sequence[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pa_dist import schema, truncation
 from pa_dist.config import ScoreSections
 from pa_dist.errors import PaDistError
-from pa_dist.models.fingerprint import model_files, scoring_versions, weights
+from pa_dist.models.fingerprint import model_files, scoring_versions, weights_mark
 from pa_dist.models.positions import limited
 from pa_dist.runtime import pools
 from pa_dist.runtime.settle import settle_late
@@ -49,7 +49,7 @@ class ScoreStage(Stage):
 
     @cached_property
     def _weights(self) -> dict[str, str | None]:
-        return {model: weights(self.folder, getattr(self.sections.pair, model)) for model in schema.MODELS}
+        return {model: weights_mark(self.folder, getattr(self.sections.pair, model)) for model in schema.MODELS}
 
     def settings(self, alpha: float | None = None) -> dict[str, Any]:
         """Of the log-prob columns, of an alpha's where one is given."""
@@ -80,15 +80,15 @@ class ScoreStage(Stage):
         """Examine both models, pin them to the commits that the run began with, and cut lengths to what they read."""
         # Slow to import, and not needed where nothing is left to score.
         from pa_dist.models.loaded import tokenizer
-        from pa_dist.score.check import check, check_lengths, check_pair, check_templates, pinned
+        from pa_dist.score.check import check_lengths, check_models, check_pair, check_templates, pinned_pair
         from pa_dist.score.mergeable import check_merge
 
-        found = check(self.sections.pair, self.sections.score)
+        found = check_models(self.sections.pair, self.sections.score)
         check_templates(self.sections)
         said = [*check_pair(self.sections, found), *check_lengths(self.sections, found)]
         # A name on the Hub may come to mean other weights: a run goes on with those it began with.
         before = self.folder.manifest["stages"].get(self.name, {}).get("commits", {})
-        pair = pinned(self.sections.pair, before)
+        pair = pinned_pair(self.sections.pair, before)
         if self.sections.merge is not None:
             check_merge(pair, self.sections.merge, (tokenizer(pair, "policy"), tokenizer(pair, "reference")))
         for line in said:
@@ -102,7 +102,7 @@ class ScoreStage(Stage):
         """As any stage."""
         score = self.sections.score
         if complete:
-            pools.check(pools.share_out(score))
+            pools.check_actors(pools.share_out(score))
         else:
             pools.check_named({"policy": score.policy, "reference": score.reference})
 
@@ -127,7 +127,7 @@ class ScoreStage(Stage):
 
     def _score(self, folder: RunFolder, say: Say) -> None:
         from pa_dist.score.pipeline import score
-        from pa_dist.score.reasoning import left_out, said
+        from pa_dist.score.reasoning import left_out, lost_in_words
         from pa_dist.score.templates import templates_of
 
         began = time.perf_counter()
@@ -140,14 +140,17 @@ class ScoreStage(Stage):
         named = {mark: partial(model_files, getattr(pair, m)) for m, mark in self._weights.items() if mark}
         with read_beside(self.folder, named):
             facts = score(self._pinned, folder)
-        cut = truncation.count(folder, mapper("truncation"))
+        cut = truncation.count_cut(folder, mapper("truncation"))
         unseen = {} if folder.alpha is not None else left_out(folder, templates_of(self._pinned), mapper("reasoning"))
         seconds = round(time.perf_counter() - began, 1)
         folder.finish(self.name, **facts, truncated=cut, reasoning_left_out=unseen, seconds=seconds)
         folder.filesystem.delete_dir_contents(folder.path(CHECKPOINT), missing_dir_ok=True)
         earlier = f", {facts['done_before']} of them before" if facts["done_before"] else ""
         say(f"score: {facts['rows']} trajectories scored, {facts['rejects']} rejected{earlier} ({seconds} s)")
-        for line in (truncation.said(folder.manifest["stages"]["score"]), said(self.sections.render, unseen)):
+        for line in (
+            truncation.in_full(folder.manifest["stages"]["score"]),
+            lost_in_words(self.sections.render, unseen),
+        ):
             if line:
                 say(f"score: {line}")
         _say_rates(facts["models"], say)

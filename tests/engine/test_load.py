@@ -21,7 +21,7 @@ from pa_dist.engine.tokens import fingerprint, load_tokenizer
 from pa_dist.errors import ConfigError, EngineError
 from pa_dist.models.loaded import vocabulary
 from pa_dist.pairs import PAIRS
-from pa_dist.score.check import check as check_pair
+from pa_dist.score.check import check_models
 
 TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 ROPE = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}
@@ -203,8 +203,8 @@ def test_a_processor_folder_is_a_model_and_a_tokenizer(make, kind, processor, tm
     text = "[tool]:shipped,25.5"  # a space would need another alphabet in one of the two
     assert loaded.decode(loaded(text, add_special_tokens=False)["input_ids"]) == text
     pair = Pair(policy=str(tmp_path), reference=str(tmp_path))
-    check_pair(pair, Score())
+    check_models(pair, Score())
     assert vocabulary(pair, "policy") == BASE["vocab_size"]
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"pair\.policy: .*no weights \(model\.safetensors"):
-        check_pair(pair, Score())
+        check_models(pair, Score())

@@ -24,8 +24,7 @@ from pa_dist.engine.protocol import NULL_COLUMNS, TokenColumns, TokenSequence, W
 from pa_dist.errors import ConfigError
 from pa_dist.runtime import attempts, cluster, pools, tally
 from pa_dist.score import rows
-from pa_dist.score.check import check as check_pair
-from pa_dist.score.check import check_lengths
+from pa_dist.score.check import check_lengths, check_models
 from pa_dist.score.stage import ScoreStage
 from pa_dist.store.folder import RunFolder
 
@@ -71,13 +70,13 @@ def test_figures_of_other_tokens_are_refused(found, message):
 )
 def test_what_vllm_would_raise_for_is_found_first(ids, message):
     with pytest.raises(ValueError, match=message):
-        vllm.check(TokenSequence(np.array(ids, np.int32), np.empty(0, np.int32)), 10, 4)
-    vllm.check(SEQUENCE, 10, 3)
+        vllm.check_readable(TokenSequence(np.array(ids, np.int32), np.empty(0, np.int32)), 10, 4)
+    vllm.check_readable(SEQUENCE, 10, 3)
 
 
 def test_what_is_not_counted_is_null():
     place = {"matrix_flops_per_second": None}
-    told = tally.facts(tally.ModelTally(work=Work(8, 8, 0, 2.0), actors={"a": place}))
+    told = tally.as_record(tally.ModelTally(work=Work(8, 8, 0, 2.0), actors={"a": place}))
     assert told["tokens_per_second"] == 4.0
     assert {told[name] for name in ("flops", "flops_per_second", "share_of_matrix_rate")} == {None}
 
@@ -98,7 +97,7 @@ def settings(pair, out, paths=("x.jsonl",), **score):
 def test_without_vllm_or_with_too_many_tokens_nothing_starts(pair, tmp_path, monkeypatch):
     def checked(**score):
         loaded = settings(pair, tmp_path, **score)
-        check_lengths(loaded, check_pair(loaded.pair, loaded.score))
+        check_lengths(loaded, check_models(loaded.pair, loaded.score))
         return loaded
 
     monkeypatch.setattr(vllm, "installed", lambda: None)

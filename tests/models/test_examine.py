@@ -17,7 +17,7 @@ from pa_dist.engine.load import load_model
 from pa_dist.errors import ConfigError
 from pa_dist.models import devices
 from pa_dist.models.devices import check_accelerate
-from pa_dist.score.check import check, check_lengths, check_pair
+from pa_dist.score.check import check_lengths, check_models, check_pair
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 134221824\n"
 DEEP = b'{"a":' * 3000 + b"1" + b"}" * 3000
@@ -175,7 +175,7 @@ def test_a_broken_model_folder_is_one_line(fault, folder, pair, capfd):
     change, message = BROKEN[fault]
     change(folder)
     with pytest.raises(ConfigError) as caught:
-        check(Pair(policy=pair["reference"], reference=str(folder)), Score())
+        check_models(Pair(policy=pair["reference"], reference=str(folder)), Score())
     said = str(caught.value)
     assert said.startswith(f"pair.reference: {str(folder)!r}: ")
     assert message in said
@@ -196,7 +196,7 @@ def test_a_broken_model_folder_is_one_line(fault, folder, pair, capfd):
 )
 def test_a_model_that_is_nowhere_is_one_line(name, message, pair):
     with pytest.raises(ConfigError) as caught:
-        check(Pair(policy=name, reference=pair["reference"]), Score())
+        check_models(Pair(policy=name, reference=pair["reference"]), Score())
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
     assert ("offline" in str(caught.value)) == (name == "org/model")  # what the Hub's own library said
@@ -205,12 +205,12 @@ def test_a_model_that_is_nowhere_is_one_line(name, message, pair):
 def test_a_file_is_no_model_and_both_models_are_told_of_together(folder):
     pair = Pair(policy=str(folder / "config.json"), reference="/nowhere")
     with pytest.raises(ConfigError, match=r"^pair\.policy: '.*config\.json' is a file; .*; pair\.reference: there is"):
-        check(pair, Score())
+        check_models(pair, Score())
 
 
 def test_whole_folders_in_other_layouts_are_sound(folder, pair):
     sharded()(folder)
-    found = check(Pair(policy=pair["reference"], reference=str(folder)), Score()).models["reference"]
+    found = check_models(Pair(policy=pair["reference"], reference=str(folder)), Score()).models["reference"]
     assert found.facts["files"] == [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
     # Of SHAPE: two embeddings of 320 x 32; per layer 32 x (32 + 16 + 16 + 32) + 3 x 32 x 64 + 2 x 32; the last norm 32.
     assert found.facts["parameters"] == 2 * 320 * 32 + 2 * (32 * 96 + 3 * 32 * 64 + 64) + 32
@@ -251,7 +251,7 @@ def loaded(pair, **changes):
 
 def told(pair, **changes):
     found = loaded(pair, **changes)
-    return check_pair(found, check(found.pair, found.score))
+    return check_pair(found, check_models(found.pair, found.score))
 
 
 def test_one_model_twice_is_refused(pair, folder, tmp_path):
@@ -281,7 +281,7 @@ def test_a_pair_that_does_not_read_alike_is_said(pair, tmp_path, monkeypatch):
 
 def lengths(pair, **score):
     found = loaded(pair, score=score)
-    return check_lengths(found, check(found.pair, found.score))
+    return check_lengths(found, check_models(found.pair, found.score))
 
 
 def test_no_model_is_given_more_tokens_than_it_reads(pair, tmp_path):
@@ -308,7 +308,7 @@ def test_tied_embeddings_are_counted_once(tmp_path, pair):
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True)).save_pretrained(tmp_path)
     save_tokenizer(tmp_path, bos=True)
-    check(Pair(policy=str(tmp_path), reference=pair["reference"]), Score())
+    check_models(Pair(policy=str(tmp_path), reference=pair["reference"]), Score())
 
 
 def test_several_gpus_of_a_model_need_accelerate(monkeypatch):

@@ -141,7 +141,7 @@ def test_the_seed_decides_and_a_rerun_replaces(done, tmp_path):
 
 
 def test_survey_counts_labels(done):
-    facts = {fact.group: fact for fact in survey.facts(done[0], SETTINGS)}
+    facts = {fact.group: fact for fact in survey.group_facts(done[0], SETTINGS)}
     assert facts["who", None, None].n_mistakes == 12
     assert facts["tau", "airline", None].n_rewards == 11
     assert facts[None, None, None].most_trials == 0

@@ -5,7 +5,7 @@ import pytest
 
 from pa_dist.reduce.metrics.intervals import Resampling
 from pa_dist.reduce.metrics.uq import uncertainty
-from pa_dist.report.figures.curves import BINS, histogram, risk_coverage, roc, thinned
+from pa_dist.report.figures.curves import BINS, histogram, risk_coverage_curve, roc_curve, thinned
 
 
 def _scores(n, ties):
@@ -17,13 +17,13 @@ def _scores(n, ties):
 
 def test_roc_by_hand():
     # Best first: a success, then a success and a failure that tie, then a failure.
-    false, true = roc(np.array([0.1, 0.5, 0.9, 0.5]), np.array([False, True, True, False]))
+    false, true = roc_curve(np.array([0.1, 0.5, 0.9, 0.5]), np.array([False, True, True, False]))
     assert false.tolist() == [0, 0, 0.5, 1]
     assert true.tolist() == [0, 0.5, 1, 1]
 
 
 def test_risk_coverage_by_hand():
-    coverage, risk = risk_coverage(np.array([0.1, 0.5, 0.9, 0.5]), np.array([False, True, True, False]))
+    coverage, risk = risk_coverage_curve(np.array([0.1, 0.5, 0.9, 0.5]), np.array([False, True, True, False]))
     assert coverage.tolist() == [0.25, 0.5, 0.75, 1]
     assert risk.tolist() == pytest.approx([0, 0.25, 1 / 3, 0.5])
 
@@ -34,12 +34,12 @@ def test_areas_are_those_of_the_metrics(n, ties):
     score, success = _scores(n, ties)
     figures = uncertainty(score, success.astype(float), success, Resampling(np.arange(n), 0, 0))
     known = {figure.metric: figure.value for figure in figures if figure.at is None}
-    false, true = roc(score, success)
+    false, true = roc_curve(score, success)
     assert np.trapezoid(true, false) == pytest.approx(known["auroc"], abs=1e-9)
-    assert risk_coverage(score, success)[1].mean() == pytest.approx(known["aurc"], abs=1e-9)
+    assert risk_coverage_curve(score, success)[1].mean() == pytest.approx(known["aurc"], abs=1e-9)
 
 
-@pytest.mark.parametrize("curve", [roc, risk_coverage])
+@pytest.mark.parametrize("curve", [roc_curve, risk_coverage_curve])
 def test_a_thinned_curve_keeps_its_ends_its_extremes_and_its_area(curve):
     x, y = curve(*_scores(20_000, ties=False))
     kept = thinned(x, y)
@@ -53,7 +53,7 @@ def test_a_thinned_curve_keeps_its_ends_its_extremes_and_its_area(curve):
 
 
 def test_a_short_curve_is_left_as_it_is():
-    x, y = roc(*_scores(50, ties=False))
+    x, y = roc_curve(*_scores(50, ties=False))
     assert thinned(x, y).tolist() == list(range(len(x)))
 
 

@@ -26,8 +26,8 @@ from pa_dist.report.figures.by_group import of_sweep
 from pa_dist.report.figures.plots import saved, style
 from pa_dist.report.figures.svg import inlined
 from pa_dist.report.tables.comparisons import Comparisons, Differences
+from pa_dist.report.tables.headline import BUILDERS
 from pa_dist.report.tables.metrics import GroupMetrics, measured, swept
-from pa_dist.report.terminal.metrics import BUILDERS
 from pa_dist.report.wording import NO_WIDTH, Slugs, has_no_width, plain
 from pa_dist.store.folder import RunFolder
 
@@ -214,7 +214,7 @@ def test_comparisons_stand_beside_the_plain_figures(tmp_path):
     assert found.cross_fitted(of) == {"entropy": "0.600 [0.50, 0.70]"}
     assert found.differences(of) == Differences(
         ["aggregation chosen beforehand", "cross-fitted"],
-        [("entropy", ["0.100 [-0.10, 0.30], p 0.250", "undefined"])],
+        [("entropy", ["0.100 [-0.10, 0.30], p 0.250", "-"])],
         0.005,
     )
     assert found.differences(of).below == (

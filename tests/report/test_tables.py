@@ -113,7 +113,7 @@ def test_what_would_hold_on_other_tasks_stands_below(tmp_path):
     lines = shown(tmp_path, {**row, "value": 0.75}, compared=compared)
     said = "progress_advantage, its cell chosen on other tasks: auroc 0.700 [0.60, 0.80]"
     assert f"{said}; the best cell in hindsight: 0.850" in lines
-    assert "less entropy, the best of the others: +0.050 [+0.01, +0.09], p 0.040 (Holm, 8 comparisons)" in lines
+    assert "less entropy, the best of the others: +0.050 [+0.010, +0.090], p 0.040 (Holm, 8 comparisons)" in lines
     assert not any("perplexity" in line or "policy" in line for line in lines)
 
 

@@ -4,7 +4,7 @@ import pyarrow as pa
 from chat_templates import save_chat_tokenizer
 
 from pa_dist import config, schema
-from pa_dist.score.reasoning import count, left_out, said
+from pa_dist.score.reasoning import count_thoughts, left_out, lost_in_words
 from pa_dist.score.templates import templates_of
 from pa_dist.store.folder import RunFolder
 
@@ -36,7 +36,7 @@ def folder(path):
 
 def test_what_a_text_leaves_out_is_counted_and_said(tmp_path):
     run = folder(tmp_path / "out")
-    assert count(run, map) == (2, 1)
+    assert count_thoughts(run, map) == (2, 1)
     for name in ("chatml", "reasoning_key", "reasoning_of_calls"):
         save_chat_tokenizer(tmp_path / name, name)
 
@@ -48,7 +48,7 @@ def test_what_a_text_leaves_out_is_counted_and_said(tmp_path):
             "output": str(tmp_path / "out"),
         }
         parsed = config.parse(tree)
-        return (lost := left_out(run, templates_of(parsed), map)), said(parsed.render, lost)
+        return (lost := left_out(run, templates_of(parsed), map)), lost_in_words(parsed.render, lost)
 
     rest = "no reasoning: that of 3 messages is in no text that was scored"
     both = {"policy": 3, "reference": 3}

@@ -53,7 +53,7 @@ class Slicing:
     planned: dict[str, frozenset[Group]]
 
 
-def facts(folder: RunFolder, settings: Evaluate) -> Iterator[GroupFacts]:
+def group_facts(folder: RunFolder, settings: Evaluate) -> Iterator[GroupFacts]:
     """Count each group's labels."""
     table = folder.dataset("scores").to_table(columns=LABELLED)
     for group, rows in by_group(table):
@@ -64,7 +64,7 @@ def facts(folder: RunFolder, settings: Evaluate) -> Iterator[GroupFacts]:
 
 def survey(settings: Evaluate, folder: RunFolder) -> Survey:
     """Plan which groups each scenario is evaluated on: all where it is named, else those whose labels allow it."""
-    found = list(facts(folder, settings))
+    found = list(group_facts(folder, settings))
     auto = "auto" in settings.scenarios
     allowed = {
         "uq": [fact.n_rewards > 0 for fact in found],

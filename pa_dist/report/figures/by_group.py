@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pa_dist.report.figures import plots
 from pa_dist.report.figures.points import Curves
+from pa_dist.report.numbers import figure
 from pa_dist.report.tables.metrics import MOST_SERIES, GroupMetrics
-from pa_dist.report.wording import MAIN, MINE, figure, plain, titles
+from pa_dist.report.wording import MAIN, MINE, plain, titles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

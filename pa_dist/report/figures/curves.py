@@ -10,7 +10,7 @@ HISTOGRAM_BINS = (8, 30)
 OUTLIERS = (0.01, 0.99)
 
 
-def roc(score: Floats, success: Bools) -> tuple[Floats, Floats]:
+def roc_curve(score: Floats, success: Bools) -> tuple[Floats, Floats]:
     """False and true positive rate as the threshold falls, from (0, 0) to (1, 1); equal scores make one slanted piece.
 
     Args:
@@ -22,10 +22,10 @@ def roc(score: Floats, success: Bools) -> tuple[Floats, Floats]:
     return misses / misses[-1], hits / hits[-1]
 
 
-def risk_coverage(score: Floats, success: Bools) -> tuple[Floats, Floats]:
+def risk_coverage_curve(score: Floats, success: Bools) -> tuple[Floats, Floats]:
     """Coverage k / rows and the expected share of failures among the k best rows, ties in random order, for each k.
 
-    The mean of the risks is the area that `metrics` has as `aurc`. Arguments as of `roc`; one outcome will do.
+    The mean of the risks is the area that `metrics` has as `aurc`. Arguments as of `roc_curve`; one outcome will do.
     """
     total, hits = _running(score, success)
     best = np.arange(1, len(score) + 1)

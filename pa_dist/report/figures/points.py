@@ -14,7 +14,7 @@ from pa_dist import schema
 from pa_dist.ragged import Bools, Floats, Ints
 from pa_dist.reduce.block.methods import Cell
 from pa_dist.reduce.metrics.groups import GROUP, Group, by_group, floats
-from pa_dist.report.figures.curves import histogram, risk_coverage, roc, thinned
+from pa_dist.report.figures.curves import histogram, risk_coverage_curve, roc_curve, thinned
 from pa_dist.store.folder import RunFolder
 
 _KEYS = ["trajectory_id", *GROUP, "reward"]
@@ -56,8 +56,8 @@ def score_curves(
 def _curves(score: Floats, success: Bools, orientation: int) -> Curves:
     ranked = orientation * score
     both = success.any() and not success.all()
-    rates = roc(ranked, success) if both else None
-    risks = risk_coverage(ranked, success)
+    rates = roc_curve(ranked, success) if both else None
+    risks = risk_coverage_curve(ranked, success)
     return Curves(
         roc=_drawn(rates) if rates else None,
         risk=_drawn(risks),
@@ -104,7 +104,7 @@ class RejectCounts:
     other_rows: int
 
 
-def rejects(folder: RunFolder) -> RejectCounts:
+def reject_counts(folder: RunFolder) -> RejectCounts:
     """Of a run's `rejects`, the `REASONS` most frequent reasons."""
     counts: Counter[tuple[str, str]] = Counter()
     of = pc.field("stage").is_valid() if folder.alpha is None else pc.field("stage") != "ingest"

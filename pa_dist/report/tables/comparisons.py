@@ -8,8 +8,9 @@ import pyarrow.compute as pc
 
 from pa_dist.reduce.choice import differences
 from pa_dist.reduce.metrics.groups import GROUP, Group
+from pa_dist.report.numbers import figure, number
 from pa_dist.report.tables.metrics import GroupMetrics
-from pa_dist.report.wording import MAIN, NO_WIDTH, figure, has_no_width, plain
+from pa_dist.report.wording import MAIN, NO_WIDTH, has_no_width, plain
 from pa_dist.store.folder import RunFolder
 
 Row = dict[str, Any]
@@ -67,7 +68,7 @@ class Comparisons:
         for row in rows:
             # Of FA the predictor that both are read by, chosen beforehand as well.
             head = row["predictor"] or _CHOICES[row["choice"]]
-            p = "" if row["p_holm"] is None else f", p {row['p_holm']:.3f}"
+            p = "" if row["p_holm"] is None else f", p {number(row['p_holm'])}"
             found.setdefault(plain(row["against"]), {})[head] = f"{figure(row)}{p}"
         heads = list(dict.fromkeys(head for said in found.values() for head in said))
         lines = [(against, [said.get(head, "") for head in heads]) for against, said in found.items()]

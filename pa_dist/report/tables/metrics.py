@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pa_dist.reduce.metrics.groups import GROUP, Group, by_name
-from pa_dist.report.terminal.metrics import headline
+from pa_dist.report.tables.headline import headline
 from pa_dist.report.wording import MAIN, MINE, SCENARIOS, plain
 from pa_dist.schema import NONE
 from pa_dist.store.folder import RunFolder

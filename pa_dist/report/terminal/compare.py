@@ -7,6 +7,7 @@ from rich.text import Text
 
 from pa_dist.reduce.choice.two_runs import AGREEMENT, Comparison, Side
 from pa_dist.reduce.metrics.groups import Group, by_name
+from pa_dist.report.numbers import difference, number
 from pa_dist.report.wording import titles
 from pa_dist.terminal import console_for, visible
 
@@ -35,10 +36,9 @@ def _table(title: str, sides: list[Side]) -> Table:
     for side in sides:
         metric = side.metric if side.at is None else f"{side.metric} of {side.at:g}"
         name = " ".join(filter(None, (metric, side.predictor)))
-        between = "" if side.ci_low is None else f" [{side.ci_low:+.3f}, {side.ci_high:+.3f}]"
-        apart = "-" if side.value is None else f"{side.value:+.3f}{between}"
-        both = () if agreement else (_number(side.first), _number(side.second))
-        p = () if agreement else (_number(side.p_value),)
+        apart = difference(side.value, side.ci_low, side.ci_high)
+        both = () if agreement else (number(side.first), number(side.second))
+        p = () if agreement else (number(side.p_value),)
         table.add_row(Text(side.method), Text(name), *both, Text(apart), *p)
     notes = dict.fromkeys(side.note for side in sides if side.note)
     n = max(side.n for side in sides)
@@ -46,7 +46,3 @@ def _table(title: str, sides: list[Side]) -> Table:
     compared = ", p of one comparison" if any(side.p_value is not None for side in sides) else ""
     table.caption = Text(visible("; ".join([f"n = {n}{brackets}{compared}", *notes])))
     return table
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -12,6 +12,7 @@ from rich.text import Text
 from pa_dist.errors import RunFolderError
 from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.reduce.metrics.groups import GROUP
+from pa_dist.report.numbers import signed
 from pa_dist.report.viewer.selection import CHOSEN_BY, OUTCOMES, outcome_of
 from pa_dist.report.viewer.token_text import policy_pieces
 from pa_dist.report.viewer.trajectory import LOGPROBS, STEPS, SUSPECTED_BY, Row, numbered, record, suspicious
@@ -85,7 +86,7 @@ def _lines(row: Row, beta: float, threshold: float, most: int | None) -> Iterato
     place += [f"trial {row['trial']}" if row["trial"] is not None else None]
     place += [f"by {row['behavior']}" if row["behavior"] is not None else None]
     yield Text(" · ".join(visible(part) for part in place if part))
-    yield Text(f"{outcome}{reward}; score {_signed(row['score'])} ({CHOSEN_BY})")
+    yield Text(f"{outcome}{reward}; score {signed(row['score'])} ({CHOSEN_BY})")
     yield from _pointed_at(row)
     scale = _scale(row, beta)
     yield Text.assemble(
@@ -150,10 +151,10 @@ def _thought(message: Message, style: str, most: int | None) -> Iterator[Text]:
 def _head(number: str, marks: Sequence[str], step: Row, message: Message, largest: float, total: float) -> Text:
     head = Text(visible(f"{number} {_who(message)}"), "bold")
     head.append(f" (message {step['at']})", "not bold dim")
-    head.append(f"  advantage {_signed(step['value'])} ", "not bold")
+    head.append(f"  advantage {signed(step['value'])} ", "not bold")
     if step["value"] is not None:
         head.append(bar(step["value"], largest), _tint(step["value"]))
-        head.append(f"  sum {_signed(total)}", "not bold")
+        head.append(f"  sum {signed(total)}", "not bold")
     for mark in marks:
         head.append(f"  {mark}")
     return head
@@ -178,7 +179,10 @@ def _action(step: Row, message: Message, beta: float, scale: float, most: int | 
     yield text
     extremes = sorted(named)[:_NAMED] + sorted(named)[-_NAMED:][::-1] if len(named) > 2 * _NAMED else []
     if extremes:
-        yield Text("  " + ", ".join(f"{visible(piece).strip()!r} {_signed(value)}" for value, piece in extremes), "dim")
+        yield Text(
+            "  " + ", ".join(f"{visible(piece).strip()!r} {signed(value)}" for value, piece in extremes),
+            "dim",
+        )
 
 
 def _mean(step: Row, first: int, end: int, beta: float) -> float | None:
@@ -211,10 +215,6 @@ def _cut(text: str, most: int | None, style: str = "") -> Text:
 def _who(message: Message) -> str:
     name = message["name"]
     return message["role"] if name in (None, message["role"]) else f"{message['role']} {name}"
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}"
 
 
 def _tint(value: float) -> str:

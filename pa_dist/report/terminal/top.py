@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pa_dist.reduce.evaluated import evaluate_settings
+from pa_dist.report.numbers import signed
 from pa_dist.report.viewer.selection import CHOSEN_BY, OUTCOMES, outcome_of
 from pa_dist.report.viewer.trajectory import blamed, numbered, suspicious
 from pa_dist.store.folder import RunFolder
@@ -50,7 +51,7 @@ def top(folder: RunFolder, n: int, console: Console | None = None, *, failures: 
     for row in lowest:
         key = row["trajectory_id"]
         told = _told(steps.get(key, []), suspects[key], said)
-        table.add_row(Text(line(key, _ID_CHARS)), f"{row[CHOSEN_BY]:+.3f}", outcomes[key], *told)
+        table.add_row(Text(line(key, _ID_CHARS)), signed(row[CHOSEN_BY]), outcomes[key], *told)
     console.print(table)
 
     labels = _by_id(folder, "scores", [drop["trajectory_id"] for drop in drops], _LABELS[1:])
@@ -62,7 +63,7 @@ def top(folder: RunFolder, n: int, console: Console | None = None, *, failures: 
         key = drop["trajectory_id"]
         (step,) = (step for step in steps[key] if step["step"] == drop["step"])
         told = _told(steps[key], step, said)
-        table.add_row(Text(line(key, _ID_CHARS)), f"{drop['drop']:+.3f}", outcomes[key], *told)
+        table.add_row(Text(line(key, _ID_CHARS)), signed(drop["drop"]), outcomes[key], *told)
     console.print(table)
 
 
@@ -86,7 +87,7 @@ def _told(steps: Sequence[Row], step: Row | None, said: Mapping[tuple[str, int],
     if step is None:
         return "", "", Text()
     begins = Text(line(said.get((step["trajectory_id"], step["step"]), "")))
-    return numbered(steps.index(step), len(steps)), f"{step[_VALUE]:+.3f}", begins
+    return numbered(steps.index(step), len(steps)), signed(step[_VALUE]), begins
 
 
 def _suspect(steps: Sequence[Row]) -> Row | None:

@@ -1,0 +1,108 @@
+"""A scenario's headline as a table of text, for pages and the terminal: a line a method, of cells chosen beforehand."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pa_dist.reduce.choice.differences import METHOD
+from pa_dist.report.numbers import figure, number
+from pa_dist.report.wording import reachable
+from pa_dist.schema import NONE
+
+Row = dict[str, Any]
+UQ = {"auroc": "AUROC", "spearman": "Spearman", "auprc": "AUPRC", "aurc": "AURC"}
+BEST_OF = (1, 2, 4, 8, 16, 32, 64)
+
+
+def headline(metrics: pa.Table) -> pa.ChunkedArray:
+    """Which rows of `metrics` are of cells that were chosen beforehand."""
+    token = pc.is_in(pc.fill_null(metrics["token_agg"], "mean"), pc.cast(["mean", NONE], "string"))
+    step = pc.is_in(pc.fill_null(metrics["step_agg"], "mean"), pc.cast(["mean", NONE], "string"))
+    return pc.and_(token, pc.or_(step, pc.starts_with(metrics["method"], "deepconf")))
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A table of text: a line a method, a cell for each of `heads`, and what stands below.
+
+    Attributes:
+      shown: the rows whose intervals stand in it, or below.
+    """
+
+    what: str
+    heads: list[str]
+    lines: dict[str, list[str]]
+    below: str
+    shown: list[Row]
+
+
+def _uq(rows: Sequence[Row]) -> Headline:
+    return _table("", rows, lambda row: UQ.get(row["metric"]), ["AUROC", "Spearman"], list(UQ.values()))
+
+
+def _best_of_n(rows: Sequence[Row]) -> Headline:
+    names = {"mean": "mean@n", "oracle": "oracle pass@n"}
+    shown = [row for row in rows if row["metric"] in ("success", "mean", "oracle")]
+    shown = [{**row, "method": names.get(row["metric"], row["method"])} for row in shown]
+    largest = max((row["at"] for row in shown if row["at"] is not None), default=None)
+    shown = [row for row in shown if row["at"] is None or row["at"] in BEST_OF or row["at"] == largest]
+    heads = [f"best of {int(at)}" for at in sorted({row["at"] for row in shown if row["at"] is not None})]
+    return _table(
+        "success",
+        shown,
+        lambda row: f"best of {int(row['at'])}" if row["at"] is not None else None,
+        heads[-1:],
+        heads,
+    )
+
+
+def _fa(rows: Sequence[Row]) -> Headline:
+    shown = [row for row in rows if row["metric"] == "step_accuracy"]
+    baselines = [row for row in shown if row["method"] == "baseline"]
+    predicted = [row for row in shown if row["method"] != "baseline"]
+    heads = list(dict.fromkeys(row["predictor"] for row in predicted))
+    return _table(
+        "step accuracy",
+        predicted,
+        lambda row: row["predictor"],
+        heads,
+        heads,
+        baselines,
+        [f"{METHOD}: {said}" for said in reachable(rows)],
+    )
+
+
+BUILDERS = {"uq": _uq, "best_of_n": _best_of_n, "fa": _fa}
+
+
+def _table(
+    what: str,
+    rows: Sequence[Row],
+    head: Callable[[Row], str | None],
+    with_interval: list[str],
+    heads: list[str],
+    baselines: Sequence[Row] = (),
+    said: Sequence[str] = (),
+) -> Headline:
+    cells: dict[str, dict[str | None, Row]] = {}
+    for row in rows:
+        cells.setdefault(row["method"], {})[head(row)] = row
+    lines = {
+        method: [_cell(found.get(name), name in with_interval) for name in heads] for method, found in cells.items()
+    }
+    n = max((row["n"] or 0 for row in rows), default=0)
+    notes = dict.fromkeys(row["note"] for row in rows if row["note"])
+    shown = [row for found in cells.values() for name, row in found.items() if name in with_interval]
+    shown = [row for row in (*shown, *baselines) if row["value"] is not None and row["ci_low"] is not None]
+    brackets = ", [95% bootstrap interval]" if shown else ""
+    facts = [f"{row['predictor']} {figure(row)}" for row in baselines]
+    return Headline(what, heads, lines, "; ".join([f"n = {n}{brackets}", *facts, *said, *notes]), shown)
+
+
+def _cell(row: Row | None, with_interval: bool) -> str:
+    if row is None:
+        return ""
+    return figure(row) if with_interval else number(row["value"])
