@@ -6,8 +6,10 @@ import io
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 from rich.console import Console
 from small_run import message, rows, trajectory, write_run
@@ -17,6 +19,7 @@ from pa_dist.errors import RunFolderError
 from pa_dist.report.terminal.show import show
 from pa_dist.report.terminal.top import largest_drops, lowest_scores, top
 from pa_dist.report.viewer.chunks import write_viewer
+from pa_dist.store import index
 from pa_dist.store.folder import RunFolder
 from pa_dist.terminal import bar, visible
 
@@ -195,3 +198,19 @@ def test_top_says_what_it_ranks_by_and_how_steps_begin(run):
 def test_bars_and_marks():
     assert [bar(value, 1.0, 4) for value in (1.0, -0.5, 0.28125, 0.0)] == ["████", "██", "█▏", ""]
     assert visible("a\tb\nc\x7f\u2066\ud800") == "a\tb\nc␡‹U+2066›‹U+D800›"
+
+
+def test_a_run_of_many_files_shows_as_one_of_few_does(run, tmp_path, monkeypatch):
+    shutil.copytree(str(run), tmp_path / "many")
+    many = RunFolder(str(tmp_path / "many"))
+    keys = run.dataset("scores").to_table()["trajectory_id"].to_pylist()
+    for name in ("trajectories", "logprobs", "steps", "scores"):
+        many.clear(name)
+        for number, key in enumerate(keys):
+            many.write(name, f"part-{number:05d}", run.dataset(name).to_table(filter=pc.field("trajectory_id") == key))
+    assert printed_top(many) == printed_top(run)
+    read = []
+    monkeypatch.setattr("pa_dist.report.terminal.show.rows", lambda *given: read.append(given[1]) or index.rows(*given))
+    assert shown(many, "run-1-1") == shown(run, "run-1-1")
+    assert read
+    assert max(map(len, read)) == 1  # the file of its rows alone
