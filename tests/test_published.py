@@ -1,4 +1,7 @@
-"""The commands of the README's table of published work, each on a small pair and files in the published layout."""
+"""The README's commands of published work, one of each kind, on a small pair and files in the published layout.
+
+`test_config.py` reads the configs of all.
+"""
 
 import json
 from pathlib import Path
@@ -59,8 +62,6 @@ BFCL = ["trajectories={format: tau2, benchmark: bfcl, paths: ['data/bfcl/bon8/qw
     ("name", "overrides", "scenario", "groups"),
     [
         ("uq_tau2", ["source=qwen3-14b"], "uq", {("tau2", "airline"), ("tau2", "retail")}),
-        ("uq_tau2_off_policy", ["source=qwen3-14b"], "uq", {("tau2", "airline"), ("tau2", "retail")}),
-        ("bon_webshop", ["source=qwen3-14b"], "best_of_n", {("webshop", "webshop")}),
         ("bon_webshop", BFCL, "best_of_n", {("bfcl", "bfcl")}),
         (
             "fa_who_and_when",
@@ -112,13 +113,6 @@ def reward_models(tmp_path_factory):
             "uq_tau2_reward_models",
             ["wildreward", "thinkprm-7b", "thinkprm-14b"],
             {"scenario": "uq", "metric": "auroc"},
-            0.5,
-        ),
-        # And the lowest trial is chosen, which succeeds in every other task.
-        (
-            "bon_webshop_reward_models",
-            ["wildreward", "thinkprm-14b"],
-            {"scenario": "best_of_n", "metric": "success", "at": 3.0},
             0.5,
         ),
         # The critic doubts the second message, which is the mistake.
