@@ -58,7 +58,7 @@ def test_a_second_call_finds_the_work_done_and_another_is_refused(out):
     assert RunFolder(out).manifest["stages"]["score"] == before
     with pytest.raises(RunFolderError, match="made with other settings"):
         pa_dist.score_trajectories(rows[:2], pair="demo", output=out, score={"dtype": "float32"})
-    with pytest.raises(RunFolderError, match=r"score\.dtype: \"float32\" -> \"bfloat16\""):
+    with pytest.raises(RunFolderError, match=r"score\.dtype: \"float32\" -> \"auto\""):
         pa_dist.score_trajectories(rows, pair="demo", output=out)
 
 

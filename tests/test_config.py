@@ -57,7 +57,10 @@ def test_a_pair_without_a_name_needs_a_source():
     [
         ("score.max_lenght=4", "score.max_lenght: unknown key; did you mean 'max_length'?"),
         ("scroe.x=1", "scroe: unknown key; did you mean 'score'?"),
-        ("score.dtype=bflot16", "score.dtype: Input should be 'bfloat16' or 'float32', got 'bflot16'"),
+        (
+            "score.dtype=bflot16",
+            "score.dtype: Input should be 'auto', 'float16', 'bfloat16' or 'float32', got 'bflot16'",
+        ),
         ("evaluate.scenarios=[uqq]", "evaluate.scenarios.0: Input should be"),
         ("score={engine: vllm, device: cpu}", "score: device is not for engine vllm"),
         (

@@ -64,7 +64,7 @@ def _score(config: Config) -> None:
 
     torch.set_num_threads(1)
     folder, settings = RunFolder(config.output), config.score
-    engine = HFEngine(load_model(config.pair.policy, dtype=settings.dtype))
+    engine = HFEngine(load_model(config.pair.policy, dtype=dtype_on("cpu", settings.dtype)))
     tokenizer: Any = load_tokenizer(config.pair.policy)
     for part in folder.parts("trajectories"):
         table = folder.read_table(part)

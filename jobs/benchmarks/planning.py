@@ -11,6 +11,7 @@ from pa_dist import schema
 from pa_dist.config import Config
 from pa_dist.engine.hf import HFEngine
 from pa_dist.engine.load import load_model
+from pa_dist.engine.precision import dtype_on
 from pa_dist.engine.protocol import TokenRow, score_rows
 from pa_dist.plan.plan import plan
 from pa_dist.plan.records import Plan
@@ -116,7 +117,7 @@ def _prepare(config: Config) -> tuple[HFEngine, list[TokenRow]]:
     tokenize = Tokenize(config.scoring, folder, shares_tokens(config.scoring), tally=None)
     ((tokens, _),) = tokenize.tokenize([table.slice(0, config.score.rows_per_block)])
     engine = HFEngine(
-        load_model(config.pair.policy, dtype=config.score.dtype),
+        load_model(config.pair.policy, dtype=dtype_on("cpu", config.score.dtype)),
         top_k=config.score.top_k,
         batch_tokens=config.score.batch_tokens,
         share_prefixes=config.score.prefix_sharing == "auto",

@@ -121,7 +121,12 @@ class Score(Section):
     engine: Literal["hf", "vllm"] = "hf"
     """hf: transformers, all columns, shared prefixes run once; vllm: log-probs and their top-k mean, other columns
     null, each sequence by itself; `batch_tokens` and `prefix_sharing` are not read."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+    """auto: float16 on a GPU, float32 on a CPU. What leaves the range of float16 is scored again in float32, and a
+    model that does so often goes on in bfloat16. `evaluate.preset: paper` makes auto bfloat16, as it was published."""
+    noise_rows: Annotated[int, Field(ge=0)] = 4
+    """In half precision: trajectories that are scored once more in float32, to say how large the noise of the
+    advantage is beside its spread; 0 leaves that out."""
     device: str | None = None
     """A torch device; null takes the actor's GPU where it has one, else the CPU."""
     attn_implementation: str | None = None

@@ -57,6 +57,7 @@ class Config(Section):
     def _name_of_a_pair(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        data = _as_published(data)
         name, known = data.get("pair"), {**PAIRS, "demo": DEMO}
         if not isinstance(name, str):
             return _named(data, None)
@@ -70,6 +71,14 @@ class Config(Section):
         if self.merge is not None and self.score.engine != "hf":
             raise ValueError("merge: needs score.engine hf, whose weights are rewritten in place")
         return self
+
+
+def _as_published(data: dict[str, Any]) -> dict[str, Any]:
+    """A config of the preset `paper` in the published dtype, where none is named."""
+    evaluate, score = data.get("evaluate"), data.get("score") or {}
+    if not (isinstance(evaluate, dict) and evaluate.get("preset") == "paper" and isinstance(score, dict)):
+        return data
+    return data if score.get("dtype", "auto") != "auto" else {**data, "score": {**score, "dtype": "bfloat16"}}
 
 
 def _named(data: dict[str, Any], pair: str | None) -> dict[str, Any]:

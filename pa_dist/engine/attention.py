@@ -171,7 +171,7 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tupl
     """The fastest attention of the device that also gives its log-sum-exp."""
     ops = torch.ops.aten
     if q.device.type == "cpu":
-        if q.dtype != torch.float32 and bfloat16_is_emulated():
+        if half_is_emulated(q.dtype):
             out, log_sum = _kernel(q.float(), k.float(), v.float(), scale, causal)
             return out.to(q.dtype), log_sum
         out, log_sum = ops._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
@@ -184,9 +184,13 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tupl
 
 
 @cache
-def bfloat16_is_emulated() -> bool:
-    """Whether this CPU lacks instructions for bfloat16, and its products take several times those in float32."""
-    return torch.backends.mkldnn.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def half_is_emulated(dtype: torch.dtype) -> bool:
+    """Whether this CPU lacks instructions for a dtype, and its products take several times those in float32."""
+    if dtype not in (torch.bfloat16, torch.float16) or not torch.backends.mkldnn.is_available():
+        return False
+    known = torch.ops.mkldnn
+    has = known._is_mkldnn_bf16_supported if dtype == torch.bfloat16 else known._is_mkldnn_fp16_supported
+    return not has()
 
 
 AttentionInterface.register(NAME, tree_attention)

@@ -4,6 +4,7 @@ import copy
 import itertools
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ class HFEngine:
       apart: why prefixes are not shared, or None where they are.
       batch_tokens: as given, or less for some calls after memory ran out.
       work: what was done so far.
+      kept_in_float32: names of weights and buffers that the model keeps so, whatever its dtype.
     """
 
     def __init__(
@@ -70,9 +72,15 @@ class HFEngine:
         self._head_weights = model.get_output_embeddings().weight.numel()
         self._vocabulary = model.config.get_text_config().vocab_size
         self._kept: list[_Kept] = []
+        held = itertools.chain(model.named_parameters(), model.named_buffers())
+        self.kept_in_float32 = {name for name, x in held if x.dtype == torch.float32 != model.dtype}
 
     def facts(self) -> dict[str, Any]:
         """Of the device and how it is used, for the manifest."""
+        return {"dtype": str(self.model.dtype).removeprefix("torch."), **self._measured}
+
+    @cached_property
+    def _measured(self) -> dict[str, Any]:
         return {
             "device": str(self.model.device),
             "matrix_flops_per_second": round(matrix_rate(self.model.device, self.model.dtype)),
@@ -85,6 +93,11 @@ class HFEngine:
         """Whether the head masks tokens: it does so whatever the hidden state."""
         weight = self.model.get_output_embeddings().weight
         return masks(self._logits(torch.zeros(1, weight.shape[1], dtype=weight.dtype, device=self.model.device)))
+
+    def forget(self) -> None:
+        """Leave nothing of earlier calls: what is done next has other weights, or another dtype."""
+        self._kept = []
+        self._forward.release([])
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[TokenSequence]) -> list[TokenColumns | None]:

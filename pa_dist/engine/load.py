@@ -17,9 +17,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from pa_dist.engine.attention import bfloat16_is_emulated
+from pa_dist.engine.attention import half_is_emulated
 from pa_dist.engine.errors import EngineError
 from pa_dist.engine.merge import Merging, merge_into
+from pa_dist.engine.precision import keep_logits_in_float32
 
 # Where multimodal checkpoints keep their language model, as they are written now and as they were, and where a language
 # model alone has it.
@@ -42,11 +43,12 @@ def load_model(
     trust_remote_code: bool = False,
     merging: Merging | None = None,
 ) -> PreTrainedModel:
-    """A causal language model ready to score; of a multimodal checkpoint the language model, the rest stays on disk.
+    """A causal language model ready to score, its logits in float32; of a multimodal checkpoint the language model, the
+    rest stays on disk.
 
     Args:
       name: a folder, or a name on the Hugging Face Hub.
-      dtype: `float32`, `bfloat16`, or `auto` for its config's, which on the CPU leaves weights in their files.
+      dtype: `float32`, `bfloat16`, `float16`, or `auto` for its config's, which on the CPU leaves weights in files.
       device: a torch device, or `auto` to spread the model over all visible GPUs (needs accelerate).
       merging: a policy to be merged into it.
 
@@ -69,6 +71,7 @@ def load_model(
     )
     if merging is not None:
         merge_policy(model, name, merging, revision=revision, trust_remote_code=trust_remote_code)
+    keep_logits_in_float32(model)
     return model
 
 
@@ -103,7 +106,7 @@ def load_checked(kind: Any, name: str, *, dtype: str, device: str, **settings: A
         )
     check_weights(name, model, report)
     model = model.eval() if device == "auto" else model.eval().to(device)
-    if dtype == "bfloat16" and device == "cpu" and bfloat16_is_emulated():
+    if device == "cpu" and half_is_emulated(model.dtype):
         widen(model)
     return cast(PreTrainedModel, model)
 
@@ -176,9 +179,9 @@ def quiet() -> Iterator[None]:
 
 
 def widen(model: nn.Module) -> None:
-    """Make a bfloat16 model's linear layers multiply in float32 and round what comes out.
+    """Make the linear layers of a model in half precision multiply in float32 and round what comes out.
 
-    That is what hardware with bfloat16 instructions does; without them torch's own product is several times slower.
+    That is what hardware with instructions for it does; without them torch's own product is several times slower.
     """
     for module in model.modules():
         if type(module) is nn.Linear:

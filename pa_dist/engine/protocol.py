@@ -108,7 +108,8 @@ class Engine(Protocol):
     def facts(self) -> dict[str, Any]:
         """Of the device and how it is used, for the manifest.
 
-        `device`; `matrix_flops_per_second`, null where operations are not counted; `prefixes_apart`, why prefixes are
-        not shared, null where they are; perhaps `masked_vocabulary`, whether the head masks tokens.
+        `device`; `dtype`; `matrix_flops_per_second`, null where operations are not counted; `prefixes_apart`, why
+        prefixes are not shared, null where they are; perhaps `masked_vocabulary`, whether the head masks tokens, and
+        `overflowed`, how many sequences left the range of float16.
         """
         ...

@@ -125,6 +125,7 @@ class VLLMEngine:
         """Of the device and how it is used, for the manifest."""
         return {
             "device": str(self._llm.llm_engine.vllm_config.device_config.device_type),
+            "dtype": str(self._llm.model_config.dtype).removeprefix("torch."),
             "matrix_flops_per_second": None,
             "prefixes_apart": "vLLM reads no prefix again for prompt log-probs",
         }

@@ -9,13 +9,14 @@ import torch
 
 from pa_dist import schema
 from pa_dist.config import Config, Replicas
+from pa_dist.engine.precision import dtype_on
 from pa_dist.engine.rate import matrix_rate
 from pa_dist.errors import ConfigError, RunFolderError
 from pa_dist.store.folder import RunFolder
 
 GIB = 2**30
-# Dense matrix products a second, in bfloat16 and in float32 (without TF32, which nothing here switches on), and memory.
-# By their maker's data sheets, the SXM form where there are several; of the memory what a process finds, in GiB.
+# Dense matrix products a second, in half precision and in float32 (without TF32, which nothing here switches on), and
+# memory. By their maker's data sheets, the SXM form where there are several; of memory what a process finds, in GiB.
 DEVICES = {
     "L4": (121e12, 30.3e12, 22),
     "L40S": (362e12, 91.6e12, 44),
@@ -27,7 +28,10 @@ DEVICES = {
 }
 # What of a peak is reached: of a GPU's as its data sheet has it, and of a CPU's own rate as it was measured with a
 # model of 135 million parameters (README, floor / ours).
-SHARE = {"cuda": {"bfloat16": 0.4, "float32": 0.6}, "cpu": {"bfloat16": 0.37, "float32": 0.76}}
+SHARE = {
+    "cuda": {"float16": 0.4, "bfloat16": 0.4, "float32": 0.6},
+    "cpu": {"float16": 0.37, "bfloat16": 0.37, "float32": 0.76},
+}
 HERE = "here"
 
 
@@ -74,9 +78,9 @@ def speeds(config: Config, device: str | None, like: str | None, share: float | 
 
 
 def _named(name: str, config: Config, share: float | None) -> Speed:
-    bfloat16, float32, memory = DEVICES[name]
-    dtype = config.score.dtype
-    peak, reached = bfloat16 if dtype == "bfloat16" else float32, share or SHARE["cuda"][dtype]
+    half, float32, memory = DEVICES[name]
+    dtype = dtype_on("cuda", config.score.dtype)
+    peak, reached = float32 if dtype == "float32" else half, share or SHARE["cuda"][dtype]
     said = f"devices: {reached:.0%} of the dense peak in {dtype} that a data sheet names is reached (--share)"
     return Speed(name, "cuda", memory * GIB, "flops", dict.fromkeys(schema.MODELS, peak * reached), said)
 
@@ -84,7 +88,7 @@ def _named(name: str, config: Config, share: float | None) -> Speed:
 def _here(config: Config, share: float | None) -> Speed:
     """Of this machine: on a CPU with the threads that an actor would have."""
     kind = "cuda" if torch.cuda.is_available() and config.score.device in (None, "auto", "cuda") else "cpu"
-    dtype = config.score.dtype
+    dtype = dtype_on(kind, config.score.dtype)
     reached = share or SHARE[kind][dtype]
     rates = {model: _measured(kind, dtype, getattr(config.score, model)) for model in schema.MODELS}
     measured = " and ".join(f"{rate / 1e9:,.0f}" for rate in dict.fromkeys(rates.values()))

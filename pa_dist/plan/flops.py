@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from pa_dist.engine.forward import matrix_weights
 from pa_dist.engine.head import CHUNK_ELEMENTS, CHUNK_ELEMENTS_OF_A_GPU
 
-BYTES = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Tensors of a token that are alive at once in a layer: of the hidden state's width, and of a part's own.
 _HIDDEN, _ATTENTION, _MLP = 3, 6, 3
 
@@ -65,14 +65,16 @@ class Shape(NamedTuple):
         return BYTES[dtype] * (_HIDDEN * self.hidden + max(_ATTENTION * widest, _MLP * self.intermediate))
 
     def head_bytes(self, dtype: str, device: str, tokens: int) -> int:
-        """Of one chunk of the head's logits, as the model gives them and in float32, twice.
+        """Of one chunk of the head's logits in float32: as they are, and on a GPU twice more. A CPU that computes in
+        half precision has the head's weights in float32 meanwhile.
 
         Args:
           tokens: at most so many are read together.
         """
         rows = max(1, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS_OF_A_GPU) // self.vocabulary)
-        # On a CPU float32 is reduced in blocks that its caches hold: next to nothing.
-        return min(rows, tokens) * self.vocabulary * (BYTES[dtype] + (0 if device == "cpu" else 8))
+        # On a CPU they are reduced in blocks that its caches hold: next to nothing.
+        logits = min(rows, tokens) * self.vocabulary * (4 if device == "cpu" else 12)
+        return logits + (4 * self.vocabulary * self.hidden if device == "cpu" and dtype != "float32" else 0)
 
 
 def shape(model: PreTrainedModel) -> Shape:

@@ -9,6 +9,7 @@ from pa_dist.reduce.metrics.groups import Group
 from pa_dist.report.figures.points import RejectCounts
 from pa_dist.report.wording import listed, plain, titles
 from pa_dist.runtime.targets import judged_by, reward_target
+from pa_dist.score.noise import in_words
 from pa_dist.store.folder import RunFolder
 from pa_dist.store.location import LOG
 
@@ -25,6 +26,7 @@ def facts(folder: RunFolder) -> list[Fact]:
         *_models(stages["score"]),
         *_settings(stages["score"].get("settings", {})),
         *(fact for name, record in stages["score"].get("models", {}).items() for fact in _work(name, record)),
+        ("Precision", in_words(stages["score"]).partition(": ")[2]),
         ("Truncation", truncation.in_full(stages["score"]).partition(": ")[2]),
         *(_reward_model(name, stages[reward_target(name).stage]) for name in judged_by(stages)),
         _evaluation(stages["evaluate"]),

@@ -48,11 +48,12 @@ class ModelActor:
 
     def _join(self) -> None:
         context = ray.get_runtime_context()
+        self._told = self._facts()
         place = {
             "node": context.get_node_id(),
             "pid": os.getpid(),
             "gpu_ids": [str(gpu) for gpu in ray.get_gpu_ids()],
-            **self._facts(),
+            **self._told,
         }
         self.tally.join.remote(self.model, context.get_actor_id(), place)
 
@@ -83,6 +84,8 @@ class ModelActor:
         write_rejects(self.folder, rejects, self.target)
         work = self.engine.work - before
         self._rows += len(batch)
+        if self._facts() != self._told:  # such as a dtype that it had to leave
+            self._join()
         self.tally.tell.remote(self.model, self._process, self._rows, self._idle, replace(self.engine.work))
         self.counters.add(len(batch), len(rejects), work)
         self._idle_since = time.perf_counter()

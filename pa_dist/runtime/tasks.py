@@ -9,6 +9,7 @@ import ray
 
 from pa_dist.errors import PaDistError
 from pa_dist.mapper import Mapper
+from pa_dist.runtime.pools import Actors
 from pa_dist.runtime.progress import Progress
 
 T = TypeVar("T")
@@ -32,6 +33,15 @@ def map_tasks(function: Callable[[T], R], items: Sequence[T], label: str = "") -
         for future in under_way:
             yield _result(future)
             progress.advance()
+
+
+def on_a_device(function: Callable[[T], R], pool: Actors, item: T) -> R:
+    """Its result, of a task that holds what an actor of a pool does. Raises as `map_tasks`."""
+    selector = {"label_selector": pool.labels} if pool.labels else {}
+    options: dict[str, Any] = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus, "max_retries": 0, **selector}
+    task: Any = ray.remote(**options)(lambda given: function(given))  # Ray takes nothing partial
+    found: R = _result(task.remote(item))
+    return found
 
 
 def mapper(label: str) -> Mapper:

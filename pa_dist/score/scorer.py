@@ -74,7 +74,7 @@ class Scorer(ModelActor):
         merge: Merge | None = None,
     ) -> None:
         self.tokens = tokens
-        load = partial(_engine, model, pair, settings, merge, folder.alpha)
+        load = partial(load_engine, model, pair, settings, merge, folder.alpha)
         super().__init__(model, folder, LOGPROBS, tally, load)
 
     def _facts(self) -> dict[str, Any]:
@@ -88,12 +88,16 @@ class Scorer(ModelActor):
         return rows.with_columns(kept, self.model, self.tokens, columns), rejects
 
 
-def _engine(model: str, pair: Pair, settings: Score, merge: Merge | None, alpha: float | None) -> Engine:
+def load_engine(model: str, pair: Pair, settings: Score, merge: Merge | None, alpha: float | None) -> Engine:
     """The engine of one model, merged where an alpha is given."""
+    from pa_dist.engine.precision import Guarded, dtype_on
+
     name, device = getattr(pair, model), own_device(settings.device)
+    gpus = settings.engine == "vllm" and assigned_gpus() > 0
+    dtype = dtype_on("cuda" if gpus else device, settings.dtype)
     how = {
         "revision": getattr(pair, f"{model}_revision"),
-        "dtype": settings.dtype,
+        "dtype": dtype,
         "trust_remote_code": pair.trust_remote_code,
     }
     if settings.engine == "vllm":
@@ -112,9 +116,10 @@ def _engine(model: str, pair: Pair, settings: Score, merge: Merge | None, alpha:
     from pa_dist.score.mergeable import merging
 
     into = None if merge is None or alpha is None else merging(pair, merge, alpha)
-    return HFEngine(
+    engine = HFEngine(
         load_model(name, device=device, attn_implementation=settings.attn_implementation, merging=into, **how),
         top_k=settings.top_k,
         batch_tokens=settings.batch_tokens,
         share_prefixes=settings.prefix_sharing == "auto" and settings.attn_implementation is None,
     )
+    return Guarded(engine) if dtype == "float16" else engine

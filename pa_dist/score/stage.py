@@ -126,6 +126,7 @@ class ScoreStage(Stage):
             _refuse_nothing(part)
 
     def _score(self, folder: RunFolder, say: Say) -> None:
+        from pa_dist.score import noise
         from pa_dist.score.pipeline import score
         from pa_dist.score.reasoning import left_out, lost_in_words
         from pa_dist.score.templates import templates_of
@@ -142,15 +143,16 @@ class ScoreStage(Stage):
             facts = score(self._pinned, folder)
         cut = truncation.count_cut(folder, mapper("truncation"))
         unseen = {} if folder.alpha is not None else left_out(folder, templates_of(self._pinned), mapper("reasoning"))
+        dtypes = [place.get("dtype", "") for did in facts["models"].values() for place in did["actors"]]
+        noisy = noise.measure(self._pinned, folder, dtypes)
         seconds = round(time.perf_counter() - began, 1)
-        folder.finish(self.name, **facts, truncated=cut, reasoning_left_out=unseen, seconds=seconds)
+        folder.finish(self.name, **facts, noise=noisy, truncated=cut, reasoning_left_out=unseen, seconds=seconds)
         folder.filesystem.delete_dir_contents(folder.path(CHECKPOINT), missing_dir_ok=True)
         earlier = f", {facts['done_before']} of them before" if facts["done_before"] else ""
         say(f"score: {facts['rows']} trajectories scored, {facts['rejects']} rejected{earlier} ({seconds} s)")
-        for line in (
-            truncation.in_full(folder.manifest["stages"]["score"]),
-            lost_in_words(self.sections.render, unseen),
-        ):
+        record = folder.manifest["stages"][self.name]
+        unseen_said = lost_in_words(self.sections.render, unseen)
+        for line in (truncation.in_full(record), unseen_said, noise.in_words(record)):
             if line:
                 say(f"score: {line}")
         _say_rates(facts["models"], say)
@@ -162,6 +164,9 @@ def _say_rates(models: dict[str, Any], say: Say) -> None:
             continue
         if reasons := {place["prefixes_apart"] for place in done["actors"]} - {None, "as asked"}:
             say(f"score: the {model}'s prefixes were not shared: {min(reasons)}")
+        if over := sum(place.get("overflowed", 0) for place in done["actors"]):
+            now = "float32" if all(place["dtype"] == "float16" for place in done["actors"]) else "bfloat16"
+            say(f"score: the {model} left the range of float16 on {over:,} sequences, which were scored in {now}")
         rate = done["share_of_matrix_rate"]
         say(
             f"score: {model}: {done['tokens']:,} tokens at {done['tokens_per_second']:,.0f} a second and actor, "

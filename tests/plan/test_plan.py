@@ -114,8 +114,8 @@ def test_memory_by_hand(pair, chat_file):
     assert found.memory["keys_and_values"] == 0
     assert found.apart == "as asked"
     assert found.distinct_tokens == found.tokens
-    # A pass holds all twelve, in rows as wide as the longest; a token of 320 logits 2, 4 and 4 bytes of each.
-    longest = found.memory["logits"] / 10 / 320
+    # A pass holds all twelve, in rows as wide as the longest; a token of 320 logits 4, 4 and 4 bytes of each.
+    longest = found.memory["logits"] / 12 / 320
     assert longest % 12 == 0
     assert longest * 12 >= found.tokens.value / 12
 
