@@ -59,6 +59,7 @@ def _score(config: Config) -> None:
 
     from pa_dist.engine.hf import HFEngine
     from pa_dist.engine.load import load_model
+    from pa_dist.engine.precision import dtype_on
     from pa_dist.engine.tokens import load_tokenizer
     from pa_dist.score import rows
 
