@@ -19,7 +19,8 @@ from tiny_models import save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pa_dist
-from pa_dist import config, errors, stages
+from pa_dist import config, errors, schema, stages
+from pa_dist.engine.protocol import UNREAD
 from pa_dist.errors import ConfigError, PaDistError, ResourceError, RunFolderError
 from pa_dist.ingest import sources
 from pa_dist.ingest.stage import IngestStage
@@ -92,6 +93,16 @@ def test_columns_equal_a_plain_pass_over_the_rendered_text(finished, pair, model
             np.testing.assert_allclose(row[f"{model}_logprob"][step], expected, atol=1e-4)
             assert row["token_ids"][step] == ids[max(start, cut + 1) : end]
             assert row["truncated"][step] == (start < cut)
+
+
+def test_what_no_method_reads_is_null_and_said(finished):
+    folder = RunFolder(finished.output)
+    table = folder.dataset("logprobs").to_table()
+    said = folder.manifest["stages"]["score"]["reference_null_columns"]
+    assert said == dict.fromkeys(schema.TOKEN_COLUMNS[1:], UNREAD)
+    for name in schema.TOKEN_COLUMNS:
+        assert not any(step is None for row in table[f"policy_{name}"].to_pylist() for step in row)
+        assert all((step is None) == (name in said) for row in table[f"reference_{name}"].to_pylist() for step in row)
 
 
 def test_spans_decode_to_what_was_said(finished):

@@ -135,6 +135,9 @@ class Score(Section):
     top_k: Positive = 20
     batch_tokens: Positive = 16384
     """Tokens in a device's memory at once, of a pass and of keys and values that wait; halved when memory runs out."""
+    columns: Literal["auto", "all"] = "auto"
+    """Of the reference auto computes and keeps the log-prob alone, which is all that any method reads of it; all has
+    the policy's four columns of both."""
     prefix_sharing: Literal["auto", "off"] = "auto"
     """auto runs a prefix that trajectories of one block share once, where that saves enough and the model allows it."""
     rows_per_block: Positive = 16

@@ -21,7 +21,13 @@ MASKED = -5e3
 
 
 def token_columns(
-    hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], vocabulary: int, top_k: int
+    hidden: Tensor,
+    targets: Tensor,
+    head: Callable[[Tensor], Tensor],
+    vocabulary: int,
+    top_k: int,
+    *,
+    only_logprob: bool = False,
 ) -> TokenColumns:
     """Reduce hidden states to the four columns, a chunk of positions at a time.
 
@@ -31,6 +37,7 @@ def token_columns(
       head: maps [m, d] hidden states to [m, vocabulary] logits, softcap and scale included.
       vocabulary: the number of logits, to bound a chunk's memory by.
       top_k: how many of the most likely tokens `topk_logprob_mean` averages; all of them if there are fewer.
+      only_logprob: leave the other three out, which take two more passes over the vocabulary, and a top-k.
 
     Returns:
       float32 columns of length n.
@@ -39,12 +46,20 @@ def token_columns(
     rows = max(1, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS_OF_A_GPU) // vocabulary)
     block = max(1, BLOCK_ELEMENTS.get(device, rows * vocabulary) // vocabulary)
     chunks = [
-        reduce_logits(logits, target, top_k)
+        chosen_logprobs(logits, target).unsqueeze(0) if only_logprob else reduce_logits(logits, target, top_k)
         for h, t in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
         for logits, target in zip(torch.split(head(h), block), torch.split(t, block), strict=True)
     ]
-    columns = torch.cat(chunks, dim=1) if chunks else hidden.new_empty((4, 0), dtype=torch.float32)
-    return TokenColumns(*columns.cpu().numpy())
+    n_columns = 1 if only_logprob else 4
+    columns = torch.cat(chunks, dim=1) if chunks else hidden.new_empty((n_columns, 0), dtype=torch.float32)
+    return TokenColumns(*columns.cpu().numpy(), *[None] * (4 - n_columns))
+
+
+def chosen_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    """[m, vocabulary] logits and [m] targets to [m] log-probabilities, as `reduce_logits` has them."""
+    logits = logits.float()
+    chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1) - logits.logsumexp(dim=-1)
+    return chosen.masked_fill(chosen <= MASKED, -torch.inf)
 
 
 def reduce_logits(logits: Tensor, targets: Tensor, top_k: int) -> Tensor:

@@ -49,6 +49,7 @@ class HFEngine:
         batch_tokens: int = BATCH_TOKENS,
         share_prefixes: bool = True,
         worthwhile: float = WORTHWHILE,
+        only_logprob: bool = False,
     ) -> None:
         """Take a model in eval mode.
 
@@ -59,12 +60,14 @@ class HFEngine:
           share_prefixes: run a prefix that sequences share once. It is tried on a few tokens first, and left alone
             where it does not give what a plain pass gives.
           worthwhile: as `prefix_tree` takes it.
+          only_logprob: give no other column.
         """
         self.model = model
         self.top_k = top_k
         self.batch_tokens = self._most_tokens = batch_tokens
         self._pass_tokens = PASS_TOKENS.get(model.device.type, batch_tokens)
         self.worthwhile = worthwhile
+        self.only_logprob = only_logprob
         self.work = Work()
         self.apart = reason_to_stay_apart(model) if share_prefixes else "as asked"
         self._forward = Forward(model, together=self.apart is None)
@@ -110,7 +113,7 @@ class HFEngine:
         # Whoever else took the memory may have given it back.
         self.batch_tokens = min(self._most_tokens, self.batch_tokens + self.batch_tokens // 8)
         began, flops_before = time.perf_counter(), self._forward.flops
-        columns = Columns(sequences)
+        columns = Columns(sequences, 1 if self.only_logprob else len(TokenColumns._fields))
         self._forward.release([])  # what a call that raised had left
         ids = [s.ids for s in sequences]
         roots = separate(ids) if self.apart else prefix_tree(ids, self.worthwhile)
@@ -166,8 +169,10 @@ class HFEngine:
         """Columns of all tokens that a pass predicts."""
         wanted, inverse, at = columns.wanted(places)
         state, target = torch.from_numpy(wanted).to(hidden.device).unbind(1)
-        read = token_columns(hidden[state], target, self._logits, self._vocabulary, self.top_k)
-        columns.scored[:, at] = np.array(read)[:, inverse]
+        read = token_columns(
+            hidden[state], target, self._logits, self._vocabulary, self.top_k, only_logprob=self.only_logprob
+        )
+        columns.scored[:, at] = np.array([column for column in read if column is not None])[:, inverse]
         self.work.flops += 2 * self._head_weights * len(wanted)
 
     def _retreat(self, schedule: Schedule, segments: list[Segment], columns: "Columns", given: int) -> None:
@@ -208,10 +213,10 @@ class _Kept(NamedTuple):
 class Columns:
     """The scored tokens of all sequences, side by side."""
 
-    def __init__(self, sequences: Sequence[TokenSequence]) -> None:
+    def __init__(self, sequences: Sequence[TokenSequence], n_columns: int) -> None:
         self.sequences = sequences
         self.starts = np.cumsum([0, *(len(s.positions) for s in sequences)])
-        self.scored = np.full((len(TokenColumns._fields), self.starts[-1]), np.nan, np.float32)
+        self.scored = np.full((n_columns, self.starts[-1]), np.nan, np.float32)
         self.lost: set[int] = set()
 
     def wanted(self, places: dict[Segment, slice]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -239,7 +244,8 @@ class Columns:
     def split(self) -> list[TokenColumns | None]:
         """The columns of each sequence; None for those lost."""
         spans = itertools.pairwise(self.starts)
-        return [None if i in self.lost else TokenColumns(*self.scored[:, a:b]) for i, (a, b) in enumerate(spans)]
+        rest = [None] * (len(TokenColumns._fields) - len(self.scored))
+        return [None if i in self.lost else TokenColumns(*self.scored[:, a:b], *rest) for i, (a, b) in enumerate(spans)]
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -16,6 +16,9 @@ NULL_COLUMNS: dict[str, dict[str, str]] = {
 }
 """Of each engine, the token columns that are null, and why."""
 
+UNREAD = "no method reads it of the reference; score.columns=all has it computed"
+"""Why the reference's columns are null but for the log-prob."""
+
 MASKED_VOCABULARY = "the policy's head gives some tokens no probability: the mean of -log p over all has no value"
 """Why self-certainty is null where an engine gives it."""
 
@@ -52,7 +55,7 @@ class TokenColumns(NamedTuple):
 
     logprob: Floats
     """Log-probability of the token."""
-    topk_logprob_mean: Floats
+    topk_logprob_mean: Floats | None
     """Mean log-probability of the k most likely tokens at its position."""
     entropy: Floats | None
     """Entropy of the distribution it was drawn from, in nats."""

@@ -25,7 +25,7 @@ from pa_dist.reward_models.pipeline import config_of, tokenizer_of
 from pa_dist.reward_models.rows import prompt_rows
 from pa_dist.score import rows
 from pa_dist.score.check import shares_tokens
-from pa_dist.score.scorer import Tokenize
+from pa_dist.score.scorer import Tokenize, gives_only_logprob
 from pa_dist.store.folder import RunFolder
 
 
@@ -53,7 +53,11 @@ class Scoring:
             with quiet():
                 empty = skeleton(getattr(pair, model), **where)
             self.engines[model] = Rehearsal(
-                empty, device=device, batch_tokens=settings.batch_tokens, share_prefixes=sharing
+                empty,
+                device=device,
+                batch_tokens=settings.batch_tokens,
+                share_prefixes=sharing,
+                only_logprob=gives_only_logprob(settings, model),
             )
             self.shapes[model] = shape(empty)
 

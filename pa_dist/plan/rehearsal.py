@@ -31,14 +31,22 @@ class Rehearsal(HFEngine):
       most_tokens, most_kept: of one pass, and of keys and values that were in memory at once.
     """
 
-    def __init__(self, model: PreTrainedModel, *, device: str, batch_tokens: int, share_prefixes: bool) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        device: str,
+        batch_tokens: int,
+        share_prefixes: bool,
+        only_logprob: bool = False,
+    ) -> None:
         """Take a model on the meta device.
 
         Args:
           device: the type of the device that is rehearsed for.
           share_prefixes: where the model's kind allows it. Only the true engine tries.
         """
-        super().__init__(model, batch_tokens=batch_tokens, share_prefixes=False)
+        super().__init__(model, batch_tokens=batch_tokens, share_prefixes=False, only_logprob=only_logprob)
         self.apart = reason_by_kind(model) if share_prefixes else "as asked"
         self._pass_tokens = PASS_TOKENS.get(device, batch_tokens)
         self._forward = _Counting(model, shape(model), together=self.apart is None)
@@ -59,13 +67,10 @@ class Rehearsal(HFEngine):
         assert isinstance(self._forward, _Counting)
         return self._forward
 
-    def forget(self) -> None:
-        """Begin anew, as with a block that does not follow the last one."""
-        self._kept = []
-
     def _read(self, columns: Columns, places: dict[Segment, slice], hidden: Tensor) -> None:
         wanted, inverse, at = columns.wanted(places)
-        columns.scored[:, at] = np.array(drawn_columns(len(wanted), self._rng))[:, inverse]
+        drawn = np.array(drawn_columns(len(wanted), self._rng))
+        columns.scored[:, at] = drawn[: len(columns.scored), inverse]
         self.work.flops += 2 * self._head_weights * len(wanted)
 
 

@@ -149,7 +149,7 @@ def _finite(outcome: Outcome) -> Outcome:
     if isinstance(outcome, str):
         return outcome
     known = np.where(np.isneginf(outcome.logprob), 0, outcome.logprob)
-    needed = [known, outcome.topk_logprob_mean, *([] if outcome.entropy is None else [outcome.entropy])]
+    needed = [known, *(column for column in (outcome.topk_logprob_mean, outcome.entropy) if column is not None)]
     if lost := np.count_nonzero(~np.isfinite(np.stack(needed)).all(axis=0)):
         return f"no finite number for {lost} of its {len(outcome.logprob)} tokens"
     certainty = outcome.self_certainty

@@ -11,14 +11,14 @@ from typing import Any
 
 from pa_dist import schema
 from pa_dist.config import ScoreSections
-from pa_dist.engine.protocol import MASKED_VOCABULARY, NULL_COLUMNS
+from pa_dist.engine.protocol import MASKED_VOCABULARY, NULL_COLUMNS, UNREAD
 from pa_dist.runtime import pools
 from pa_dist.runtime.stream import Pool, Stream, complete, snapshot, tallied
 from pa_dist.runtime.tally import ModelTally, as_record
 from pa_dist.runtime.targets import LOGPROBS
 from pa_dist.score import rows
 from pa_dist.score.check import shares_tokens
-from pa_dist.score.scorer import Recall, Scorer, Tokenize
+from pa_dist.score.scorer import Recall, Scorer, Tokenize, gives_only_logprob
 from pa_dist.store.folder import RunFolder
 
 
@@ -30,8 +30,8 @@ def score(sections: ScoreSections, folder: RunFolder, *, commit: bool = True) ->
       commit: as `Stream` has it.
 
     Returns:
-      Facts for the manifest: rows, rejects, how many an earlier session had done, columns that the engine leaves null
-      and why, and of each model what `as_record` gives.
+      Facts for the manifest: rows, rejects, how many an earlier session had done, columns of the policy and of the
+      reference that are null and why, and of each model what `as_record` gives.
 
     Raises:
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
@@ -50,6 +50,7 @@ def score(sections: ScoreSections, folder: RunFolder, *, commit: bool = True) ->
         "done_before": before,
         "shared_tokens": shared,
         "null_columns": _null_columns(sections, folder, did),
+        "reference_null_columns": _reference_null_columns(sections),
         "models": {model: as_record(entry) for model, entry in did.items()},
     }
 
@@ -61,6 +62,13 @@ def _null_columns(sections: ScoreSections, folder: RunFolder, did: Mapping[str, 
         return found
     masked = any(place.get("masked_vocabulary") for place in did["policy"].actors.values())
     return NULL_COLUMNS[sections.score.engine] | ({"self_certainty": MASKED_VOCABULARY} if masked else {})
+
+
+def _reference_null_columns(sections: ScoreSections) -> dict[str, str]:
+    """The same of the reference's."""
+    if gives_only_logprob(sections.score, "reference"):
+        return dict.fromkeys(schema.TOKEN_COLUMNS[1:], UNREAD)
+    return NULL_COLUMNS[sections.score.engine]
 
 
 def _through(sections: ScoreSections, folder: RunFolder, shared: bool, tally: Any) -> Iterator[Any]:

@@ -88,6 +88,11 @@ class Scorer(ModelActor):
         return rows.with_columns(kept, self.model, self.tokens, columns), rejects
 
 
+def gives_only_logprob(settings: Score, model: str) -> bool:
+    """Whether a model's other columns are left out: no method reads the reference's."""
+    return settings.columns == "auto" and settings.engine == "hf" and model == "reference"
+
+
 def load_engine(model: str, pair: Pair, settings: Score, merge: Merge | None, alpha: float | None) -> Engine:
     """The engine of one model, merged where an alpha is given."""
     from pa_dist.engine.precision import Guarded, dtype_on
@@ -121,5 +126,6 @@ def load_engine(model: str, pair: Pair, settings: Score, merge: Merge | None, al
         top_k=settings.top_k,
         batch_tokens=settings.batch_tokens,
         share_prefixes=settings.prefix_sharing == "auto" and settings.attn_implementation is None,
+        only_logprob=gives_only_logprob(settings, model),
     )
     return Guarded(engine) if dtype == "float16" else engine

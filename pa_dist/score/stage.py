@@ -24,7 +24,7 @@ from pa_dist.store.contents import read_beside
 from pa_dist.store.folder import CHECKPOINT, RunFolder
 
 # Of the section `score`, what decides numbers; how many actors make them does not.
-_DECIDING = {"engine", "dtype", "max_length", "top_k", "attn_implementation"}
+_DECIDING = {"engine", "dtype", "max_length", "top_k", "columns", "attn_implementation"}
 
 
 class ScoreStage(Stage):

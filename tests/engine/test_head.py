@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import PhiConfig, PhiForCausalLM
 
-from pa_dist.engine.head import reduce_logits
+from pa_dist.engine.head import chosen_logprobs, reduce_logits, token_columns
 from pa_dist.engine.hf import HFEngine
 from pa_dist.engine.protocol import TokenColumns, TokenRow, TokenSequence
 from pa_dist.runtime.attempts import Attempts, outcomes
@@ -101,3 +101,18 @@ def test_only_the_column_that_is_undefined_is_null():
     (found,) = outcomes(score, ["a"], [row], Attempts())
     assert found.self_certainty is None
     assert all(np.isfinite(column).all() for column in found[:3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_logprob_alone_is_what_it_is_among_the_others(dtype):
+    torch.manual_seed(0)
+    logits, targets = 5 * torch.randn(40, 100), torch.randint(100, (40,))
+    logits[3, 7], logits[4, targets[4]], logits[5] = -1e4, -torch.inf, torch.nan
+    logits = logits.to(dtype)
+    np.testing.assert_allclose(chosen_logprobs(logits, targets), reduce_logits(logits, targets, 5)[0], atol=1e-5)
+    hidden = torch.eye(40)
+    alone = token_columns(hidden, targets, lambda h: h.to(dtype) @ logits.nan_to_num(0), 100, 5, only_logprob=True)
+    assert alone[1:] == (None, None, None)
+    every = token_columns(hidden, targets, lambda h: h.to(dtype) @ logits.nan_to_num(0), 100, 5)
+    np.testing.assert_allclose(alone.logprob, every.logprob, atol=1e-5)
+    assert token_columns(hidden[:0], targets[:0], lambda h: h, 100, 5, only_logprob=True).logprob.shape == (0,)

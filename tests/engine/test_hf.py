@@ -224,3 +224,14 @@ def test_heads_that_call_their_decoder_otherwise(family):
     ids = [np.concatenate([prompt, rng.integers(0, VOCABULARY, n)]).astype(np.int32) for n in (5, 20)]
     sequences = [TokenSequence(one, np.arange(1, len(one), dtype=np.int32)) for one in ids]
     check(model.eval(), sequences, HFEngine(model, top_k=5, worthwhile=0).score(sequences))
+
+
+def test_an_engine_of_the_logprob_alone():
+    torch.manual_seed(0)
+    model = FAMILIES["qwen3"]().eval()
+    sequences = list(branching(np.random.default_rng(2)))
+    every = HFEngine(model, top_k=5, worthwhile=0).score(sequences)
+    alone = HFEngine(model, only_logprob=True, worthwhile=0).score(sequences)
+    for one, other in zip(every, alone, strict=True):
+        np.testing.assert_allclose(other.logprob, one.logprob, atol=1e-5)
+        assert other[1:] == (None, None, None)

@@ -32,7 +32,7 @@ def load(pair, chat_file, out, **merge):
         {
             "trajectories": {"format": "chat", "paths": [str(chat_file)]},
             "pair": pair,
-            "score": {"dtype": "float32", "device": "cpu", "rows_per_block": 4, "max_length": 200},
+            "score": {"dtype": "float32", "device": "cpu", "rows_per_block": 4, "max_length": 200, "columns": "all"},
             "merge": {"method": "linear", "alphas": [0, 1], **merge},
             "evaluate": {"resamples": 20},
             "output": str(out),
