@@ -38,7 +38,7 @@ class HFEngine:
       apart: why prefixes are not shared, or None where they are.
       batch_tokens: as given, or less for some calls after memory ran out.
       work: what was done so far.
-      kept_in_float32: names of weights and buffers that the model keeps so, whatever its dtype.
+      of_dtype: names of weights and buffers in the model's dtype; some it keeps in float32, whatever its dtype.
     """
 
     def __init__(
@@ -75,8 +75,9 @@ class HFEngine:
         self._head_weights = model.get_output_embeddings().weight.numel()
         self._vocabulary = model.config.get_text_config().vocab_size
         self._kept: list[_Kept] = []
-        held = itertools.chain(model.named_parameters(), model.named_buffers())
-        self.kept_in_float32 = {name for name, x in held if x.dtype == torch.float32 != model.dtype}
+        # Of a model in float32 all buffers are, also those that always are.
+        held = itertools.chain(model.named_parameters(), () if model.dtype == torch.float32 else model.named_buffers())
+        self.of_dtype = {name for name, tensor in held if tensor.dtype == model.dtype}
 
     def facts(self) -> dict[str, Any]:
         """Of the device and how it is used, for the manifest."""

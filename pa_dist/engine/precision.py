@@ -100,10 +100,6 @@ class Guarded:
 def recast(engine: HFEngine, dtype: torch.dtype) -> None:
     """Change an engine's weights in place, one after the other; what its model keeps in another dtype stays."""
     engine.forget()
-    halves = {torch.float16, torch.bfloat16}
-    # A conversion that ran out of memory has left some of either.
-    given = halves | {torch.float32} if dtype in halves else halves
-    kept = engine.kept_in_float32
     for name, tensor in itertools.chain(engine.model.named_parameters(), engine.model.named_buffers()):
-        if tensor.dtype in given and name not in kept:
+        if name in engine.of_dtype:
             tensor.data = tensor.data.to(dtype)

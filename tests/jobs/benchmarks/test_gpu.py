@@ -1,0 +1,56 @@
+"""The benchmark of a GPU: its shapes are the published ones, and all of it runs on a CPU with a tiny one."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from benchmarks import gpu
+
+SCRIPT = Path(__file__).parents[3] / "jobs" / "benchmarks" / "gpu.py"
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    # With embeddings: of gemma4 those that each layer has of its own, too.
+    [("qwen3-0.6b", 0.60), ("qwen3-8b", 8.19), ("qwen3.5-9b", 8.95), ("olmo3-7b", 7.30), ("gemma4-e4b", 7.5)],
+)
+def test_shapes_are_the_published_ones(name, billions):
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(gpu.MODELS[name]())
+    assert sum(weights.numel() for weights in model.parameters()) / 1e9 == pytest.approx(billions, rel=0.03)
+
+
+def test_trees_are_of_the_size_asked_for_and_share_what_they_say():
+    trees = gpu.trees(300, 3200)
+    for sequences in trees.values():
+        assert sum(len(sequence.ids) for sequence in sequences) > 3000
+    shared = {name: len({tuple(s.ids[:100]) for s in sequences}) for name, sequences in trees.items()}
+    assert shared == {"nothing shared": 16, "a system message": 1, "8 branches": 1, "300 short branches": 1}
+
+
+def test_without_a_gpu_it_ends_at_once():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = run()
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"torch {torch.__version__} finds no GPU here"
+
+
+@pytest.mark.integration
+def test_all_parts_run():
+    done = run("--device", "cpu", "--models", "tiny", "--tokens", "320", "--repeats", "1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = re.findall("^tiny, ([a-z]+), ", done.stdout, re.MULTILINE)
+    assert {part: found.count(part) for part in gpu.PARTS} == {
+        "speed": 4, "launches": 4, "memory": 1, "error": 4, "noise": 2,
+    }  # fmt: skip
+    for apart in re.findall("float32 at most ([0-9.e+-]+) from", done.stdout):
+        assert float(apart) < 1e-4
