@@ -7,6 +7,7 @@ they are widened to bfloat16 here, so it is a language model for real text and n
 reference is the same with a little noise on its weights: what the pair's scores say means nothing.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -68,4 +69,6 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "models"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("models"), help="where the two models go")
+    main(parser.parse_args().folder)

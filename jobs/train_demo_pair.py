@@ -5,7 +5,7 @@
 With --rollouts only the rollouts are played again, by the pair that is in OUT (by default the shipped one).
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from demo_pair.make import make_pair, write_rollouts
@@ -14,9 +14,11 @@ from demo_pair.train import Recipe
 from pa_dist.pairs import SHIPPED
 
 if __name__ == "__main__":
-    folders = [argument for argument in sys.argv[1:] if argument != "--rollouts"]
-    out = Path(folders[0]) if folders else SHIPPED
-    if "--rollouts" in sys.argv:
-        write_rollouts(out, Recipe())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=SHIPPED, help="where the pair is, or goes")
+    parser.add_argument("--rollouts", action="store_true", help="write the rollouts of a pair that is there")
+    chosen = parser.parse_args()
+    if chosen.rollouts:
+        write_rollouts(chosen.folder, Recipe())
     else:
-        make_pair(out, Recipe(), print)
+        make_pair(chosen.folder, Recipe(), print)

@@ -106,4 +106,7 @@ def test_the_command_needs_no_network(demo):
     assert (out / "report" / "index.html").is_file()
     assert folder.count("logprobs") == folder.count("trajectories") == len(shipped_rollouts())
     assert folder.count("rejects") == 0
-    assert planned(plan(demo_config(str(out)), device="L4")) == pytest.approx(used(folder), rel=0.15)
+    expected, found = planned(plan(demo_config(str(out)), device="L4")), used(folder)
+    # The world's few texts repeat, and with them the numbers: they take less room than those of a real model.
+    assert 1 <= expected.pop("logprobs_bytes") / found.pop("logprobs_bytes") < 1.3
+    assert expected == pytest.approx(found, rel=0.15)
