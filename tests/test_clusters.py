@@ -82,7 +82,7 @@ def until_open(port):
 
 @pytest.fixture
 def two_nodes():
-    """A started cluster of two nodes: its address for jobs, and where Prometheus reads each node's counters."""
+    """A started cluster of two nodes, one with GPUs that are only said to be there: its address for jobs, and where Prometheus reads each node's counters."""
     gcs, dashboard, *others = free_ports(8)
     names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
     # As on nodes with pa-dist installed: a job's `python` is the one that has it.
@@ -102,7 +102,7 @@ def two_nodes():
             head = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--temp-dir={place}", "--num-cpus=3"]
             start("--head", *head, "--dashboard-host=127.0.0.1", ports=others[:3])
             until_open(gcs)
-            start(f"--address=127.0.0.1:{gcs}", "--num-cpus=2", ports=others[3:])
+            start(f"--address=127.0.0.1:{gcs}", "--num-cpus=4", "--num-gpus=4", ports=others[3:])
             until_open(dashboard)
             until_open(others[3])
             yield f"http://127.0.0.1:{dashboard}", [f"http://127.0.0.1:{port}" for port in (others[2], others[5])]
@@ -125,7 +125,9 @@ def test_a_submitted_job_on_two_nodes(undisturbed, two_nodes, tmp_path):
         assert noise not in done.stdout[done.stdout.index("ingest: ") :], noise
     assert kills.differences(out, expected) == []
     counted = counters(metrics)
+    assert "score: actors and GPUs of each: policy 2 x 1, reference 2 x 1, of the cluster's 4\n" in done.stdout
     for model, facts in RunFolder(str(out)).manifest["stages"]["score"]["models"].items():
+        assert sorted(gpu for place in facts["actors"] for gpu in place["gpus"]) in (["0", "1"], ["2", "3"], [0, 1], [2, 3])
         assert (counted["trajectories", model], counted["tokens", model]) == (facts["rows"], facts["tokens"])
 
 

@@ -56,6 +56,12 @@ def test_a_pair_without_a_name_needs_a_source():
     ("override", "message"),
     [
         ("score.max_lenght=4", "score.max_lenght: unknown key; did you mean 'max_length'?"),
+        (
+            "score.policy.replicas=0",
+            "score.policy.replicas: auto, a whole number above 0, or {min: 1, max: 8}, got '0'",
+        ),
+        ("score.policy.replicas={min: 2}", "score.policy.replicas: auto, a whole number above 0, or {min: 1, max: 8}"),
+        ("score.policy.replicas={min: 3, max: 1}", "score.policy.replicas: min: 3 is more than max: 1"),
         ("scroe.x=1", "scroe: unknown key; did you mean 'score'?"),
         (
             "score.dtype=bflot16",
@@ -115,7 +121,7 @@ def test_overrides_are_yaml():
     assert loaded.trajectories.paths == ["a", "b"]
     assert loaded.evaluate.scenarios == ["uq"]
     assert loaded.score.reference.replicas == 2
-    assert loaded.score.policy.replicas == 1
+    assert loaded.score.policy.replicas == "auto"
 
 
 def test_a_file_nested_without_end_is_one_line(tmp_path):

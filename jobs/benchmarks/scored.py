@@ -7,6 +7,7 @@ import ray
 
 from pa_dist.config import Config
 from pa_dist.runtime import cluster
+from pa_dist.runtime.pools import share_out
 from pa_dist.score.pipeline import score
 from pa_dist.stages import ingest_files
 from pa_dist.store.folder import RunFolder
@@ -26,7 +27,7 @@ def scored(config: Config, *, commit: bool = True) -> tuple[float, dict[str, Any
     cluster.connect(config.ray, config.score)
     ingest_files(config.trajectories, folder, print, config.ray)
     began = time.perf_counter()
-    facts = score(config.scoring, folder, commit=commit)
+    facts = score(config.scoring, folder, share_out(config.score), commit=commit)
     seconds = time.perf_counter() - began
     ray.shutdown()
     return seconds, facts

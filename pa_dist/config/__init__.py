@@ -8,6 +8,7 @@ from pa_dist.config.reward_models import Classifier, RewardModel, ThinkPRM, Wild
 from pa_dist.config.sections import (
     Evaluate,
     FileFormat,
+    Growing,
     Merge,
     MergeMethod,
     Pair,
@@ -25,6 +26,7 @@ __all__ = [
     "Config",
     "Evaluate",
     "FileFormat",
+    "Growing",
     "Merge",
     "MergeMethod",
     "Pair",

@@ -3,7 +3,15 @@
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pa_dist.config.paths import AnyPath
 from pa_dist.config.yaml_text import typed
@@ -93,10 +101,38 @@ class Render(Section):
         return self
 
 
+class Growing(Section):
+    """How many actors, at least and at most, on a cluster that grows."""
+
+    min: Positive = 1
+    max: Positive
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Growing":
+        if self.min > self.max:
+            raise ValueError(f"min: {self.min} is more than max: {self.max}")
+        return self
+
+
+def _as_replicas(given: Any) -> Any:
+    """What `replicas` takes: pydantic would tell of each member of the union what it lacks."""
+    given = int(given) if isinstance(given, str) and given.isdecimal() else given  # YAML's scalars come as they stand
+    if given == "auto" or isinstance(given, Growing) or (type(given) is int and given > 0):
+        return given
+    try:
+        return Growing.model_validate(given)
+    except ValidationError as error:
+        if isinstance(given, dict) and error.errors()[0]["type"] == "value_error":
+            raise ValueError(str(error.errors()[0]["ctx"]["error"])) from None
+        raise ValueError("auto, a whole number above 0, or {min: 1, max: 8}") from None
+
+
 class Replicas(Section):
     """One model's actor pool. `num_gpus: null` shares out what the cluster has."""
 
-    replicas: Positive = 1
+    replicas: Annotated[int | Growing | Literal["auto"], BeforeValidator(_as_replicas)] = "auto"
+    """auto: as many as the cluster's GPUs have room for, policy and reference by their sizes; one where there is no
+    GPU. `{min: 1, max: 8}` grows with a cluster that autoscales."""
     num_gpus: Annotated[float, Field(ge=0)] | None = None
     num_cpus: Annotated[float, Field(gt=0)] = 1
     labels: dict[str, str] = {}

@@ -1,5 +1,6 @@
 """What a run would take, found out from a sample and from the models' configs: no weights, no Ray, no run folder."""
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from pa_dist.plan.flops import BYTES
 from pa_dist.plan.measure import Judging, Scoring
 from pa_dist.plan.records import DevicePlan, Expected, ModelPlan, Plan, RewardPlan
 from pa_dist.plan.sample import READ_BYTES, SIZE, Block, Corpus, blocks, read_corpus
-from pa_dist.runtime.pools import share_out_of
+from pa_dist.runtime.pools import Actors, Node, filled, wide
 from pa_dist.store.folder import RunFolder
 
 SAMPLE = 200
@@ -160,7 +161,8 @@ def _rejects(corpus: Corpus, reasons: Sequence[Counter[str]], counted: int) -> l
 def _device(
     config: Config, speed: Speed, models: Mapping[str, ModelPlan], rewards: Mapping[str, RewardPlan]
 ) -> DevicePlan:
-    pools = _pools(config, speed)
+    sizes = {name: float(model.parameters) for name, model in models.items()}
+    pools = _pools({model: getattr(config.score, model) for model in schema.MODELS}, speed, wide(config.score), sizes)
     seconds = {name: getattr(model, speed.unit).value / speed.per_second[name] for name, model in models.items()}
     alone = {name: seconds[name] / _side_by_side(pool, speed, config) for name, pool in pools.items()}
     merged = models["reference"].passes - 1
@@ -182,39 +184,34 @@ def _device(
     )
 
 
-def _pools(config: Config, speed: Speed) -> dict[str, Replicas]:
-    """The models' actors; on one machine with the GPUs that they would get of those it has."""
-    pools: dict[str, Replicas] = {model: getattr(config.score, model) for model in schema.MODELS}
-    if speed.machine is None or speed.kind == "cpu":
-        return pools
-    shared = share_out_of(speed.machine, config.score)
-    return {name: pool.model_copy(update={"num_gpus": shared[name].num_gpus}) for name, pool in pools.items()}
+def _pools(
+    pools: Mapping[str, Replicas], speed: Speed, width: int = 1, costs: Mapping[str, float] | None = None
+) -> dict[str, Actors]:
+    """The models' actors; on one machine as many as its GPUs would get, elsewhere as few as there can be."""
+    here = speed.machine is not None and speed.kind != "cpu"
+    nodes = [Node.of(speed.machine or 0, float(os.cpu_count() or 1))] if here else []
+    return filled(pools, nodes, width, costs)
 
 
-def _wide(config: Config) -> int:
-    """Devices that work for one replica at once: of several that it is spread over, only vLLM's do."""
-    return config.score.vllm.tensor_parallel_size if config.score.engine == "vllm" else 1
+def _gpus(pool: Actors, speed: Speed, config: Config) -> float:
+    return (pool.num_gpus or float(wide(config.score))) if speed.kind != "cpu" else 1.0
 
 
-def _gpus(pool: Replicas, speed: Speed, config: Config) -> float:
-    return (pool.num_gpus or float(_wide(config))) if speed.kind != "cpu" else 1.0
-
-
-def _side_by_side(pool: Replicas, speed: Speed, config: Config) -> float:
+def _side_by_side(pool: Actors, speed: Speed, config: Config) -> float:
     """Whole devices that work on a model at once."""
-    return pool.replicas * min(1.0, _gpus(pool, speed, config)) * _wide(config)
+    return pool.replicas * min(1.0, _gpus(pool, speed, config)) * wide(config.score)
 
 
-def _idle(pool: Replicas, speed: Speed, config: Config) -> float:
+def _idle(pool: Actors, speed: Speed, config: Config) -> float:
     """Devices that are held for each one that works."""
-    return max(1.0, _gpus(pool, speed, config) / _wide(config))
+    return max(1.0, _gpus(pool, speed, config) / wide(config.score))
 
 
 def _one_cpu(speed: Speed) -> bool:
     return speed.kind == "cpu" and speed.machine is not None
 
 
-def _crowd(pools: Mapping[str, Replicas], speed: Speed, config: Config) -> float:
+def _crowd(pools: Mapping[str, Actors], speed: Speed, config: Config) -> float:
     """How many times over actors that work at once take the machine's cores, or its GPUs."""
     if speed.machine is None:
         return 1.0
@@ -229,14 +226,14 @@ def _reward_hours(config: Config, speed: Speed, rewards: Mapping[str, RewardPlan
     hours = 0.0
     for name, plan in rewards.items():
         work: Estimate = plan.flops if speed.unit == "flops" else plan.tokens
-        pool = config.reward_models[name]
+        pool = _pools({name: config.reward_models[name]}, speed)[name]
         crowd = _crowd({name: pool}, speed, config)
         hours += work.value / speed.per_second["policy"] / pool.replicas * crowd / HOUR
     return hours
 
 
 def _fit(
-    needed: Mapping[str, int], pools: Mapping[str, Replicas], speed: Speed, config: Config
+    needed: Mapping[str, int], pools: Mapping[str, Actors], speed: Speed, config: Config
 ) -> dict[str, bool | None]:
     """Whether a replica's memory is there, of each model; on one machine's CPU that of all replicas of both."""
     if speed.memory is None:

@@ -52,7 +52,7 @@ def judge(name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder)
     into = reward_target(name)
     with tallied([name]) as tally:
         arguments = {"name": name, "settings": settings, "folder": folder, "tally": tally}
-        judges = Pool(Judge, arguments, pools.share_out_one(settings), settings.rows_per_block)
+        judges = Pool(Judge, arguments, pools.share_out_one(name, settings)[name], settings.rows_per_block)
         through: list[Any] = [Prompts(name, settings, rule, folder, tally), judges]
         settled, before = complete(folder, Stream(into, tally, READS, settings.rows_per_block, through))
         entry = snapshot(tally)[name]

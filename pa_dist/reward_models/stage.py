@@ -54,7 +54,7 @@ class RewardStage(Stage):
     def check_cluster(self, *, complete: bool) -> None:
         """As any stage."""
         if complete:
-            pools.check_actors({self.model_name: pools.share_out_one(self.model)}, "reward_models")
+            pools.check_actors(pools.share_out_one(self.model_name, self.model), "reward_models")
         else:
             pools.check_named({self.model_name: self.model}, "reward_models")
 

@@ -15,7 +15,7 @@ import ray
 from pa_dist import config
 from pa_dist.errors import ResourceError, first_line
 from pa_dist.runtime.address import given, try_out
-from pa_dist.runtime.pools import TASK_CPUS
+from pa_dist.runtime.pools import TASK_CPUS, fewest
 from pa_dist.runtime.tasks import map_tasks
 from pa_dist.store.folder import RunFolder
 
@@ -56,7 +56,7 @@ def connect(settings: config.Ray, score: config.Score | None = None, rewards: It
             return
         pairs = [] if score is None else [score.policy, score.reference]
         together = [pairs, *([pool] for pool in rewards)]
-        actors = max(sum(pool.replicas * pool.num_cpus for pool in pools) for pools in together)
+        actors = max(sum(fewest(pool) * pool.num_cpus for pool in pools) for pools in together)
         # Logical CPUs: an embedded run shares the cores out rather than refusing to start on a small machine.
         cpus = max(os.cpu_count() or 1, math.ceil(actors) + TASK_CPUS)
         _started(lambda: ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_QUIET), _refuse)

@@ -157,7 +157,7 @@ def _mapped(dataset: Any, step: Callable[[pa.Table], pa.Table] | Pool) -> Any:
     return dataset.map_batches(
         step.actor,
         fn_constructor_kwargs=dict(step.arguments),
-        compute=ray.data.ActorPoolStrategy(size=holds.replicas),
+        compute=ray.data.ActorPoolStrategy(min_size=holds.replicas, max_size=holds.most),
         num_gpus=holds.num_gpus,
         num_cpus=holds.num_cpus,
         batch_format="pyarrow",

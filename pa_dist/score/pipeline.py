@@ -6,13 +6,13 @@ For a merged reference the policy's columns are read from the run's own `logprob
 once, on different blocks.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pa_dist import schema
 from pa_dist.config import ScoreSections
 from pa_dist.engine.protocol import MASKED_VOCABULARY, NULL_COLUMNS, UNREAD
-from pa_dist.runtime import pools
+from pa_dist.runtime.pools import Actors
 from pa_dist.runtime.stream import Pool, Stream, complete, snapshot, tallied
 from pa_dist.runtime.tally import ModelTally, as_record
 from pa_dist.runtime.targets import LOGPROBS
@@ -22,11 +22,14 @@ from pa_dist.score.scorer import Recall, Scorer, Tokenize, gives_only_logprob
 from pa_dist.store.folder import RunFolder
 
 
-def score(sections: ScoreSections, folder: RunFolder, *, commit: bool = True) -> dict[str, Any]:
+def score(
+    sections: ScoreSections, folder: RunFolder, actors: Mapping[str, Actors], *, commit: bool = True
+) -> dict[str, Any]:
     """Score every row of `trajectories` that is not done yet: write `logprobs`, and `rejects` of this stage.
 
     Args:
       folder: a run's, or that of an alpha, where the reference is the merged one.
+      actors: each model's; of an alpha's folder the reference's alone.
       commit: as `Stream` has it.
 
     Returns:
@@ -38,8 +41,8 @@ def score(sections: ScoreSections, folder: RunFolder, *, commit: bool = True) ->
     """
     shared = shares_tokens(sections)
     columns = [*rows.READS, *(rows.CHAT_READS if sections.render.style == "chat" else ())]
-    with tallied(_models(folder)) as tally:
-        through = [*_through(sections, folder, shared, tally)]
+    with tallied([*actors]) as tally:
+        through = [*_through(sections, folder, shared, actors, tally)]
         settled, before = complete(
             folder, Stream(LOGPROBS, tally, columns, sections.score.rows_per_block, through, commit)
         )
@@ -71,12 +74,14 @@ def _reference_null_columns(sections: ScoreSections) -> dict[str, str]:
     return NULL_COLUMNS[sections.score.engine]
 
 
-def _through(sections: ScoreSections, folder: RunFolder, shared: bool, tally: Any) -> Iterator[Any]:
+def _through(
+    sections: ScoreSections, folder: RunFolder, shared: bool, actors: Mapping[str, Actors], tally: Any
+) -> Iterator[Any]:
     """What a block of trajectories goes through to become log-prob columns."""
     yield Tokenize(sections, folder, shared, tally)
     if folder.alpha is not None:
         yield Recall(folder)
-    for model, pool in pools.share_out(sections.score, _models(folder)).items():
+    for model, pool in actors.items():
         arguments = {
             "model": model,
             "tokens": "policy" if shared else model,
@@ -88,8 +93,3 @@ def _through(sections: ScoreSections, folder: RunFolder, shared: bool, tally: An
         }
         yield Pool(Scorer, arguments, pool, sections.score.rows_per_block)
     yield rows.logprobs_table
-
-
-def _models(folder: RunFolder) -> Sequence[str]:
-    """Those that a folder's pass runs: of an alpha's the merged reference alone."""
-    return schema.MODELS if folder.alpha is None else ("reference",)

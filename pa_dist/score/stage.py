@@ -102,9 +102,14 @@ class ScoreStage(Stage):
         """As any stage."""
         score = self.sections.score
         if complete:
-            pools.check_actors(pools.share_out(score))
+            pools.check_actors(self._actors(schema.MODELS))
         else:
             pools.check_named({"policy": score.policy, "reference": score.reference})
+
+    def _actors(self, models: Sequence[str]) -> dict[str, pools.Actors]:
+        """Of models, by what their tokens cost where their sizes are known."""
+        sizes = {model: self._facts["loaded"][model]["parameters"] for model in models}
+        return pools.share_out(self.sections.score, models, None if None in sizes.values() else sizes)
 
     def say_done(self, say: Say) -> None:
         """Of each part, and raise where no trajectory was scored."""
@@ -139,8 +144,12 @@ class ScoreStage(Stage):
         commits = {model: getattr(pair, f"{model}_revision") for model in schema.MODELS}
         folder.start(self.name, self.settings(folder.alpha), commits=commits, **self._facts)
         named = {mark: partial(model_files, getattr(pair, m)) for m, mark in self._weights.items() if mark}
+        # Of an alpha the merged reference alone runs: the policy's columns are there.
+        actors = self._actors(schema.MODELS if folder.alpha is None else ["reference"])
+        if on_gpus := pools.in_words(actors):
+            say(f"score: {on_gpus}")
         with read_beside(self.folder, named):
-            facts = score(self._pinned, folder)
+            facts = score(self._pinned, folder, actors)
         cut = truncation.count_cut(folder, mapper("truncation"))
         unseen = {} if folder.alpha is not None else left_out(folder, templates_of(self._pinned), mapper("reasoning"))
         dtypes = [place.get("dtype", "") for did in facts["models"].values() for place in did["actors"]]

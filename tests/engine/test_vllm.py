@@ -22,7 +22,7 @@ from pa_dist.engine.hf import HFEngine
 from pa_dist.engine.load import load_model
 from pa_dist.engine.protocol import NULL_COLUMNS, TokenColumns, TokenSequence, Work, score_rows
 from pa_dist.errors import ConfigError
-from pa_dist.runtime import attempts, cluster, pools, tally
+from pa_dist.runtime import attempts, pools, tally
 from pa_dist.score import rows
 from pa_dist.score.check import check_lengths, check_models
 from pa_dist.score.stage import ScoreStage
@@ -115,14 +115,17 @@ def test_without_vllm_or_with_too_many_tokens_nothing_starts(pair, tmp_path, mon
 
 
 def test_an_actor_takes_the_gpus_of_its_tensor_parallel_engine(monkeypatch):
-    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"GPU": 8.0})
+    def with_gpus(n):
+        node = {"Alive": True, "Resources": {"GPU": n, "CPU": 16.0}, "Labels": {}}
+        monkeypatch.setattr(pools.ray, "nodes", lambda: [node])
 
     def gpus(**score):
         return [pool.num_gpus for pool in pools.share_out(Score(**score)).values()]
 
+    with_gpus(8.0)
     assert gpus(engine="vllm", vllm={"tensor_parallel_size": 4}) == [4.0, 4.0]
     assert gpus(engine="vllm") == [1.0, 1.0]
-    monkeypatch.setattr(cluster.ray, "cluster_resources", dict)
+    with_gpus(0.0)
     assert gpus(engine="vllm", vllm={"tensor_parallel_size": 4}) == [0.0, 0.0]
 
 
