@@ -123,7 +123,7 @@ def plan(
         loaded = loaded.model_copy(update={"output": place})
         planning.report(*planning.compare(loaded, sample, device, like))
         if memory:
-            first = loaded.trajectories.model_copy(update={"limit": loaded.score.rows_per_block})
+            first = loaded.trajectories.model_copy(update={"limit": planning.block(loaded)})
             block = planned(loaded.model_copy(update={"trajectories": first}), device=device, like=like)
             planning.report(planning.planned_memory(block), planning.memory(loaded))
 

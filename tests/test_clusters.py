@@ -82,7 +82,8 @@ def until_open(port):
 
 @pytest.fixture
 def two_nodes():
-    """A started cluster of two nodes, one with GPUs that are only said to be there: its address for jobs, and where Prometheus reads each node's counters."""
+    """A started cluster of two nodes, one with GPUs that are not there: its address for jobs, and where Prometheus
+    reads each node's counters."""
     gcs, dashboard, *others = free_ports(8)
     names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
     # As on nodes with pa-dist installed: a job's `python` is the one that has it.
@@ -127,7 +128,12 @@ def test_a_submitted_job_on_two_nodes(undisturbed, two_nodes, tmp_path):
     counted = counters(metrics)
     assert "score: actors and GPUs of each: policy 2 x 1, reference 2 x 1, of the cluster's 4\n" in done.stdout
     for model, facts in RunFolder(str(out)).manifest["stages"]["score"]["models"].items():
-        assert sorted(gpu for place in facts["actors"] for gpu in place["gpus"]) in (["0", "1"], ["2", "3"], [0, 1], [2, 3])
+        assert sorted(gpu for place in facts["actors"] for gpu in place["gpus"]) in (
+            ["0", "1"],
+            ["2", "3"],
+            [0, 1],
+            [2, 3],
+        )
         assert (counted["trajectories", model], counted["tokens", model]) == (facts["rows"], facts["tokens"])
 
 

@@ -65,11 +65,12 @@ def _score(config: Config) -> None:
 
     torch.set_num_threads(1)
     folder, settings = RunFolder(config.output), config.score
+    size = int(settings.rows_per_block)  # `scored` was told how many
     engine = HFEngine(load_model(config.pair.policy, dtype=dtype_on("cpu", settings.dtype)))
     tokenizer: Any = load_tokenizer(config.pair.policy)
     for part in folder.parts("trajectories"):
         table = folder.read_table(part)
-        for start in range(0, len(table), settings.rows_per_block):
-            block = table.slice(start, settings.rows_per_block)
+        for start in range(0, len(table), size):
+            block = table.slice(start, size)
             tokens, _ = rows.tokenize_rows(block, [tokenizer], [1 << 31], config.render.actions, settings.max_length)
             engine.score(rows.sequences(tokens, "policy"))

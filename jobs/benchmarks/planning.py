@@ -105,6 +105,12 @@ def memory(config: Config) -> Figures:
     return {"memory above the weights": peak_above(_prepare, _work, config)}
 
 
+def block(config: Config) -> int:
+    """Trajectories of the block whose memory is measured."""
+    asked = config.score.rows_per_block
+    return 16 if asked == "auto" else asked
+
+
 def planned_memory(found: Plan) -> Figures:
     """The same of a plan."""
     parts = found.models["policy"].memory
@@ -115,7 +121,7 @@ def _prepare(config: Config) -> tuple[HFEngine, list[TokenRow]]:
     table: pa.Table = RunFolder(config.output).dataset("trajectories", schema.TRAJECTORIES).to_table()
     folder: Any = None
     tokenize = Tokenize(config.scoring, folder, shares_tokens(config.scoring), tally=None)
-    ((tokens, _),) = tokenize.tokenize([table.slice(0, config.score.rows_per_block)])
+    ((tokens, _),) = tokenize.tokenize([table.slice(0, block(config))])
     engine = HFEngine(
         load_model(config.pair.policy, dtype=dtype_on("cpu", config.score.dtype)),
         top_k=config.score.top_k,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from pa_dist.config.paths import AnyPath
-from pa_dist.config.sections import Positive, Replicas
+from pa_dist.config.sections import AutoOrCount, Positive, Replicas
 
 
 def _holds(*marks: str) -> AfterValidator:
@@ -31,8 +31,8 @@ class _RewardModel(Replicas):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     device: str | None = None
     """A torch device; null takes the actor's GPU where it has one, else the CPU."""
-    rows_per_block: Positive = 16
-    """Trajectories of one block: what an actor is given at a time, and what is written at a time."""
+    rows_per_block: AutoOrCount = "auto"
+    """As `score.rows_per_block`."""
 
 
 class Classifier(_RewardModel):

@@ -114,10 +114,27 @@ class Growing(Section):
         return self
 
 
+def _number(given: Any) -> Any:
+    """YAML's scalars come as they stand."""
+    return int(given) if isinstance(given, str) and given.isdecimal() else given
+
+
+def _counts(given: Any) -> bool:
+    return type(given) is int and given > 0
+
+
+def _auto_or_count(given: Any) -> Any:
+    if (given := _number(given)) == "auto" or _counts(given):
+        return given
+    raise ValueError("auto, or a whole number above 0")
+
+
+AutoOrCount = Annotated[int | Literal["auto"], BeforeValidator(_auto_or_count)]
+
+
 def _as_replicas(given: Any) -> Any:
     """What `replicas` takes: pydantic would tell of each member of the union what it lacks."""
-    given = int(given) if isinstance(given, str) and given.isdecimal() else given  # YAML's scalars come as they stand
-    if given == "auto" or isinstance(given, Growing) or (type(given) is int and given > 0):
+    if isinstance(given, Growing) or (given := _number(given)) == "auto" or _counts(given):
         return given
     try:
         return Growing.model_validate(given)
@@ -176,8 +193,9 @@ class Score(Section):
     the policy's four columns of both."""
     prefix_sharing: Literal["auto", "off"] = "auto"
     """auto runs a prefix that trajectories of one block share once, where that saves enough and the model allows it."""
-    rows_per_block: Positive = 16
-    """Trajectories of one block: what an actor is given at a time, and what is written at a time."""
+    rows_per_block: AutoOrCount = "auto"
+    """Trajectories of one block: what an actor is given at a time, and what is committed and written at a time. auto:
+    as many as fill a GPU for some seconds, and so many that a table of any size has at most 10,000 files."""
     vllm: Vllm = Vllm()
     policy: Replicas = Replicas()
     reference: Replicas = Replicas()

@@ -11,12 +11,13 @@ from pa_dist.plan.sample import Corpus
 def assumptions(
     config: Config,
     corpus: Corpus,
+    block: int,
     counted: int,
     exact: bool,
     models: Mapping[str, ModelPlan],
     found: Sequence[Speed],
 ) -> list[str]:
-    """A line each, beginning with what it is about."""
+    """A line each, beginning with what it is about. `block`: trajectories of one."""
     score = config.score
     if exact:
         lines = [f"sample: all {counted:,} trajectories were read and tokenised"]
@@ -36,7 +37,7 @@ def assumptions(
             lines.append(f"sharing: the {name} runs each sequence by itself: {model.apart}")
     if not all(model.apart for model in models.values()):
         lines.append(
-            f"sharing: within blocks of {score.rows_per_block} trajectories and of what a block leaves to the next; a "
+            f"sharing: within blocks of {block:,} trajectories and of what a block leaves to the next; a "
             "model that fails its trial when it is loaded shares nothing"
         )
     lines.append("rejects: those that reading and tokenising find; not what a model or a device may refuse")

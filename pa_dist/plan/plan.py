@@ -17,6 +17,7 @@ from pa_dist.plan.flops import BYTES
 from pa_dist.plan.measure import Judging, Scoring
 from pa_dist.plan.records import DevicePlan, Expected, ModelPlan, Plan, RewardPlan
 from pa_dist.plan.sample import READ_BYTES, SIZE, Block, Corpus, blocks, read_corpus
+from pa_dist.runtime.blocks import fitting
 from pa_dist.runtime.pools import Actors, Node, filled, wide
 from pa_dist.store.folder import RunFolder
 
@@ -49,7 +50,8 @@ def plan(
     judging = {name: Judging(name, config) for name in config.reward_models}
     with tempfile.TemporaryDirectory(prefix="pa-dist-plan-") as place:
         corpus = read_corpus(config.trajectories, RunFolder(place), config.score.max_length, read_bytes)
-    runs = blocks(corpus.table, config.score.rows_per_block, sample)
+    size = _rows_of_blocks(config, corpus, found[0])
+    runs = blocks(corpus.table, size, sample)
     measured = [scoring.run(run) for run in runs]
     figures = [run for run, _ in measured]
 
@@ -81,7 +83,7 @@ def plan(
         models=models,
         reward_models=rewards,
         devices=[_device(config, speed, models, rewards) for speed in found],
-        assumptions=assumptions(config, corpus, counted, exact, models, found),
+        assumptions=assumptions(config, corpus, size, counted, exact, models, found),
     )
 
 
@@ -109,6 +111,18 @@ def _scoring(config: Config, kind: str) -> Scoring:
         return Scoring(config, kind)
     except (OSError, ValueError, RuntimeError, ImportError) as error:  # of a model's own code
         raise ConfigError(f"pair: a model cannot be laid out without its weights: {first_line(error)}") from None
+
+
+def _rows_of_blocks(config: Config, corpus: Corpus, speed: Speed) -> int:
+    settings = config.score
+    if settings.rows_per_block != "auto":
+        return settings.rows_per_block
+    pools = _pools({model: getattr(settings, model) for model in schema.MODELS}, speed, wide(settings))
+    # On a device that is only named, one GPU an actor.
+    pool = max(pools.values(), key=lambda pool: pool.replicas)
+    pool = pool._replace(num_gpus=pool.num_gpus or float(speed.kind != "cpu"))
+    each = corpus.size / max(corpus.rows, 1)
+    return fitting(corpus.rows, each, pool, settings.batch_tokens, settings.max_length)
 
 
 def _passes(config: Config) -> dict[str, int]:

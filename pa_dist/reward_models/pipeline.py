@@ -30,6 +30,7 @@ from pa_dist.reward_models.rows import PROMPTS, READS, prompt_rows, reward_rows,
 from pa_dist.runtime import pools, tasks
 from pa_dist.runtime.actors import ModelActor, row_by_row, write_rejects
 from pa_dist.runtime.attempts import attempt, blame_engine, named
+from pa_dist.runtime.blocks import rows_of_blocks
 from pa_dist.runtime.device import assigned_gpus, own_device
 from pa_dist.runtime.stream import Pool, Stream, complete, snapshot, tallied
 from pa_dist.runtime.targets import reward_target
@@ -49,12 +50,14 @@ def judge(name: str, settings: RewardModel, rule: ActionRule, folder: RunFolder)
     Raises:
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
     """
-    into = reward_target(name)
+    into, pool = reward_target(name), pools.share_out_one(name, settings)[name]
+    pass_tokens = None if isinstance(settings, ThinkPRM) else settings.batch_tokens
+    size = rows_of_blocks(settings.rows_per_block, folder, pool, pass_tokens, settings.max_length)
     with tallied([name]) as tally:
         arguments = {"name": name, "settings": settings, "folder": folder, "tally": tally}
-        judges = Pool(Judge, arguments, pools.share_out_one(name, settings)[name], settings.rows_per_block)
+        judges = Pool(Judge, arguments, pool, size)
         through: list[Any] = [Prompts(name, settings, rule, folder, tally), judges]
-        settled, before = complete(folder, Stream(into, tally, READS, settings.rows_per_block, through))
+        settled, before = complete(folder, Stream(into, tally, READS, size, through))
         entry = snapshot(tally)[name]
     reads, shown_in_part = tasks.map_tasks(_call, [partial(read, folder, into.table) for read in (step_reads, cut)])
     return {

@@ -12,6 +12,7 @@ from typing import Any
 from pa_dist import schema
 from pa_dist.config import ScoreSections
 from pa_dist.engine.protocol import MASKED_VOCABULARY, NULL_COLUMNS, UNREAD
+from pa_dist.runtime.blocks import rows_of_blocks
 from pa_dist.runtime.pools import Actors
 from pa_dist.runtime.stream import Pool, Stream, complete, snapshot, tallied
 from pa_dist.runtime.tally import ModelTally, as_record
@@ -33,24 +34,25 @@ def score(
       commit: as `Stream` has it.
 
     Returns:
-      Facts for the manifest: rows, rejects, how many an earlier session had done, columns of the policy and of the
-      reference that are null and why, and of each model what `as_record` gives.
+      Facts for the manifest: rows, rejects, how many an earlier session had done, trajectories of a block, columns of
+      the policy and of the reference that are null and why, and of each model what `as_record` gives.
 
     Raises:
       PaDistError: Ray gave up, or rows were lost; what is done stays done.
     """
     shared = shares_tokens(sections)
     columns = [*rows.READS, *(rows.CHAT_READS if sections.render.style == "chat" else ())]
+    settings, pool = sections.score, max(actors.values(), key=lambda pool: pool.replicas)
+    size = rows_of_blocks(settings.rows_per_block, folder, pool, settings.batch_tokens, settings.max_length)
     with tallied([*actors]) as tally:
-        through = [*_through(sections, folder, shared, actors, tally)]
-        settled, before = complete(
-            folder, Stream(LOGPROBS, tally, columns, sections.score.rows_per_block, through, commit)
-        )
+        through = [*_through(sections, folder, shared, actors, size, tally)]
+        settled, before = complete(folder, Stream(LOGPROBS, tally, columns, size, through, commit))
         did = snapshot(tally)
     return {
         "rows": settled.rows,
         "rejects": settled.rejects,
         "done_before": before,
+        "rows_per_block": size,
         "shared_tokens": shared,
         "null_columns": _null_columns(sections, folder, did),
         "reference_null_columns": _reference_null_columns(sections),
@@ -75,7 +77,7 @@ def _reference_null_columns(sections: ScoreSections) -> dict[str, str]:
 
 
 def _through(
-    sections: ScoreSections, folder: RunFolder, shared: bool, actors: Mapping[str, Actors], tally: Any
+    sections: ScoreSections, folder: RunFolder, shared: bool, actors: Mapping[str, Actors], size: int, tally: Any
 ) -> Iterator[Any]:
     """What a block of trajectories goes through to become log-prob columns."""
     yield Tokenize(sections, folder, shared, tally)
@@ -91,5 +93,5 @@ def _through(
             "tally": tally,
             "merge": sections.merge,
         }
-        yield Pool(Scorer, arguments, pool, sections.score.rows_per_block)
+        yield Pool(Scorer, arguments, pool, size)
     yield rows.logprobs_table

@@ -109,7 +109,9 @@ def test_all_devices_or_this_one(pair, chat_file):
 
 
 def test_memory_by_hand(pair, chat_file):
-    found = plan(settings(pair, chat_file, score={"prefix_sharing": "off"}), device="H100").models["policy"]
+    found = plan(
+        settings(pair, chat_file, score={"prefix_sharing": "off", "rows_per_block": 12}), device="H100"
+    ).models["policy"]
     assert found.memory["weights"] == 2 * found.parameters
     assert found.memory["keys_and_values"] == 0
     assert found.apart == "as asked"
