@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
 import shared_ray
 import spans
@@ -438,3 +439,38 @@ def test_a_mistake_in_a_config_is_one_line(tmp_path):
     assert (
         done.stderr == "pa-dist: pair: unknown pair 'qwen3-14'; did you mean 'qwen3-14b'?; `pa-dist pairs` lists them\n"
     )
+
+
+def test_an_adapter_is_scored_beside_its_base(pair, chat_file, tmp_path):
+    """Against the weights with the adapter in them; both models are one actor's."""
+    base, adapter, whole = pair["reference"], str(tmp_path / "adapter"), tmp_path / "whole"
+    torch.manual_seed(3)
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora)
+    adapted.save_pretrained(adapter)
+    adapted.merge_and_unload().save_pretrained(whole)
+    AutoTokenizer.from_pretrained(base).save_pretrained(whole)
+    lines = []
+    runs = [
+        settings({"policy": {"model": base, "adapter": adapter}, "reference": base}, chat_file, tmp_path / "one"),
+        settings({"policy": str(whole), "reference": base}, chat_file, tmp_path / "two"),
+    ]
+    for loaded in runs:
+        stages.ingest_and_score(loaded, lines.append)
+    one, two = (RunFolder(loaded.output) for loaded in runs)
+    ours, theirs = ({r["trajectory_id"]: r for r in x.dataset("logprobs").to_table().to_pylist()} for x in (one, two))
+    assert ours.keys() == theirs.keys()
+    for name in ("policy_logprob", "policy_entropy", "reference_logprob"):
+        for key, row in theirs.items():
+            for a, b in zip(ours[key][name], row[name], strict=True):
+                np.testing.assert_allclose(a, b, atol=1e-4)
+    record = one.manifest["stages"]["score"]
+    assert record["settings"]["weights"].keys() == {"policy", "reference", "policy_adapter"}
+    assert record["models"]["policy"]["rows"] == record["models"]["reference"]["rows"] == 12
+    actors = [{(place["node"], place["pid"]) for place in did["actors"]} for did in record["models"].values()]
+    assert actors[0] == actors[1]
+    assert any(line.startswith("score: actors and GPUs of each: policy 2 x 1, of the cluster's 2") for line in lines)
+    torch.manual_seed(4)
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora).save_pretrained(adapter)
+    with pytest.raises(RunFolderError, match="policy_adapter"):
+        stages.ingest_and_score(runs[0], lines.append)

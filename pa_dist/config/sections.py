@@ -66,13 +66,57 @@ class Trajectories(Section):
 
 
 class Pair(Section):
-    """Policy and reference: folders, or names on the Hugging Face Hub."""
+    """Policy and reference: folders, or names on the Hugging Face Hub.
+
+    `{model: BASE, adapter: DIR}` in the place of a name is a base with an adapter on it, and may have `revision` and
+    `adapter_revision`.
+    """
 
     policy: AnyPath
     reference: AnyPath
     policy_revision: str | None = None
     reference_revision: str | None = None
+    policy_adapter: AnyPath | None = None
+    reference_adapter: AnyPath | None = None
+    policy_adapter_revision: str | None = None
+    reference_adapter_revision: str | None = None
     trust_remote_code: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_adapters(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        flat = dict(data)
+        for side in ("policy", "reference"):
+            given = data.get(side)
+            if not isinstance(given, dict):
+                continue
+            if unknown := given.keys() - {"model", "revision", "adapter", "adapter_revision"}:
+                raise ValueError(f"{side}.{min(unknown)}: unknown key; model, adapter, revision, adapter_revision")
+            if "model" not in given:
+                raise ValueError(f"{side}.model: missing")
+            flat |= {side if key == "model" else f"{side}_{key}": value for key, value in given.items()}
+        return flat
+
+    @model_validator(mode="after")
+    def _revisions_of_something(self) -> "Pair":
+        for side in ("policy", "reference"):
+            if getattr(self, f"{side}_adapter_revision") and not getattr(self, f"{side}_adapter"):
+                raise ValueError(f"{side}_adapter_revision: there is no {side}_adapter")
+        return self
+
+    @property
+    def parts(self) -> list[str]:
+        """The keys of what it is loaded from: its models, and adapters where it has some."""
+        adapters = ["policy_adapter", "reference_adapter"]
+        return ["policy", "reference", *(key for key in adapters if getattr(self, key) is not None)]
+
+    @property
+    def one_base(self) -> bool:
+        """Whether policy and reference are one set of weights, and adapters make the difference."""
+        same = (self.policy, self.policy_revision) == (self.reference, self.reference_revision)
+        return same and (self.policy_adapter is not None or self.reference_adapter is not None)
 
 
 class Render(Section):

@@ -65,6 +65,10 @@ class Guarded:
         """As of any engine, and how many sequences left the range."""
         return {**self.engine.facts(), "overflowed": self.overflowed}
 
+    def forget(self) -> None:
+        """As `HFEngine` does."""
+        self.engine.forget()
+
     def score(self, sequences: Sequence[TokenSequence]) -> list[TokenColumns | None]:
         """As of any engine. Raises as it does."""
         found = self.engine.score(sequences)

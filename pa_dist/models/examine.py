@@ -35,6 +35,7 @@ class Examined:
     Attributes:
       config: its own; `text` that of its language part.
       weights: of a folder; None for a model on the Hub.
+      adapter: that it is given, by name.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Examined:
     text: Any
     tokenizer: Any
     weights: Weights | None
+    adapter: str | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -52,18 +54,19 @@ class Examined:
             "architecture": str(made[0]) if isinstance(made, list) else str(made),
             "files": None if self.weights is None else self.weights.files,
             "parameters": None if self.weights is None else self.weights.numbers,
-            "adapter": None,  # none is ever applied
+            "adapter": self.adapter,
         }
 
     @property
     def described(self) -> str:
         """The same in words."""
         facts = self.facts
+        adapter = "no adapter" if self.adapter is None else f"with the adapter {self.adapter}"
         if self.weights is None:
-            return f"{self.name}, a {facts['architecture']} on the Hub, no adapter"
+            return f"{self.name}, a {facts['architecture']} on the Hub, {adapter}"
         files = self.weights.files
         named = files[0] if len(files) == 1 else f"{len(files)} files of weights, {files[0]} the first"
-        return f"{self.name}, a {facts['architecture']}: {named}, {self.weights.numbers:,} numbers, no adapter"
+        return f"{self.name}, a {facts['architecture']}: {named}, {self.weights.numbers:,} numbers, {adapter}"
 
 
 def examine(name: str, revision: str | None, trust_remote_code: bool, empty: Empty = skeleton) -> Examined:

@@ -117,7 +117,7 @@ def check_files(folder: Path) -> None:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Refuse an adapter: transformers applies one whenever peft is installed, and the scores would be other ones.
+    """Refuse an adapter in the place of a model: transformers would apply it wherever peft is installed, unasked.
 
     Raises:
       FolderFault: naming the file, and what to do.
@@ -126,10 +126,10 @@ def refuse_adapter(folder: Path) -> None:
         return
     if any((folder / name).exists() for name in (WEIGHTS, INDEX)):
         raise FolderFault(
-            f"{ADAPTER}: an adapter beside whole weights; it is never applied here: take the file away to score the "
-            "weights as they are, or save them with the adapter merged into them"
+            f"{ADAPTER}: an adapter beside whole weights, which is not applied unasked: take its files to a folder of "
+            "their own to score the weights as they are, or name them by {model: BASE, adapter: DIR}"
         )
-    raise FolderFault(f"{ADAPTER}: an adapter alone; save the model with the adapter merged into its weights")
+    raise FolderFault(f"{ADAPTER}: an adapter alone; {{model: BASE, adapter: DIR}} names its base too")
 
 
 def weights(folder: Path, config: dict[str, Any]) -> Weights:

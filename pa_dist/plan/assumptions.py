@@ -40,6 +40,8 @@ def assumptions(
             f"sharing: within blocks of {block:,} trajectories and of what a block leaves to the next; a "
             "model that fails its trial when it is loaded shares nothing"
         )
+    if config.pair.one_base:
+        lines.append("adapters: an actor holds the base once and does both models; each one's memory is given with it")
     lines.append("rejects: those that reading and tokenising find; not what a model or a device may refuse")
     lines.append(
         "logprobs: written with numbers drawn at random, the same where prefixes are shared; true ones compress a "

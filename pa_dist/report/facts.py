@@ -78,8 +78,9 @@ def _models(record: dict[str, Any]) -> list[Fact]:
     for model in ("policy", "reference"):
         revision = commits.get(model) or pair.get(f"{model}_revision")
         weights = settings.get("weights", {}).get(model)
+        adapter = f" with the adapter {pair[f'{model}_adapter']}" if pair.get(f"{model}_adapter") else ""
         of = f", revision {revision}" if revision else f", files {weights}" if weights else ""
-        found.append((model.capitalize(), f"{pair[model]}{of}" if model in pair else ""))
+        found.append((model.capitalize(), f"{pair[model]}{of}{adapter}" if model in pair else ""))
     merged = settings.get("merge")
     return [*found, ("Merged reference", _listed(merged) if merged else "")]
 

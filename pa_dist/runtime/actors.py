@@ -43,6 +43,10 @@ class ModelActor:
         else:
             self._join()
 
+    def rest(self) -> None:
+        """From now on it has nothing to do, until its next block."""
+        self._idle_since = time.perf_counter()
+
     def _tell(self, error: Exception) -> None:
         ray.get(self.tally.fail.remote(str(error) if isinstance(error, PaDistError | EngineError) else reason(error)))
 
@@ -88,7 +92,7 @@ class ModelActor:
             self._join()
         self.tally.tell.remote(self.model, self._process, self._rows, self._idle, replace(self.engine.work))
         self.counters.add(len(batch), len(rejects), work)
-        self._idle_since = time.perf_counter()
+        self.rest()
         return done
 
 

@@ -1,7 +1,7 @@
 """What is found out of a pair before anything starts: whether it is there, fits the settings, and at which commits."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ from pa_dist.config import Pair, Score, ScoreSections
 from pa_dist.engine import vllm
 from pa_dist.engine.tokens import fingerprint
 from pa_dist.errors import ConfigError, first_line
+from pa_dist.models.adapters import check_adapter
 from pa_dist.models.devices import check_accelerate
 from pa_dist.models.examine import Examined, examine
-from pa_dist.models.files import FolderFault, named_fault, same_weights
+from pa_dist.models.files import ADAPTER, CONFIG, FolderFault, named_fault, same_weights
 from pa_dist.models.hub import hub_commit
 from pa_dist.models.loaded import tokenizer
 from pa_dist.models.positions import has_table, positions, shortened
@@ -23,9 +24,14 @@ from pa_dist.render.unrenderable import SECONDS
 
 def pinned_pair(pair: Pair, before: Mapping[str, str | None]) -> Pair:
     """A pair with the commits its models on the Hub are at now, or were at when the run began."""
-    revisions = {model: getattr(pair, f"{model}_revision") for model in schema.MODELS}
-    commits = {m: before.get(m) or hub_commit(getattr(pair, m), revisions[m]) for m in schema.MODELS}
-    return pair.model_copy(update={f"{model}_revision": commit for model, commit in commits.items()})
+    commits = {part: before.get(part) or _commit(pair, part) for part in pair.parts}
+    return pair.model_copy(update={f"{part}_revision": commit for part, commit in commits.items()})
+
+
+def _commit(pair: Pair, part: str) -> str | None:
+    return hub_commit(
+        getattr(pair, part), getattr(pair, f"{part}_revision"), CONFIG if part in schema.MODELS else ADAPTER
+    )
 
 
 @dataclass(frozen=True)
@@ -60,13 +66,21 @@ def check_models(pair: Pair, settings: Score) -> Checked:
         raise ConfigError(f"score.device: {first_line(error)}") from None
     models, faults = {}, []
     for model in schema.MODELS:
+        adapter = getattr(pair, f"{model}_adapter")
         try:
             name, revision = getattr(pair, model), getattr(pair, f"{model}_revision")
-            models[model] = examine(name, revision, pair.trust_remote_code)
+            models[model] = replace(examine(name, revision, pair.trust_remote_code), adapter=adapter)
         except FolderFault as fault:
             faults.append(named_fault(f"pair.{model}", name, fault))
+        try:
+            if adapter is not None:
+                check_adapter(adapter, getattr(pair, f"{model}_adapter_revision"))
+        except FolderFault as fault:
+            faults.append(named_fault(f"pair.{model}_adapter", adapter, fault))
     if faults:
         raise ConfigError("; ".join(faults))
+    if settings.engine == "vllm" and pair.parts != list(schema.MODELS):
+        raise ConfigError("score.engine: vllm takes no adapter here; score.engine=hf does")
     gpus = {f"score.{model}.num_gpus": getattr(settings, model).num_gpus for model in schema.MODELS}
     check_accelerate(gpus, "score.device", settings)
     if settings.engine == "vllm" and vllm.installed() is None:
@@ -126,6 +140,9 @@ def check_pair(sections: ScoreSections, found: Checked) -> list[str]:
 
 def _same_model(pair: Pair) -> str | None:
     """How the two are one, where they are."""
+    if len(pair.parts) > len(schema.MODELS):
+        adapters = [(getattr(pair, f"{m}_adapter"), getattr(pair, f"{m}_adapter_revision")) for m in schema.MODELS]
+        return f"both are {pair.policy!r} with one adapter" if pair.one_base and len(set(adapters)) == 1 else None
     folders = [Path(pair.policy), Path(pair.reference)]
     here = [folder.is_dir() for folder in folders]
     if not any(here):

@@ -17,6 +17,8 @@ def check_merge(pair: config.Pair, settings: config.Merge, tokenizers: tuple[Any
     Raises:
       ConfigError: as `check_tokens` and `check_models`.
     """
+    if pair.policy_adapter or pair.reference_adapter:
+        raise ConfigError("merge: a pair with adapters is not merged; save the adapted model whole, and name that")
     check_tokens(*tokenizers)
     policy, reference = (
         skeleton(

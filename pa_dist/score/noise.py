@@ -20,7 +20,7 @@ from pa_dist.runtime import pools
 from pa_dist.runtime.tasks import on_a_device
 from pa_dist.score import rows
 from pa_dist.score.check import shares_tokens
-from pa_dist.score.scorer import Tokenize, load_engine
+from pa_dist.score.scorer import Tokenize, load_engine, load_engines
 from pa_dist.store.folder import RunFolder
 from pa_dist.store.index import locate
 from pa_dist.store.index import rows as rows_of
@@ -78,11 +78,10 @@ def _again(sections: ScoreSections, folder: RunFolder, trajectories: pa.Table) -
     sections = sections._replace(score=plain)
     shared = shares_tokens(sections)
     [(tokens, _)] = Tokenize(sections, folder, shared, tally=None).tokenize([trajectories])
+    together = load_engines(sections.pair, plain) if sections.pair.one_base else None
     for model in schema.MODELS:
-        of = "policy" if shared else model
-        engine = load_engine(
-            model, sections.pair, plain, sections.merge, folder.alpha if model == "reference" else None
-        )
+        of, alpha = "policy" if shared else model, folder.alpha if model == "reference" else None
+        engine = together[model] if together else load_engine(model, sections.pair, plain, sections.merge, alpha)
         found = score_rows(engine, rows.token_rows(tokens, of))
         columns = [columns for columns in found if columns is not None]
         tokens = tokens.filter(pa.array([columns is not None for columns in found], pa.bool_()))

@@ -19,7 +19,7 @@ from pa_dist.runtime.tally import ModelTally, as_record
 from pa_dist.runtime.targets import LOGPROBS
 from pa_dist.score import rows
 from pa_dist.score.check import shares_tokens
-from pa_dist.score.scorer import Recall, Scorer, Tokenize, gives_only_logprob
+from pa_dist.score.scorer import PairScorer, Recall, Scorer, Tokenize, gives_only_logprob
 from pa_dist.store.folder import RunFolder
 
 
@@ -30,7 +30,7 @@ def score(
 
     Args:
       folder: a run's, or that of an alpha, where the reference is the merged one.
-      actors: each model's; of an alpha's folder the reference's alone.
+      actors: each model's; of an alpha's folder the reference's alone; of a pair of one base the policy's do both.
       commit: as `Stream` has it.
 
     Returns:
@@ -44,7 +44,7 @@ def score(
     columns = [*rows.READS, *(rows.CHAT_READS if sections.render.style == "chat" else ())]
     settings, pool = sections.score, max(actors.values(), key=lambda pool: pool.replicas)
     size = rows_of_blocks(settings.rows_per_block, folder, pool, settings.batch_tokens, settings.max_length)
-    with tallied([*actors]) as tally:
+    with tallied(schema.MODELS if folder.alpha is None else ["reference"]) as tally:
         through = [*_through(sections, folder, shared, actors, size, tally)]
         settled, before = complete(folder, Stream(LOGPROBS, tally, columns, size, through, commit))
         did = snapshot(tally)
@@ -83,6 +83,11 @@ def _through(
     yield Tokenize(sections, folder, shared, tally)
     if folder.alpha is not None:
         yield Recall(folder)
+    if sections.pair.one_base and folder.alpha is None:
+        arguments = {"pair": sections.pair, "settings": sections.score, "folder": folder, "tally": tally}
+        yield Pool(PairScorer, arguments, actors["policy"], size)
+        yield rows.logprobs_table
+        return
     for model, pool in actors.items():
         arguments = {
             "model": model,

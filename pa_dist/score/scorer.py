@@ -1,7 +1,7 @@
 """What the tasks and actors of scoring do. They carry numbers that modules without Ray compute."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import pyarrow as pa
@@ -72,9 +72,11 @@ class Scorer(ModelActor):
         folder: RunFolder,
         tally: Any,
         merge: Merge | None = None,
+        load: Callable[[], Engine] | None = None,
     ) -> None:
+        """`load`: makes the engine, where it is not one that the model has for itself."""
         self.tokens = tokens
-        load = partial(load_engine, model, pair, settings, merge, folder.alpha)
+        load = load or partial(load_engine, model, pair, settings, merge, folder.alpha)
         super().__init__(model, folder, LOGPROBS, tally, load)
 
     def _facts(self) -> dict[str, Any]:
@@ -88,6 +90,28 @@ class Scorer(ModelActor):
         return rows.with_columns(kept, self.model, self.tokens, columns), rejects
 
 
+class PairScorer:
+    """Policy and reference of one base: its weights are there once, and adapters make the difference."""
+
+    def __init__(self, pair: Pair, settings: Score, folder: RunFolder, tally: Any) -> None:
+        """As a `Scorer` of each; both read the base's tokens."""
+        loaded = cache(partial(load_engines, pair, settings))
+
+        def side(model: str) -> Scorer:
+            return Scorer(model, "policy", pair, settings, folder, tally, load=lambda: loaded()[model])
+
+        self.sides = [side(model) for model in schema.MODELS]
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        first, *others = self.sides
+        batch = first(batch)
+        for other in others:
+            other.rest()
+            batch = other(batch)
+        first.rest()
+        return batch
+
+
 def gives_only_logprob(settings: Score, model: str) -> bool:
     """Whether a model's other columns are left out: no method reads the reference's."""
     return settings.columns == "auto" and settings.engine == "hf" and model == "reference"
@@ -95,37 +119,77 @@ def gives_only_logprob(settings: Score, model: str) -> bool:
 
 def load_engine(model: str, pair: Pair, settings: Score, merge: Merge | None, alpha: float | None) -> Engine:
     """The engine of one model, merged where an alpha is given."""
-    from pa_dist.engine.precision import Guarded, dtype_on
-
-    name, device = getattr(pair, model), own_device(settings.device)
-    gpus = settings.engine == "vllm" and assigned_gpus() > 0
-    dtype = dtype_on("cuda" if gpus else device, settings.dtype)
-    how = {
-        "revision": getattr(pair, f"{model}_revision"),
-        "dtype": dtype,
-        "trust_remote_code": pair.trust_remote_code,
-    }
     if settings.engine == "vllm":
-        from pa_dist.engine.vllm import VLLMEngine
-
-        return VLLMEngine(
-            name,
-            max_length=settings.max_length,
-            top_k=settings.top_k,
-            gpus=assigned_gpus(),
-            **settings.vllm.model_dump(),
-            **how,
-        )
-    from pa_dist.engine.hf import HFEngine
+        return _vllm(model, pair, settings)
     from pa_dist.engine.load import load_model
     from pa_dist.score.mergeable import merging
 
+    device, how = _how(model, pair, settings)
     into = None if merge is None or alpha is None else merging(pair, merge, alpha)
+    loaded = load_model(getattr(pair, model), device=device, merging=into, **how)
+    if getattr(pair, f"{model}_adapter") is not None:
+        return _sides(loaded, pair, settings, [model])[model]
+    return _engine(model, settings, loaded)
+
+
+def load_engines(pair: Pair, settings: Score) -> dict[str, Engine]:
+    """The engines of both models of one base, which is loaded once."""
+    from pa_dist.engine.load import load_model
+
+    device, how = _how("policy", pair, settings)
+    return _sides(load_model(pair.policy, device=device, **how), pair, settings, schema.MODELS)
+
+
+def _how(model: str, pair: Pair, settings: Score) -> tuple[str, dict[str, Any]]:
+    """The device, and how a model is loaded."""
+    from pa_dist.engine.precision import dtype_on
+
+    device = own_device(settings.device)
+    return device, {
+        "revision": getattr(pair, f"{model}_revision"),
+        "dtype": dtype_on(device, settings.dtype),
+        "trust_remote_code": pair.trust_remote_code,
+        "attn_implementation": settings.attn_implementation,
+    }
+
+
+def _sides(loaded: Any, pair: Pair, settings: Score, models: Sequence[str]) -> dict[str, Engine]:
+    """The engines of models that adapters make of one base."""
+    from pa_dist.engine.adapter import Adapted, Side
+
+    adapted = Adapted(loaded)
+    labels = {model: model if getattr(pair, f"{model}_adapter") is not None else None for model in models}
+    for model in filter(None, labels.values()):
+        adapted.add(getattr(pair, f"{model}_adapter"), model, revision=getattr(pair, f"{model}_adapter_revision"))
+    return {model: Side(adapted, label, partial(_engine, model, settings)) for model, label in labels.items()}
+
+
+def _engine(model: str, settings: Score, loaded: Any) -> Engine:
+    """Of a loaded model of transformers'."""
+    from pa_dist.engine.hf import HFEngine
+    from pa_dist.engine.precision import Guarded
+
     engine = HFEngine(
-        load_model(name, device=device, attn_implementation=settings.attn_implementation, merging=into, **how),
+        loaded,
         top_k=settings.top_k,
         batch_tokens=settings.batch_tokens,
         share_prefixes=settings.prefix_sharing == "auto" and settings.attn_implementation is None,
         only_logprob=gives_only_logprob(settings, model),
     )
-    return Guarded(engine) if dtype == "float16" else engine
+    return Guarded(engine) if str(loaded.dtype) == "torch.float16" else engine
+
+
+def _vllm(model: str, pair: Pair, settings: Score) -> Engine:
+    from pa_dist.engine.precision import dtype_on
+    from pa_dist.engine.vllm import VLLMEngine
+
+    return VLLMEngine(
+        getattr(pair, model),
+        max_length=settings.max_length,
+        top_k=settings.top_k,
+        gpus=assigned_gpus(),
+        revision=getattr(pair, f"{model}_revision"),
+        dtype=dtype_on("cuda" if assigned_gpus() > 0 else own_device(None), settings.dtype),
+        trust_remote_code=pair.trust_remote_code,
+        **settings.vllm.model_dump(),
+    )

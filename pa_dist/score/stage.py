@@ -49,7 +49,7 @@ class ScoreStage(Stage):
 
     @cached_property
     def _weights(self) -> dict[str, str | None]:
-        return {model: weights_mark(self.folder, getattr(self.sections.pair, model)) for model in schema.MODELS}
+        return {part: weights_mark(self.folder, getattr(self.sections.pair, part)) for part in self.sections.pair.parts}
 
     def settings(self, alpha: float | None = None) -> dict[str, Any]:
         """Of the log-prob columns, of an alpha's where one is given."""
@@ -108,6 +108,8 @@ class ScoreStage(Stage):
 
     def _actors(self, models: Sequence[str]) -> dict[str, pools.Actors]:
         """Of models, by what their tokens cost where their sizes are known."""
+        if self._pinned.pair.one_base and len(models) > 1:
+            models = models[:1]  # whose actors do both
         sizes = {model: self._facts["loaded"][model]["parameters"] for model in models}
         return pools.share_out(self.sections.score, models, None if None in sizes.values() else sizes)
 
@@ -141,7 +143,7 @@ class ScoreStage(Stage):
             for table_name, prefix in (("logprobs", ""), ("rejects", "score-"), (CHECKPOINT, "")):
                 folder.clear(table_name, prefix)
         pair = self._pinned.pair
-        commits = {model: getattr(pair, f"{model}_revision") for model in schema.MODELS}
+        commits = {part: getattr(pair, f"{part}_revision") for part in pair.parts}
         folder.start(self.name, self.settings(folder.alpha), commits=commits, **self._facts)
         named = {mark: partial(model_files, getattr(pair, m)) for m, mark in self._weights.items() if mark}
         # Of an alpha the merged reference alone runs: the policy's columns are there.
