@@ -2,6 +2,7 @@
 
     python jobs/benchmarks/gpu.py                      everything, within nine minutes of one H100
     python jobs/benchmarks/gpu.py --models qwen3-8b --parts speed,noise
+    python jobs/benchmarks/gpu.py --device meta        the launches alone, counted without a GPU
 
 Needs torch, transformers, numpy and this repository; no network. A line a figure, each ratio of one run.
 """
@@ -26,10 +27,14 @@ from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from pa_dist.engine.hf import HFEngine
+from pa_dist.engine.forward import Forward
+from pa_dist.engine.hf import BATCH_TOKENS, HFEngine
+from pa_dist.engine.norms import fuse_norms
 from pa_dist.engine.precision import keep_logits_in_float32, recast
+from pa_dist.engine.prefix_tree import prefix_tree
 from pa_dist.engine.protocol import TokenSequence
 from pa_dist.engine.rate import matrix_rate
+from pa_dist.engine.schedule import Schedule
 
 _QWEN3: dict[str, Any] = {"vocab_size": 151_936, "num_key_value_heads": 8, "head_dim": 128}
 _TINY: dict[str, Any] = {
@@ -105,6 +110,7 @@ def build(name: str, dtype: torch.dtype, device: str) -> Any:
         if tensor.dtype == torch.bfloat16:
             tensor.data = tensor.data.to(dtype)
     keep_logits_in_float32(model)
+    fuse_norms(model)
     return model
 
 
@@ -169,6 +175,9 @@ class _Operations(TorchDispatchMode):
 
 def launches(model: Any, corpora: dict[str, list[TokenSequence]], device: str) -> Iterator[str]:
     """Kernels that a pass launches in each layer; without a GPU, operations that are no views."""
+    if device == "meta":
+        yield from _counted(model)
+        return
     layers = model.config.get_text_config().num_hidden_layers
     for name, sequences in corpora.items():
         engine, passes = HFEngine(model), 0
@@ -191,6 +200,30 @@ def launches(model: Any, corpora: dict[str, list[TokenSequence]], device: str) -
         finally:
             hook.remove()
         yield f"{name}: {count / layers / passes:.0f} launches a layer and pass, {passes} passes"
+
+
+def _counted(model: Any) -> Iterator[str]:
+    """The same on the meta device, of passes of 16,000 tokens: attention is one operation there, as on a GPU."""
+    rng = np.random.default_rng(0)
+
+    def ids(n: int) -> NDArray[np.int32]:
+        return rng.integers(0, 9, n).astype(np.int32)
+
+    above = ids(1000)
+    corpora = {
+        "32 sequences of 500": [ids(500) for _ in range(32)],
+        "300 branches of 50 below 1,000": [np.concatenate([above, ids(50)]) for _ in range(300)],
+    }
+    layers = model.config.get_text_config().num_hidden_layers
+    for (name, sequences), at_once in itertools.product(corpora.items(), (True, False)):
+        forward = Forward(model, together=True, at_once=at_once)
+        schedule, passes = Schedule(prefix_tree(sequences), rows=forward.rows, cut=True), 0
+        with torch.inference_mode(), _Operations() as operations:
+            while segments := schedule.take(BATCH_TOKENS):
+                forward(segments, schedule.path().intersection(segments))
+                passes += 1
+        how = "in one call" if at_once else "in a call for each segment"
+        yield f"{name}, attending {how}: {operations.count / layers / passes:.0f} launches a layer and pass"
 
 
 def memory(model: Any, corpora: dict[str, list[TokenSequence]], device: str) -> Iterator[str]:
@@ -291,14 +324,25 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32_000, help="of each corpus, about")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=8.5, help="nothing is begun after that")
-    parser.add_argument("--device", default="cuda", help="cpu tries the benchmark itself, with --models tiny")
+    parser.add_argument(
+        "--device",
+        default="cuda",
+        choices=["cuda", "cpu", "meta"],
+        help="cpu tries the benchmark itself, with --models tiny; meta has no numbers, and counts launches",
+    )
     given = parser.parse_args()
     given.parts, models = given.parts.split(","), given.models.split(",")
+    if given.device == "meta":
+        given.parts = ["launches"]
     for unknown in {*given.parts} - {*PARTS} | {*models} - {*MODELS}:
         parser.error(f"there is no {unknown!r}")
     if given.device == "cuda" and not torch.cuda.is_available():
         sys.exit(f"torch {torch.__version__} finds no GPU here")
-    machine = torch.cuda.get_device_name() if given.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    machine = (
+        torch.cuda.get_device_name()
+        if given.device == "cuda"
+        else f"{given.device}, {torch.get_num_threads()} CPU threads"
+    )
     print(f"{machine}; torch {torch.__version__}, transformers {tf.__version__}; {given.dtype}", flush=True)
     ends = time.perf_counter() + 60 * given.minutes
     for name in models:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from pa_dist.engine.one_call import TreeMask, attend_once
 from pa_dist.engine.prefix_tree import Segment
 
 NAME = "pa_dist_tree"
@@ -24,14 +25,22 @@ WINDOW_BLOCK = 1024
 class Pass:
     """The segments of one forward pass, and what they follow."""
 
-    def __init__(self, places: dict[Segment, slice], memory: dict[Segment, KeysValues], store: set[Segment]) -> None:
+    def __init__(
+        self,
+        places: dict[Segment, slice],
+        memory: dict[Segment, KeysValues],
+        store: set[Segment],
+        mask: TreeMask | None = None,
+    ) -> None:
         """Lay out a pass.
 
         Args:
           places: where each segment's tokens stand when the pass's rows are put after each other, in order.
           memory: keys and values of segments that ran before, of every ancestor that is not in the pass.
           store: segments whose keys and values are to be added to `memory`.
+          mask: of the tree, where a layer attends in one call.
         """
+        self.mask = mask
         self.places, self.memory, self.store = places, memory, store
         self.attention_flops = 0
         self.followers: dict[Segment, slice] = {}
@@ -79,15 +88,34 @@ def tree_attention(
     q, k, v = (x.transpose(0, 1).flatten(1, 2) for x in (query, key, value))
     layer: int = module.layer_idx  # type: ignore[assignment]
     scale = scaling or query.shape[-1] ** -0.5
-    if sliding_window and any(segment.end > sliding_window for segment in tree.places):
+    if tree.mask is not None:
+        out = _at_once(q, k, v, tree, tree.mask, layer, scale, sliding_window)
+    elif sliding_window and any(segment.end > sliding_window for segment in tree.places):
         out = _windowed(q, k, v, tree, layer, scale, sliding_window)
     else:
         out = _full(q, k, v, tree, layer, scale)
-    for segment in tree.store:
-        place = tree.places[segment]
-        # A copy: a view would keep the keys of the whole pass.
-        tree.memory.setdefault(segment, {})[layer] = (k[:, place].clone(), v[:, place].clone())
+    _remember(k, v, tree, layer)
     return out.view(rows, width, heads, v.shape[-1]), None
+
+
+def _remember(k: Tensor, v: Tensor, tree: Pass, layer: int) -> None:
+    """Copy what later passes need: a view would keep the keys of the whole pass."""
+    lengths = [tree.places[segment].stop - tree.places[segment].start for segment in tree.store]
+    if not lengths:
+        return
+    # One copy of all, cut into views.
+    parts = (torch.cat([x[:, tree.places[s]] for s in tree.store], dim=1).split(lengths, dim=1) for x in (k, v))
+    for segment, *both in zip(tree.store, *parts, strict=True):
+        tree.memory.setdefault(segment, {})[layer] = (both[0], both[1])
+
+
+def _at_once(
+    q: Tensor, k: Tensor, v: Tensor, tree: Pass, mask: TreeMask, layer: int, scale: float, window: int | None
+) -> Tensor:
+    """[tokens, heads, d] by one call."""
+    before = [tree.memory[segment][layer] for segment in mask.before]
+    tree.attention_flops += _flops(q, v, mask.pairs(window))
+    return attend_once(q, [*(x for x, _ in before), k], [*(x for _, x in before), v], mask.of(window), scale)
 
 
 def _full(q: Tensor, k: Tensor, v: Tensor, tree: Pass, layer: int, scale: float) -> Tensor:

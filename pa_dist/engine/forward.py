@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicLayer
 from pa_dist.engine import attention
 from pa_dist.engine.attention import KeysValues, Pass
 from pa_dist.engine.errors import first_line
+from pa_dist.engine.one_call import LEAST_TOKENS, TreeMask
 from pa_dist.engine.prefix_tree import Segment, prefix_tree, separate
 from pa_dist.engine.schedule import Schedule
 
@@ -38,18 +39,19 @@ class Forward:
 
     Attributes:
       together: whether prefixes are shared; if not, segments must be whole sequences, and the model attends as it does.
+      at_once: whether a layer of a tree attends in one call, and not in one for each segment.
       rows: whether segments of a pass stand in rows of their own, padded on the right; otherwise side by side in one.
       memory: of segments that ran, for those below them.
       flops: floating point operations so far, of linear layers and attention.
     """
 
-    def __init__(self, model: PreTrainedModel, *, together: bool) -> None:
+    def __init__(self, model: PreTrainedModel, *, together: bool, at_once: bool = False) -> None:
         self.decoder = getattr(model, model.base_model_prefix)
         self.device = model.device
         self.config = model.config.get_text_config()
         # Such layers read their tokens one after the other, so that each sequence needs a row.
         self.stateful = "linear_attention" in (getattr(self.config, "layer_types", None) or ())
-        self.together = together
+        self.together, self.at_once = together, at_once
         self.rows = self.stateful or not together
         self.memory: dict[Segment, Memory] = {}
         self.flops = 0
@@ -79,7 +81,8 @@ class Forward:
 
         for segment in store:
             self.memory[segment] = Memory()
-        tree = Pass(places, {s: m.layers for s, m in self.memory.items()}, set(store))
+        mask = TreeMask(places, len(ids), self.device) if self.at_once else None
+        tree = Pass(places, {s: m.layers for s, m in self.memory.items()}, set(store), mask)
         state = self._state(segments) if self.stateful else None
         with self._tree_attention():
             hidden = self.decoder(
@@ -105,7 +108,7 @@ class Forward:
             width = max(lengths)
         else:
             starts = np.cumsum([0, *lengths[:-1]]).tolist()
-            width = sum(lengths)
+            width = max(sum(lengths), LEAST_TOKENS if self.at_once else 0)
         return {s: slice(a, a + n) for s, a, n in zip(segments, starts, lengths, strict=True)}, width
 
     def _state(self, segments: Sequence[Segment]) -> Cache:
@@ -169,13 +172,17 @@ def reason_by_kind(model: PreTrainedModel) -> str | None:
     return None
 
 
-def reason_to_stay_apart(model: PreTrainedModel) -> str | None:
-    """Why a model's prefixes cannot be shared; None where they can, as tried on a few tokens."""
+def reason_to_stay_apart(model: PreTrainedModel, *, at_once: bool = False) -> str | None:
+    """Why a model's prefixes cannot be shared; None where they can, as tried on a few tokens.
+
+    Args:
+      at_once: whether its layers are to attend in one call.
+    """
     if reason := reason_by_kind(model):
         return reason
     name = type(model).__name__
     try:
-        tree, plain = _trial(model, together=True), _trial(model, together=False)
+        tree, plain = _trial(model, together=True, at_once=at_once), _trial(model, together=False)
     except Exception as error:
         # Whatever a model we do not know raises, it can still be scored plainly.
         return f"{name} does not run on a prefix tree: {type(error).__name__}: {first_line(error)}"
@@ -185,9 +192,9 @@ def reason_to_stay_apart(model: PreTrainedModel) -> str | None:
 
 
 @torch.inference_mode()
-def _trial(model: PreTrainedModel, *, together: bool) -> Tensor:
+def _trial(model: PreTrainedModel, *, together: bool, at_once: bool = False) -> Tensor:
     """[tokens, d] hidden states of two short sequences with a common beginning."""
-    forward = Forward(model, together=together)
+    forward = Forward(model, together=together, at_once=at_once)
     ids = np.random.default_rng(0).integers(0, forward.config.vocab_size, (2, 24)).astype(np.int32)
     ids[1, :16] = ids[0, :16]
     roots = (prefix_tree if together else separate)(list(ids))

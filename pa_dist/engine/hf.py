@@ -36,6 +36,7 @@ class HFEngine:
 
     Attributes:
       apart: why prefixes are not shared, or None where they are.
+      in_pieces: why a layer attends in a call for each segment; None where it does in one.
       batch_tokens: as given, or less for some calls after memory ran out.
       work: what was done so far.
       of_dtype: names of weights and buffers in the model's dtype; some it keeps in float32, whatever its dtype.
@@ -50,6 +51,7 @@ class HFEngine:
         share_prefixes: bool = True,
         worthwhile: float = WORTHWHILE,
         only_logprob: bool = False,
+        at_once: bool | None = None,
     ) -> None:
         """Take a model in eval mode.
 
@@ -61,6 +63,8 @@ class HFEngine:
             where it does not give what a plain pass gives.
           worthwhile: as `prefix_tree` takes it.
           only_logprob: give no other column.
+          at_once: have a layer attend in one call where prefixes are shared; None where it is a GPU's. It is tried as
+            sharing is.
         """
         self.model = model
         self.top_k = top_k
@@ -69,8 +73,12 @@ class HFEngine:
         self.worthwhile = worthwhile
         self.only_logprob = only_logprob
         self.work = Work()
-        self.apart = reason_to_stay_apart(model) if share_prefixes else "as asked"
-        self._forward = Forward(model, together=self.apart is None)
+        at_once = model.device.type == "cuda" if at_once is None else at_once
+        self.in_pieces = reason_to_stay_apart(model, at_once=True) if share_prefixes and at_once else "as asked"
+        self.apart = None if self.in_pieces is None else "as asked"
+        if share_prefixes and self.in_pieces is not None:
+            self.apart = reason_to_stay_apart(model)
+        self._forward = Forward(model, together=self.apart is None, at_once=self.in_pieces is None)
         self._head = _head_of(model)
         self._head_weights = model.get_output_embeddings().weight.numel()
         self._vocabulary = model.config.get_text_config().vocab_size
@@ -89,6 +97,7 @@ class HFEngine:
             "device": str(self.model.device),
             "matrix_flops_per_second": round(matrix_rate(self.model.device, self.model.dtype)),
             "prefixes_apart": self.apart,
+            "attention_in_pieces": None if self.apart else self.in_pieces,
             "masked_vocabulary": self._masks_tokens(),
         }
 

@@ -20,6 +20,7 @@ from transformers.utils import logging
 from pa_dist.engine.attention import half_is_emulated
 from pa_dist.engine.errors import EngineError
 from pa_dist.engine.merge import Merging, merge_into
+from pa_dist.engine.norms import fuse_norms
 from pa_dist.engine.precision import keep_logits_in_float32
 
 # Where multimodal checkpoints keep their language model, as they are written now and as they were, and where a language
@@ -72,6 +73,8 @@ def load_model(
     if merging is not None:
         merge_policy(model, name, merging, revision=revision, trust_remote_code=trust_remote_code)
     keep_logits_in_float32(model)
+    if model.device.type == "cuda":
+        fuse_norms(model)
     return model
 
 

@@ -112,7 +112,8 @@ class Engine(Protocol):
         """Of the device and how it is used, for the manifest.
 
         `device`; `dtype`; `matrix_flops_per_second`, null where operations are not counted; `prefixes_apart`, why
-        prefixes are not shared, null where they are; perhaps `masked_vocabulary`, whether the head masks tokens, and
+        prefixes are not shared, null where they are; `attention_in_pieces`, why a layer attends in a call for each
+        segment, null where it does in one; perhaps `masked_vocabulary`, whether the head masks tokens, and
         `overflowed`, how many sequences left the range of float16.
         """
         ...

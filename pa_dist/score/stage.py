@@ -175,6 +175,8 @@ def _say_rates(models: dict[str, Any], say: Say) -> None:
             continue
         if reasons := {place["prefixes_apart"] for place in done["actors"]} - {None, "as asked"}:
             say(f"score: the {model}'s prefixes were not shared: {min(reasons)}")
+        if why := {place.get("attention_in_pieces") for place in done["actors"]} - {None, "as asked"}:
+            say(f"score: the {model}'s layers attend in a call for each segment, not in one: {min(why)}")
         if over := sum(place.get("overflowed", 0) for place in done["actors"]):
             now = "float32" if all(place["dtype"] == "float16" for place in done["actors"]) else "bfloat16"
             say(f"score: the {model} left the range of float16 on {over:,} sequences, which were scored in {now}")

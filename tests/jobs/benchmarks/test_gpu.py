@@ -44,6 +44,24 @@ def test_without_a_gpu_it_ends_at_once():
     assert done.stderr.strip() == f"torch {torch.__version__} finds no GPU here"
 
 
+@pytest.mark.parametrize(("name", "layers"), [("qwen3-8b", 4), ("olmo3-7b", 4), ("gemma4-e4b", 12)])
+def test_a_layer_launches_as_much_whatever_the_number_of_segments(name, layers, monkeypatch):
+    """Of models whose layers are all attention: linear ones take kernels that are not here."""
+    config = gpu.MODELS[name]()
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+    if name.startswith("gemma"):
+        config.num_kv_shared_layers = 6
+    monkeypatch.setitem(gpu.MODELS, name, lambda: config)
+    lines = list(gpu.launches(gpu.build(name, torch.float16, "meta"), {}, "meta"))
+    found = [int(re.search(r": ([0-9]+) launches", line)[1]) for line in lines]
+    assert ["in one call" in line for line in lines] == [True, False, True, False]
+    assert found[0] == found[2] <= 40
+    assert found[1] > 200
+    assert found[3] > 2000
+
+
 @pytest.mark.integration
 def test_all_parts_run():
     done = run("--device", "cpu", "--models", "tiny", "--tokens", "320", "--repeats", "1")

@@ -1,0 +1,33 @@
+"""Norms in one kernel."""
+
+import copy
+
+import pytest
+import torch
+from test_hf import FAMILIES
+from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+
+from pa_dist.engine.norms import fuse_norms
+
+IDS = torch.arange(40)[None]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fused_norms_change_no_number(family):
+    torch.manual_seed(0)
+    model = FAMILIES[family]().eval()
+    for name, weights in model.named_parameters():
+        if "norm" in name:
+            weights.data = 1 + torch.randn_like(weights) / 4
+    fused = copy.deepcopy(model)
+    # qwen3.5 adds one to its weights, in float32: in half precision the sum would be rounded.
+    assert fuse_norms(fused) >= 2 * len(model.base_model.layers) * (family != "qwen3_5")
+    with torch.no_grad():
+        torch.testing.assert_close(fused(IDS).logits, model(IDS).logits, atol=1e-4, rtol=1e-4)
+    assert [*fused.state_dict()] == [*model.state_dict()]
+
+
+def test_a_norm_of_another_kind_stays():
+    norms = torch.nn.ModuleList([Gemma2RMSNorm(16), torch.nn.LayerNorm(16)])
+    assert fuse_norms(norms) == 0
+    assert [type(norm) for norm in norms] == [Gemma2RMSNorm, torch.nn.LayerNorm]
