@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from pa_dist.engine.forward import Forward, Memory, reason_to_stay_apart
 from pa_dist.engine.head import masks, token_columns
+from pa_dist.engine.kernels import missing_kernels
 from pa_dist.engine.prefix_tree import Segment, graft, prefix_tree, separate
 from pa_dist.engine.protocol import TokenColumns, TokenSequence, Work
 from pa_dist.engine.rate import matrix_rate
@@ -98,6 +99,7 @@ class HFEngine:
             "matrix_flops_per_second": round(matrix_rate(self.model.device, self.model.dtype)),
             "prefixes_apart": self.apart,
             "attention_in_pieces": None if self.apart else self.in_pieces,
+            "missing_kernels": missing_kernels(self.model.config) if self.model.device.type == "cuda" else [],
             "masked_vocabulary": self._masks_tokens(),
         }
 

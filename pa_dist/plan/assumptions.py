@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from pa_dist.config import Config, ThinkPRM
+from pa_dist.engine.kernels import lost_kernels_in_words, missing_kernels
+from pa_dist.models.loaded import text_config
 from pa_dist.plan.devices import Speed
 from pa_dist.plan.records import ModelPlan
 from pa_dist.plan.sample import Corpus
@@ -42,6 +44,10 @@ def assumptions(
         )
     if config.pair.one_base:
         lines.append("adapters: an actor holds the base once and does both models; each one's memory is given with it")
+    gpus = any(speed.kind != "cpu" for speed in found) and score.engine == "hf"
+    for name in models if gpus else ():
+        if lacking := missing_kernels(text_config(config.pair, name)):
+            lines.append(f"kernels: unless the GPU machine has them, the {name}'s {lost_kernels_in_words(lacking)}")
     lines.append("rejects: those that reading and tokenising find; not what a model or a device may refuse")
     lines.append(
         "logprobs: written with numbers drawn at random, the same where prefixes are shared; true ones compress a "

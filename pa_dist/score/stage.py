@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from pa_dist import schema, truncation
 from pa_dist.config import ScoreSections
+from pa_dist.engine.kernels import lost_kernels_in_words
 from pa_dist.errors import PaDistError
 from pa_dist.models.fingerprint import model_files, scoring_versions, weights_mark
 from pa_dist.models.positions import limited
@@ -177,6 +178,8 @@ def _say_rates(models: dict[str, Any], say: Say) -> None:
             say(f"score: the {model}'s prefixes were not shared: {min(reasons)}")
         if why := {place.get("attention_in_pieces") for place in done["actors"]} - {None, "as asked"}:
             say(f"score: the {model}'s layers attend in a call for each segment, not in one: {min(why)}")
+        if lacking := sorted({package for place in done["actors"] for package in place.get("missing_kernels", [])}):
+            say(f"score: the {model}'s {lost_kernels_in_words(lacking)}")
         if over := sum(place.get("overflowed", 0) for place in done["actors"]):
             now = "float32" if all(place["dtype"] == "float16" for place in done["actors"]) else "bfloat16"
             say(f"score: the {model} left the range of float16 on {over:,} sequences, which were scored in {now}")

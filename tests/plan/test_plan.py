@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import shared_ray
 import tiny_models
+import torch
 from benchmarks.planning import planned, used
 from rich.console import Console
+from test_hf import FAMILIES
 from tiny_models import save_classifier, save_critic, save_model, save_tokenizer
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
@@ -292,3 +294,20 @@ def test_a_plan_is_near_what_the_run_uses(tmp_path, monkeypatch):
     assert planned(sampled) | {"truncated_steps": 0} == pytest.approx(planned(whole) | {"truncated_steps": 0}, rel=0.15)
     distinct = sampled.models["policy"].distinct_tokens
     assert abs(distinct.value - whole.models["policy"].distinct_tokens.value) < 3 * distinct.standard_error
+
+
+def test_layers_that_lack_their_kernels_on_a_gpu_are_named(pair, chat_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("pa_dist.engine.kernels.find_spec", lambda module: None)
+    torch.manual_seed(0)
+    FAMILIES["qwen3_5"]().save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, bos=True)
+    mixed = {"policy": str(tmp_path), "reference": pair["reference"]}
+
+    def said(device):
+        return [line for line in plan(settings(mixed, chat_file), device=device).assumptions if "kernels" in line]
+
+    assert said("here") == []
+    [line] = said("H100")
+    assert line.startswith(
+        "kernels: unless the GPU machine has them, the policy's linear-attention layers run in a loop"
+    )
