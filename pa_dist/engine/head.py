@@ -11,7 +11,8 @@ from pa_dist.engine.protocol import TokenColumns
 # Logits of one matrix product, in elements: enough rows for its speed; on a CPU small enough for memory to be reused
 # (what is larger than 32 MiB glibc fetches anew from the system each time, at several times the cost of the product).
 CHUNK_ELEMENTS = {"cpu": 6 * 2**20}
-CHUNK_ELEMENTS_OF_A_GPU = 2**28
+# Reduced they are there three times over, in float32: within half a GiB.
+CHUNK_ELEMENTS_OF_A_GPU = 2**25
 # Logits that are reduced together: on a CPU what its caches hold.
 BLOCK_ELEMENTS = {"cpu": 2**20}
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from benchmarks import gpu
 from test_hf import BASE, FAMILIES, VOCABULARY, branching
+from transformers import AutoModelForCausalLM
 
 from pa_dist.engine.hf import HFEngine
 from pa_dist.engine.protocol import TokenSequence
@@ -88,3 +90,10 @@ def test_without_sharing_the_head_is_everywhere():
     found = shape(on_meta("llama"))
     sequences = [TokenSequence(np.zeros(n, np.int32), np.array([1], np.int32)) for n in (4, 6)]
     assert unshared(found, sequences) == found.flops(0, 4) + found.flops(0, 6) + 2 * 10 * VOCABULARY * 64
+
+
+def test_the_head_of_a_large_vocabulary_takes_half_a_gib_of_a_gpu():
+    with torch.device("meta"):
+        found = shape(AutoModelForCausalLM.from_config(gpu.MODELS["qwen3-8b"]()))
+    assert found.vocabulary > 150_000
+    assert 2**28 < found.head_bytes("float16", "cuda", 16_384) <= 2**29
