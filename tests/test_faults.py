@@ -273,3 +273,36 @@ def test_a_node_that_goes_takes_no_row_with_it(undisturbed, tmp_path):
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_pool_grows_with_its_cluster(undisturbed, tmp_path):
+    path, expected = undisturbed
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 5})
+    try:
+        ray.init(address=cluster.address, log_to_driver=False)
+        out = RunFolder(str(tmp_path / "out"))
+        more = [f"output={out.uri}", "score.rows_per_block=1", "score.policy.replicas={min: 1, max: 2}"]
+        loaded, failures = config.load(path, more), []
+
+        def run():
+            try:
+                stages.run(loaded, print)
+            except Exception as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        until(lambda: len(out.parts(CHECKPOINT)) > 1)
+        added = cluster.add_node(num_cpus=2)
+        thread.join(250)
+        assert not failures
+        assert kills.differences(out.uri, expected) == []
+        models = out.manifest["stages"]["score"]["models"]
+        policy, reference = ([place["node"] for place in models[m]["actors"]] for m in ("policy", "reference"))
+        assert len(policy) == 2
+        assert added.node_id in policy
+        assert len(reference) == 1
+    finally:
+        ray.shutdown()
+        cluster.shutdown()

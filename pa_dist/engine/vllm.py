@@ -73,6 +73,7 @@ class VLLMEngine:
         revision: str | None = None,
         dtype: str = "float32",
         top_k: int = 20,
+        only_logprob: bool = False,
         gpus: float = 0.0,
         trust_remote_code: bool = False,
     ) -> None:
@@ -85,6 +86,7 @@ class VLLMEngine:
           gpu_memory_utilization: share of a GPU's memory for weights and keys, on a CPU of the machine's; None is 0.9
             of this process's share of a GPU, and 0.2 of a machine.
           max_num_batched_tokens: of one pass.
+          only_logprob: give no other column, and have vLLM look for no other tokens.
           gpus: that this process may use; a fraction is of one GPU's memory, none is the CPU.
         """
         use_this_process()
@@ -114,7 +116,7 @@ class VLLMEngine:
             disable_log_stats=True,
         )
         self._vocabulary = int(self._llm.model_config.get_vocab_size())
-        self._top_k = min(top_k, self._vocabulary)
+        self._top_k = 0 if only_logprob else min(top_k, self._vocabulary)
         self._parameters = SamplingParams(
             prompt_logprobs=self._top_k, max_tokens=1, temperature=0.0, detokenize=False, flat_logprobs=True
         )
@@ -187,4 +189,4 @@ def prompt_columns(sequence: TokenSequence, found: Any, top_k: int) -> TokenColu
         raise ValueError(f"vLLM gave the log-prob of token {held[wrong[0]]} at position {wrong[0] + 1} of other tokens")
     entries = starts[sequence.positions][:, None] + np.arange(top_k + 1)
     values = np.array(found.logprobs, np.float32)[entries]
-    return TokenColumns(values[:, 0].copy(), values[:, 1:].mean(axis=1), None, None)
+    return TokenColumns(values[:, 0].copy(), values[:, 1:].mean(axis=1) if top_k else None, None, None)

@@ -102,9 +102,9 @@ class Scoring:
             sequences = [sequence for row in token_rows for sequence in row.sequences()]
             n = sum(len(sequence.ids) for sequence in sequences)
             drawn = [drawn_columns(len(row.positions), self._rng) for row in token_rows]
-            return [columns._replace(**self._null) for columns in drawn], Work(
-                n, n, unshared(self.shapes[model], sequences)
-            )
+            unread = TokenColumns._fields[1:] if gives_only_logprob(self.config.score, model) else ()
+            null = self._null | dict.fromkeys(unread)
+            return [columns._replace(**null) for columns in drawn], Work(n, n, unshared(self.shapes[model], sequences))
         engine = self.engines[model]
         if not follows:
             engine.forget()

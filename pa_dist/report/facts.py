@@ -99,7 +99,10 @@ def _work(model: str, record: dict[str, Any]) -> list[Fact]:
         f"shared); {record['tokens_per_second']:,.0f} tokens a second and actor, {len(record['actors'])} on {devices}"
     )
     rate = record["share_of_matrix_rate"]
-    return [(f"Work of the {model}", text + ("" if rate is None else f"; {rate:.0%} of the matrix rate"))]
+    text += "" if rate is None else f"; {rate:.0%} of the matrix rate"
+    idle = record.get("idle_share")
+    text += "" if idle is None else f"; idle between blocks {idle:.0%} of the time"
+    return [(f"Work of the {model}", text)]
 
 
 def _reward_model(name: str, record: dict[str, Any]) -> Fact:

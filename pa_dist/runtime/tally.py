@@ -99,6 +99,7 @@ def as_record(entry: ModelTally) -> dict[str, Any]:
         "flops": work.flops if counted else None,
         "seconds": round(work.seconds, 3),
         "idle_seconds": round(entry.idle, 3),
+        "idle_share": round(entry.idle / (entry.idle + seconds), 4),
         "tokens_per_second": round(work.tokens / seconds, 1),
         "distinct_tokens_per_second": round(work.distinct_tokens / seconds, 1),
         "flops_per_second": round(work.flops / seconds) if counted else None,

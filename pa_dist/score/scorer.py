@@ -114,7 +114,7 @@ class PairScorer:
 
 def gives_only_logprob(settings: Score, model: str) -> bool:
     """Whether a model's other columns are left out: no method reads the reference's."""
-    return settings.columns == "auto" and settings.engine == "hf" and model == "reference"
+    return settings.columns == "auto" and model == "reference"
 
 
 def load_engine(model: str, pair: Pair, settings: Score, merge: Merge | None, alpha: float | None) -> Engine:
@@ -187,6 +187,7 @@ def _vllm(model: str, pair: Pair, settings: Score) -> Engine:
         getattr(pair, model),
         max_length=settings.max_length,
         top_k=settings.top_k,
+        only_logprob=gives_only_logprob(settings, model),
         gpus=assigned_gpus(),
         revision=getattr(pair, f"{model}_revision"),
         dtype=dtype_on("cuda" if assigned_gpus() > 0 else own_device(None), settings.dtype),

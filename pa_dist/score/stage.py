@@ -186,7 +186,8 @@ def _say_rates(models: dict[str, Any], say: Say) -> None:
         rate = done["share_of_matrix_rate"]
         say(
             f"score: {model}: {done['tokens']:,} tokens at {done['tokens_per_second']:,.0f} a second and actor, "
-            f"{done['share_saved']:.0%} of them shared{'' if rate is None else f', {rate:.0%} of the matrix rate'}"
+            f"{done['share_saved']:.0%} of them shared{'' if rate is None else f', {rate:.0%} of the matrix rate'}, "
+            f"idle between blocks {done['idle_share']:.0%} of the time"
         )
 
 

@@ -47,6 +47,10 @@ def test_a_positions_first_entry_is_its_token_and_the_others_are_the_most_likely
     assert columns == TokenColumns(np.array([-4.0]), np.array([-1.5]), None, None)
     both = TokenSequence(SEQUENCE.ids, np.array([1, 2], np.int32))
     assert vllm.prompt_columns(both, found, 2).topk_logprob_mean.tolist() == [-1.0, -1.5]
+    # Asked for no others, it gives the token's alone.
+    assert vllm.prompt_columns(both, answer([], [(7, -0.5)], [(9, -4.0)]), 0) == TokenColumns(
+        pytest.approx([-0.5, -4.0]), None, None, None
+    )
     alone = TokenSequence(SEQUENCE.ids[:1], np.empty(0, np.int32))
     assert len(vllm.prompt_columns(alone, answer([]), 2).logprob) == 0
 
@@ -202,6 +206,19 @@ def test_vllm_gives_what_hf_gives(tiny):
 
 
 @pytest.mark.vllm
+@pytest.mark.timeout(600)
+def test_vllm_gives_the_logprob_alone(tiny):
+    small = {"max_num_batched_tokens": 64, "gpu_memory_utilization": 0.1}
+    engine = vllm.VLLMEngine(tiny["policy"], max_length=300, only_logprob=True, **small)
+    ids = np.random.default_rng(0).integers(0, 320, 200).astype(np.int32)
+    sequences = [TokenSequence(ids, np.arange(1, 200, dtype=np.int32)), TokenSequence(ids[:9], np.array([3, 8]))]
+    expected = HFEngine(load_model(tiny["policy"])).score(sequences)
+    for one, other in zip(engine.score(sequences), expected, strict=True):
+        np.testing.assert_allclose(one.logprob, other.logprob, atol=1e-4)
+        assert one[1:] == (None, None, None)
+
+
+@pytest.mark.vllm
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("style", ["plain", "chat"])
 @pytest.mark.parametrize("real", [False, True])
@@ -219,7 +236,8 @@ def test_a_run_by_vllm_ends_in_the_same_tables(real, style, tiny, tiny_chat, cha
     loaded = loaded.model_copy(update={"render": config.Render(style=style)})
     found = differences(loaded, str(tmp_path))
     assert {name for name, value in found.items() if value is None} == {
-        f"{model}_{name}" for model in schema.MODELS for name in NULL_COLUMNS["vllm"]
+        *(f"policy_{name}" for name in NULL_COLUMNS["vllm"]),
+        *(f"reference_{name}" for name in schema.TOKEN_COLUMNS[1:]),  # which no method reads
     }
     largest = max(value for value in found.values() if value is not None)
     print(f"largest difference {largest:.1e}")
