@@ -153,11 +153,16 @@ def speed(model: Any, corpora: dict[str, list[TokenSequence]], repeats: int, dev
             loop.append(timed(partial(_all_plain, model, sequences), device))
         seconds, rate = float(np.median(ours[1:])), float(np.median(rates[1:]))
         ratios, work = np.array(loop[1:]) / np.array(ours[1:]), engine.work
+        attends = f"attends in pieces: {engine.in_pieces}"
+        if engine.in_pieces is None:
+            pieces = HFEngine(model, at_once=False)
+            pieces.score(sequences)
+            attends = f"in pieces {timed(partial(pieces.score, sequences), device) / seconds:.2f} of that time"
         yield (
             f"{name}: {work.tokens / seconds:,.0f} tokens/s, {work.distinct_tokens / seconds:,.0f} distinct; "
             f"{work.flops / seconds / rate:.2f} of {rate / 1e12:,.1f} TFLOP/s; {np.median(ratios):.2f}x the plain loop "
             f"({ratios.min():.2f} to {ratios.max():.2f}), at best {work.tokens / work.distinct_tokens:.2f}x"
-            + ("" if engine.apart is None else f"; prefixes apart: {engine.apart}")
+            + (f"; {attends}" if engine.apart is None else f"; prefixes apart: {engine.apart}")
         )
 
 

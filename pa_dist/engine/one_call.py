@@ -6,7 +6,7 @@ segments, without a look at each pair of tokens.
 """
 
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -94,22 +94,32 @@ class TreeMask:
 
     def _blocks(self, window: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """[blocks of queries, blocks of keys]: whether there is a pair that sees, and whether all do."""
+        rows, first_query, last_query, columns, first_key, last_key = self._pieces
         shape = -(-self._tokens // BLOCK), -(-(self._memory + self._tokens) // BLOCK)
-        some, pairs = np.zeros(shape, np.bool_), np.zeros(shape, np.int64)
+        near, far = last_query - first_key, first_query - last_key
+        some = np.zeros(shape, np.bool_)
         diagonal = np.arange(self._tokens)
         some[diagonal // BLOCK, (self._memory + diagonal) // BLOCK] = True
+        seen = (near >= 0) & (far < window)
+        some[rows[seen], columns[seen]] = True
+        n = (last_query - first_query + 1) * (last_key - first_key + 1) * ((far >= 0) & (near < window))
+        pairs = np.bincount(rows * shape[1] + columns, n, minlength=shape[0] * shape[1])
+        return some, pairs.reshape(shape) == BLOCK * BLOCK
+
+    @cached_property
+    def _pieces(self) -> Ints:
+        """[6, pairs] of pieces of segments, cut at the blocks, of which one is above the other or the same: of each the
+        block and the positions of its first and last token, the queries' first."""
+        cuts = {segment: _cut(at, segment.start) for segment, at in self._at.items()}
+        above: dict[Segment | None, Ints] = {None: np.empty((3, 0), np.int64)}
+        for segment in sorted(cuts, key=lambda s: s.start):  # a parent before what follows it
+            above[segment] = np.concatenate([cuts[segment], above[segment.parent]], axis=1)
+        found = [np.empty((6, 0), np.int64)]
         for segment, place in self._places.items():
-            rows, first_query, last_query = _cut(place, segment.start)
-            for above in (segment, *segment.ancestors()):
-                if segment.start - (above.end - 1) >= window:
-                    break
-                columns, first_key, last_key = _cut(self._at[above], above.start)
-                near, far = last_query[:, None] - first_key, first_query[:, None] - last_key
-                grid = np.ix_(rows, columns)
-                some[grid] |= (near >= 0) & (far < window)
-                n = (last_query - first_query + 1)[:, None] * (last_key - first_key + 1)
-                pairs[grid] += np.where((far >= 0) & (near < window), n, 0)
-        return some, pairs == BLOCK * BLOCK
+            queries, keys = _cut(place, segment.start), above[segment]
+            n = (queries.shape[1], keys.shape[1])
+            found.append(np.concatenate([np.repeat(queries, n[1], axis=1), np.tile(keys, n[0])]))
+        return np.concatenate(found, axis=1)
 
 
 def attend_once(
@@ -164,12 +174,12 @@ def _ranges(segments: Iterable[Segment]) -> dict[Segment, tuple[int, int]]:
     return found
 
 
-def _cut(at: slice, position: int) -> tuple[Ints, Ints, Ints]:
-    """The blocks that a segment's tokens lie in, and the positions of its first and last token in each."""
+def _cut(at: slice, position: int) -> Ints:
+    """[3, blocks]: those that a segment's tokens lie in, and the positions of its first and last token in each."""
     blocks = np.arange(at.start // BLOCK, (at.stop - 1) // BLOCK + 1)
     first = np.maximum(blocks * BLOCK, at.start) - at.start + position
     last = np.minimum((blocks + 1) * BLOCK, at.stop) - 1 - at.start + position
-    return blocks, first, last
+    return np.stack([blocks, first, last])
 
 
 def _listed(blocks: NDArray[np.bool_], device: torch.device) -> tuple[Tensor, Tensor]:
