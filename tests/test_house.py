@@ -87,7 +87,7 @@ def test_only_runtime_knows_ray():
 
 
 def test_the_engine_knows_torch_numpy_transformers_and_itself():
-    allowed = {"torch", "numpy", "transformers", "vllm", "tokenizers"}
+    allowed = {"torch", "numpy", "transformers", "vllm", "tokenizers", "peft"}
     for module, names in IMPORTS.items():
         if room(module) == "engine":
             outside = {n for n in names if not n.startswith("pa_dist.engine")}

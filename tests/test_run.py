@@ -336,7 +336,7 @@ def test_a_manifest_that_lost_its_content_is_no_new_run(content, tmp_path):
 def test_where_nodes_are_to_come_gpus_are_named(pair, chat_file, tmp_path):
     loaded = settings(pair, chat_file, tmp_path)
     loaded = loaded.model_copy(update={"ray": config.Ray(check_resources=False)})
-    with pytest.raises(ResourceError, match=r"score\.policy\.num_gpus: with ray\.check_resources=false"):
+    with pytest.raises(ResourceError, match=r"score\.policy\.num_gpus, score\.policy\.replicas: with ray\.check_res"):
         stages.ingest_and_score(loaded, lambda line: None)
 
 
@@ -441,6 +441,7 @@ def test_a_mistake_in_a_config_is_one_line(tmp_path):
     )
 
 
+@pytest.mark.integration
 def test_an_adapter_is_scored_beside_its_base(pair, chat_file, tmp_path):
     """Against the weights with the adapter in them; both models are one actor's."""
     base, adapter, whole = pair["reference"], str(tmp_path / "adapter"), tmp_path / "whole"

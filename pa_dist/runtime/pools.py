@@ -100,8 +100,8 @@ def _grown(
     free = [node.copy() for node in nodes]
     _spare(free)
     for name in _hardest_first(pools):
-        for _ in range(pools[name].replicas):
-            place(pools[name], free)
+        if not all(place(pools[name], free) for _ in range(pools[name].replicas)):
+            return pools  # which cannot be held as it is
     while auto:
         name = max(auto, key=lambda each: costs.get(each, 1.0) / pools[each].replicas)
         if place(pools[name], free):

@@ -68,6 +68,12 @@ def test_the_larger_model_gets_more_actors():
     assert sizes([node], {"policy": 1.0, "reference": 100.0}) == {"policy": (1, 1), "reference": (7, 1)}
 
 
+def test_what_cannot_be_held_is_not_filled_up():
+    assert sizes([Node.of(4, 8)], policy={"num_cpus": 9}) == both(1, 1)
+    pools = {"policy": {"num_gpus": 3}, "reference": {"num_gpus": 1}}
+    assert sizes([Node.of(2, 8)], **pools) == {"policy": (1, 3), "reference": (1, 1)}
+
+
 def test_a_pool_may_grow():
     found = pools_of([Node.of(2, 8)], policy={"replicas": {"min": 1, "max": 6}})
     assert (found["policy"].replicas, found["policy"].most) == (1, 6)
