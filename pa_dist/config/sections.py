@@ -113,6 +113,11 @@ class Pair(Section):
         return ["policy", "reference", *(key for key in adapters if getattr(self, key) is not None)]
 
     @property
+    def pools(self) -> list[str]:
+        """The models that have actors of their own: of one base the policy's do both."""
+        return ["policy"] if self.one_base else ["policy", "reference"]
+
+    @property
     def one_base(self) -> bool:
         """Whether policy and reference are one set of weights, and adapters make the difference."""
         same = (self.policy, self.policy_revision) == (self.reference, self.reference_revision)
@@ -192,8 +197,8 @@ class Replicas(Section):
     """One model's actor pool. `num_gpus: null` shares out what the cluster has."""
 
     replicas: Annotated[int | Growing | Literal["auto"], BeforeValidator(_as_replicas)] = "auto"
-    """auto: as many as the cluster's GPUs have room for, policy and reference by their sizes; one where there is no
-    GPU. `{min: 1, max: 8}` grows with a cluster that autoscales."""
+    """auto: as many as the cluster's GPUs have room for, policy and reference by their sizes where both are folders;
+    one where there is no GPU. `{min: 1, max: 8}` grows with a cluster that autoscales."""
     num_gpus: Annotated[float, Field(ge=0)] | None = None
     num_cpus: Annotated[float, Field(gt=0)] = 1
     labels: dict[str, str] = {}
@@ -220,7 +225,8 @@ class Score(Section):
     null, each sequence by itself; `batch_tokens` and `prefix_sharing` are not read."""
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """auto: float16 on a GPU, float32 on a CPU. What leaves the range of float16 is scored again in float32, and a
-    model that does so often goes on in bfloat16. `evaluate.preset: paper` makes auto bfloat16, as it was published."""
+    model that does so often goes on in bfloat16; vLLM, which cannot, takes bfloat16 on a GPU. What auto means a run
+    finds out when it begins. `evaluate.preset: paper` makes it bfloat16, as it was published."""
     noise_rows: Annotated[int, Field(ge=0)] = 4
     """In half precision: trajectories that are scored once more in float32, to say how large the noise of the
     advantage is beside its spread; 0 leaves that out."""

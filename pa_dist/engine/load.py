@@ -20,6 +20,7 @@ from transformers.utils import logging
 from pa_dist.engine.attention import half_is_emulated
 from pa_dist.engine.errors import EngineError
 from pa_dist.engine.merge import Merging, merge_into
+from pa_dist.engine.modules import become
 from pa_dist.engine.norms import fuse_norms
 from pa_dist.engine.precision import keep_logits_in_float32
 
@@ -182,13 +183,14 @@ def quiet() -> Iterator[None]:
 
 
 def widen(model: nn.Module) -> None:
-    """Make the linear layers of a model in half precision multiply in float32 and round what comes out.
+    """Make a model's linear layers in half precision multiply in float32 and round what comes out; its head stays.
 
     That is what hardware with instructions for it does; without them torch's own product is several times slower.
     """
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     for module in model.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = _WideLinear
+        if type(module) is nn.Linear and module is not head:
+            become(module, _WideLinear)
 
 
 class _WideLinear(nn.Linear):

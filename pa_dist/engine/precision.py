@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pa_dist.engine.hf import HFEngine, out_of_memory
+from pa_dist.engine.modules import become
 from pa_dist.engine.protocol import TokenColumns, TokenSequence
 
 # A model is switched to bfloat16 where more sequences than this left the range, and more than this share of all.
@@ -35,7 +36,7 @@ def keep_logits_in_float32(model: nn.Module) -> None:
     """Make the head of a model in half precision give float32 logits, summed in float32."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     if type(head) is nn.Linear and head.weight.dtype in (torch.float16, torch.bfloat16):
-        head.__class__ = _Float32Logits
+        become(head, _Float32Logits)
 
 
 class _Float32Logits(nn.Linear):
@@ -92,7 +93,9 @@ class Guarded:
         """Their columns; None where the device does not hold the weights in float32. The engine is in float16 again."""
         try:
             recast(self.engine, torch.float32)
-            return self.engine.score(sequences)
+            found = self.engine.score(sequences)
+            # One that does not fit so may fit in half of that.
+            return None if None in found else found
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

@@ -13,8 +13,15 @@ WEIGHTS = "adapter_model.safetensors"
 KINDS = ("LORA",)
 
 
-def check_adapter(name: str, revision: str | None) -> None:
+# Beginnings of training that leave the base as it is; others take a part out of its weights.
+_BEGINNINGS = (None, True, False, "gaussian", "orthogonal")
+
+
+def check_adapter(name: str, revision: str | None, *, one_base: bool) -> None:
     """Find out whether an adapter can be put on a model.
+
+    Args:
+      one_base: whether the model has to be what it was when the adapter is off.
 
     Raises:
       FolderFault: in one line, naming the file; or what to install.
@@ -28,9 +35,15 @@ def check_adapter(name: str, revision: str | None) -> None:
     for path in (settings, weights):
         if not path.exists():
             raise FolderFault(f"no {path.name} there, as peft writes it")
-    given: Any = read_json(settings).get("peft_type")
-    if given not in KINDS:
-        raise FolderFault(f"{ADAPTER}: an adapter of the kind {given!r}; {', '.join(KINDS)} is read")
+    raw: dict[str, Any] = read_json(settings)
+    if raw.get("peft_type") not in KINDS:
+        raise FolderFault(f"{ADAPTER}: an adapter of the kind {raw.get('peft_type')!r}; {', '.join(KINDS)} is read")
+    for key, harmless in (("bias", (None, "none")), ("init_lora_weights", _BEGINNINGS)):
+        if one_base and raw.get(key) not in harmless:
+            raise FolderFault(
+                f"{ADAPTER}: {key} is {raw[key]!r}, which changes the base too; save the model whole with the adapter "
+                "merged into it, and name that"
+            )
     header(weights)
 
 

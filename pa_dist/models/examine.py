@@ -111,7 +111,9 @@ def _of_the_hub(name: str, revision: str | None) -> Path:
             # Asked once: the library asks for a file six times over where nobody answers, and says so each time.
             HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS)
         if cached_file(name, ADAPTER, revision=revision, **quietly) is not None:
-            raise FolderFault(f"{ADAPTER}: {name!r} holds an adapter; only whole weights without one are scored with")
+            raise FolderFault(
+                f"{ADAPTER}: {name!r} holds an adapter; {{model: BASE, adapter: {name}}} names its base too"
+            )
         found = cached_file(name, CONFIG, revision=revision)
     except PaDistError:
         raise

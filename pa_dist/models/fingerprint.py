@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,9 +20,11 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in VERSIONS}
 
 
-def scoring_versions(engine: str) -> dict[str, str | None]:
-    """Of what decides the numbers of an engine, `hf` or `vllm`."""
+def scoring_versions(engine: str, *, adapters: bool = False) -> dict[str, str | None]:
+    """Of what decides the numbers of an engine, `hf` or `vllm`, and of adapters."""
     found: dict[str, str | None] = {name: version(name) for name in SCORING_VERSIONS}
+    if adapters:
+        found["peft"] = version("peft") if find_spec("peft") else None
     return found | ({"vllm": vllm.installed()} if engine == "vllm" else {})
 
 

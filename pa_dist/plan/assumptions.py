@@ -43,7 +43,10 @@ def assumptions(
             "model that fails its trial when it is loaded shares nothing"
         )
     if config.pair.one_base:
-        lines.append("adapters: an actor holds the base once and does both models; each one's memory is given with it")
+        lines.append(
+            "adapters: an actor holds the base once and does one model after the other; the memory of each is given "
+            "with it"
+        )
     gpus = any(speed.kind != "cpu" for speed in found) and score.engine == "hf"
     for name in models if gpus else ():
         if lacking := missing_kernels(text_config(config.pair, name)):
@@ -68,9 +71,10 @@ def assumptions(
     where = (
         "on this machine, whose cores, GPUs and memory they share" if found[0].machine else "on devices of their own"
     )
+    when = "in turn" if config.pair.one_base else "at the same time"
     lines.append(
-        f"hours: forward passes alone, policy and reference at the same time {where}; without starting, loading, "
-        "tokenising, writing and evaluating"
+        f"hours: forward passes alone, policy and reference {when} {where}; without starting, loading, tokenising, "
+        "writing and evaluating"
     )
     if config.merge is not None:
         lines.append(

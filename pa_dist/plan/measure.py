@@ -15,7 +15,6 @@ from transformers import AutoModelForSequenceClassification
 from pa_dist import schema
 from pa_dist.config import Config, RewardModel, ThinkPRM
 from pa_dist.engine.load import quiet, skeleton
-from pa_dist.engine.precision import dtype_on
 from pa_dist.engine.protocol import NULL_COLUMNS, TokenColumns, TokenRow, Work, score_rows
 from pa_dist.plan.estimate import Figures
 from pa_dist.plan.flops import BYTES, Shape, shape
@@ -25,7 +24,7 @@ from pa_dist.reward_models.pipeline import config_of, tokenizer_of
 from pa_dist.reward_models.rows import prompt_rows
 from pa_dist.score import rows
 from pa_dist.score.check import shares_tokens
-from pa_dist.score.scorer import Tokenize, gives_only_logprob
+from pa_dist.score.scorer import Tokenize, dtype_of, gives_only_logprob
 from pa_dist.store.folder import RunFolder
 
 
@@ -64,7 +63,7 @@ class Scoring:
     def memory(self, model: str) -> dict[str, int]:
         """Bytes of a replica after the blocks that ran, by what for."""
         shape, engine, settings = self.shapes[model], self.engines[model], self.config.score
-        dtype = dtype_on(self.device, settings.dtype)
+        dtype = dtype_of(settings, self.device)
         if settings.engine == "vllm":
             kept, passing = settings.max_length, settings.vllm.max_num_batched_tokens
             logits = 2 * BYTES["float32"] * passing * shape.vocabulary

@@ -117,7 +117,7 @@ def _rows_of_blocks(config: Config, corpus: Corpus, speed: Speed) -> int:
     settings = config.score
     if settings.rows_per_block != "auto":
         return settings.rows_per_block
-    pools = _pools({model: getattr(settings, model) for model in schema.MODELS}, speed, wide(settings))
+    pools = _pools({model: getattr(settings, model) for model in config.pair.pools}, speed, wide(settings))
     # On a device that is only named, one GPU an actor.
     pool = max(pools.values(), key=lambda pool: pool.replicas)
     pool = pool._replace(num_gpus=pool.num_gpus or float(speed.kind != "cpu"))
@@ -176,13 +176,18 @@ def _device(
     config: Config, speed: Speed, models: Mapping[str, ModelPlan], rewards: Mapping[str, RewardPlan]
 ) -> DevicePlan:
     sizes = {name: float(model.parameters) for name, model in models.items()}
-    pools = _pools({model: getattr(config.score, model) for model in schema.MODELS}, speed, wide(config.score), sizes)
+    pools = _pools(
+        {model: getattr(config.score, model) for model in config.pair.pools}, speed, wide(config.score), sizes
+    )
     seconds = {name: getattr(model, speed.unit).value / speed.per_second[name] for name, model in models.items()}
+    if config.pair.one_base:  # whose actors do one model after the other
+        seconds = {"policy": sum(seconds.values())}
     alone = {name: seconds[name] / _side_by_side(pool, speed, config) for name, pool in pools.items()}
     merged = models["reference"].passes - 1
-    last = {"reference": pools["reference"]}
+    last = {"reference": pools.get("reference", pools["policy"])}
     hours = (
-        max(alone.values()) * _crowd(pools, speed, config) + merged * alone["reference"] * _crowd(last, speed, config)
+        max(alone.values()) * _crowd(pools, speed, config)
+        + merged * alone.get("reference", 0.0) * _crowd(last, speed, config)
     ) / HOUR
     taken = sum(seconds[name] * models[name].passes * _idle(pool, speed, config) for name, pool in pools.items())
     return DevicePlan(
@@ -194,7 +199,7 @@ def _device(
         device_hours=hours if _one_cpu(speed) else taken / HOUR,
         reward_hours=_reward_hours(config, speed, rewards),
         memory=speed.memory,
-        fits=_fit({name: sum(model.memory.values()) for name, model in models.items()}, pools, speed, config),
+        fits=_fit({name: sum(model.memory.values()) for name, model in models.items()}, last | pools, speed, config),
     )
 
 

@@ -45,7 +45,7 @@ def fitting(n: float, bytes_each: float, actors: Actors, pass_tokens: int | None
     full: float = GENERATED
     if pass_tokens is not None:
         full = PASSES["gpu" if actors.num_gpus else "cpu"] * pass_tokens / tokens
-    shared_out = n / (BLOCKS * actors.replicas)
+    shared_out = n / (BLOCKS * actors.most)
     return max(1, round(min(full, shared_out)), math.ceil(n / FILES))
 
 

@@ -142,7 +142,7 @@ def in_words(pools: Mapping[str, Actors]) -> str | None:
         return None
     parts = [f"{name} {pool.replicas} x {pool.num_gpus:g}" for name, pool in pools.items()]
     left = gpus - sum(pool.replicas * pool.num_gpus for pool in pools.values())
-    unused = f"; {left:g} are left, by `replicas`, `num_cpus` or `labels`" if left > _LITTLE else ""
+    unused = f"; {left:g} are left, by `replicas`, `num_cpus` or `labels`" if left > 0.01 else ""
     return f"actors and GPUs of each: {', '.join(parts)}, of the cluster's {gpus:g}{unused}"
 
 

@@ -74,7 +74,7 @@ def check_models(pair: Pair, settings: Score) -> Checked:
             faults.append(named_fault(f"pair.{model}", name, fault))
         try:
             if adapter is not None:
-                check_adapter(adapter, getattr(pair, f"{model}_adapter_revision"))
+                check_adapter(adapter, getattr(pair, f"{model}_adapter_revision"), one_base=pair.one_base)
         except FolderFault as fault:
             faults.append(named_fault(f"pair.{model}_adapter", adapter, fault))
     if faults:

@@ -51,8 +51,9 @@ def measure(sections: ScoreSections, folder: RunFolder, dtypes: Sequence[str]) -
         return {"reason": "nothing is scored"}
     ids = stored["trajectory_id"].to_pylist()
     given = rows_of(folder.whole, locate(folder.whole, "trajectories").holding(ids), ids, schema.TRAJECTORIES.names)
-    pool = max(pools.share_out(sections.score).values(), key=lambda actors: actors.num_gpus)
     try:
+        held = pools.share_out(sections.score, sections.pair.pools)
+        pool = max(held.values(), key=lambda actors: actors.num_gpus)
         exact = on_a_device(partial(_again, sections, folder), pool, given)
     except Exception as error:  # whatever a device has no room for, or a library no code: the run is done without
         return {"reason": f"{type(error).__name__}: {first_line(error)}"}

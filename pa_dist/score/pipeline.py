@@ -42,7 +42,7 @@ def score(
     """
     shared = shares_tokens(sections)
     columns = [*rows.READS, *(rows.CHAT_READS if sections.render.style == "chat" else ())]
-    settings, pool = sections.score, max(actors.values(), key=lambda pool: pool.replicas)
+    settings, pool = sections.score, max(actors.values(), key=lambda pool: pool.most)
     size = rows_of_blocks(settings.rows_per_block, folder, pool, settings.batch_tokens, settings.max_length)
     with tallied(schema.MODELS if folder.alpha is None else ["reference"]) as tally:
         through = [*_through(sections, folder, shared, actors, size, tally)]

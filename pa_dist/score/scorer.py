@@ -112,6 +112,14 @@ class PairScorer:
         return batch
 
 
+def dtype_of(settings: Score, device: str) -> str:
+    """What `score.dtype` means on a device. vLLM gets no float16 unasked: nothing would score again what leaves it."""
+    from pa_dist.engine.precision import dtype_on
+
+    found = dtype_on(device, settings.dtype)
+    return "bfloat16" if settings.engine == "vllm" and settings.dtype == "auto" and found == "float16" else found
+
+
 def gives_only_logprob(settings: Score, model: str) -> bool:
     """Whether a model's other columns are left out: no method reads the reference's."""
     return settings.columns == "auto" and model == "reference"
@@ -142,12 +150,10 @@ def load_engines(pair: Pair, settings: Score) -> dict[str, Engine]:
 
 def _how(model: str, pair: Pair, settings: Score) -> tuple[str, dict[str, Any]]:
     """The device, and how a model is loaded."""
-    from pa_dist.engine.precision import dtype_on
-
     device = own_device(settings.device)
     return device, {
         "revision": getattr(pair, f"{model}_revision"),
-        "dtype": dtype_on(device, settings.dtype),
+        "dtype": dtype_of(settings, device),
         "trust_remote_code": pair.trust_remote_code,
         "attn_implementation": settings.attn_implementation,
     }
@@ -180,7 +186,6 @@ def _engine(model: str, settings: Score, loaded: Any) -> Engine:
 
 
 def _vllm(model: str, pair: Pair, settings: Score) -> Engine:
-    from pa_dist.engine.precision import dtype_on
     from pa_dist.engine.vllm import VLLMEngine
 
     return VLLMEngine(
@@ -190,7 +195,7 @@ def _vllm(model: str, pair: Pair, settings: Score) -> Engine:
         only_logprob=gives_only_logprob(settings, model),
         gpus=assigned_gpus(),
         revision=getattr(pair, f"{model}_revision"),
-        dtype=dtype_on("cuda" if assigned_gpus() > 0 else own_device(None), settings.dtype),
+        dtype=dtype_of(settings, "cuda" if assigned_gpus() > 0 else own_device(None)),
         trust_remote_code=pair.trust_remote_code,
         **settings.vllm.model_dump(),
     )

@@ -60,7 +60,7 @@ class ScoreStage(Stage):
             "weights": self._weights,
             "render": render.model_dump(mode="json"),
             "score": score.model_dump(mode="json", include=_DECIDING),
-            "versions": scoring_versions(score.engine),
+            "versions": scoring_versions(score.engine, adapters=len(pair.parts) > len(schema.MODELS)),
         }
         if merge is not None and alpha is not None:
             settings["merge"] = {**merge.model_dump(mode="json", exclude={"alphas"}), "alpha": alpha}
@@ -92,6 +92,8 @@ class ScoreStage(Stage):
         pair = pinned_pair(self.sections.pair, before)
         if self.sections.merge is not None:
             check_merge(pair, self.sections.merge, (tokenizer(pair, "policy"), tokenizer(pair, "reference")))
+        if pair.one_base and "reference" in self.sections.score.model_fields_set:
+            said.append("score.reference is not read: the policy's actors do both models of one base")
         for line in said:
             self.folder.logged(say)(f"score: {line}")
         self.sections = limited(self.sections, found.positions)
@@ -103,14 +105,12 @@ class ScoreStage(Stage):
         """As any stage."""
         score = self.sections.score
         if complete:
-            pools.check_actors(self._actors(schema.MODELS))
+            pools.check_actors(self._actors(self._pinned.pair.pools))
         else:
-            pools.check_named({"policy": score.policy, "reference": score.reference})
+            pools.check_named({model: getattr(score, model) for model in self._pinned.pair.pools})
 
     def _actors(self, models: Sequence[str]) -> dict[str, pools.Actors]:
         """Of models, by what their tokens cost where their sizes are known."""
-        if self._pinned.pair.one_base and len(models) > 1:
-            models = models[:1]  # whose actors do both
         sizes = {model: self._facts["loaded"][model]["parameters"] for model in models}
         return pools.share_out(self.sections.score, models, None if None in sizes.values() else sizes)
 
@@ -145,10 +145,11 @@ class ScoreStage(Stage):
                 folder.clear(table_name, prefix)
         pair = self._pinned.pair
         commits = {part: getattr(pair, f"{part}_revision") for part in pair.parts}
-        folder.start(self.name, self.settings(folder.alpha), commits=commits, **self._facts)
-        named = {mark: partial(model_files, getattr(pair, m)) for m, mark in self._weights.items() if mark}
         # Of an alpha the merged reference alone runs: the policy's columns are there.
-        actors = self._actors(schema.MODELS if folder.alpha is None else ["reference"])
+        actors = self._actors(pair.pools if folder.alpha is None else ["reference"])
+        dtype = self._pin_dtype(actors, say)
+        folder.start(self.name, self.settings(folder.alpha), commits=commits, dtype=dtype, **self._facts)
+        named = {mark: partial(model_files, getattr(pair, m)) for m, mark in self._weights.items() if mark}
         if on_gpus := pools.in_words(actors):
             say(f"score: {on_gpus}")
         with read_beside(self.folder, named):
@@ -168,6 +169,20 @@ class ScoreStage(Stage):
             if line:
                 say(f"score: {line}")
         _say_rates(facts["models"], say)
+
+    def _pin_dtype(self, actors: Mapping[str, pools.Actors], say: Say) -> str:
+        """What `auto` means, or meant when the run began: a table has one dtype."""
+        from pa_dist.score.scorer import dtype_of
+
+        settings = self._pinned.score
+        gpus = any(pool.num_gpus for pool in actors.values())
+        now = dtype_of(settings, settings.device or ("cuda" if gpus else "cpu"))
+        before: str | None = self.folder.manifest["stages"].get(self.name, {}).get("dtype")
+        if before not in (None, now):
+            say(f"score: it goes on in {before}, as it began; here score.dtype=auto would be {now}")
+        dtype = before or now
+        self._pinned = self._pinned._replace(score=settings.model_copy(update={"dtype": dtype}))
+        return dtype
 
 
 def _say_rates(models: dict[str, Any], say: Say) -> None:

@@ -208,3 +208,15 @@ def test_a_processor_folder_is_a_model_and_a_tokenizer(make, kind, processor, tm
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"pair\.policy: .*no weights \(model\.safetensors"):
         check_models(pair, Score())
+
+
+@pytest.mark.parametrize("emulated", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_logits_of_a_model_in_half_precision_are_float32(dtype, emulated, tmp_path, monkeypatch):
+    """Also where a CPU multiplies in float32 what it has no instructions for."""
+    monkeypatch.setattr("pa_dist.engine.load.half_is_emulated", lambda _: emulated)
+    FAMILIES["llama"]().save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), dtype=dtype)
+    layer = model.model.layers[0].mlp.up_proj
+    assert (type(layer).__name__, layer.weight.dtype) == ("_WideLinear" if emulated else "Linear", model.dtype)
+    assert model(torch.zeros(1, 3, dtype=torch.long)).logits.dtype == torch.float32

@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 from test_hf import FAMILIES
+from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1RMSNormGated
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from pa_dist.engine.norms import fuse_norms
 
@@ -28,6 +30,14 @@ def test_fused_norms_change_no_number(family):
 
 
 def test_a_norm_of_another_kind_stays():
-    norms = torch.nn.ModuleList([Gemma2RMSNorm(16), torch.nn.LayerNorm(16)])
+    norms = torch.nn.ModuleList([Gemma2RMSNorm(16), torch.nn.LayerNorm(16), FalconH1RMSNormGated(16)])
     assert fuse_norms(norms) == 0
-    assert [type(norm) for norm in norms] == [Gemma2RMSNorm, torch.nn.LayerNorm]
+    assert [type(norm) for norm in norms] == [Gemma2RMSNorm, torch.nn.LayerNorm, FalconH1RMSNormGated]
+
+
+def test_a_norm_within_hooks_is_fused_within_them():
+    norm = LlamaRMSNorm(16)
+    norm._old_forward, norm.forward = norm.forward, lambda x: norm._old_forward(x)  # as accelerate does
+    assert fuse_norms(torch.nn.ModuleList([norm])) == 1
+    assert type(norm).__name__ == "FusedLlamaRMSNorm"
+    assert norm._old_forward.__func__ is type(norm).forward

@@ -129,6 +129,20 @@ def test_where_float32_has_no_room_it_goes_on_in_bfloat16(monkeypatch):
     assert {tensor.dtype for tensor in engine.engine.model.state_dict().values()} == {torch.bfloat16}
 
 
+def test_a_sequence_that_fits_in_half_precision_alone_is_not_given_up(monkeypatch):
+    model, given = outgrowing(), sequences()
+    engine = Guarded(HFEngine(of_dtype(model, torch.float16), top_k=5))
+    score = engine.engine.score
+
+    def no_room_in_float32(asked):
+        found = score(asked)
+        return [None] * len(found) if engine.engine.model.dtype == torch.float32 else found
+
+    monkeypatch.setattr(engine.engine, "score", no_room_in_float32)
+    assert not any(np.isnan(columns.logprob).any() for columns in engine.score(given))
+    assert engine.facts()["dtype"] == "bfloat16"
+
+
 @pytest.mark.parametrize("family", ["qwen3", "olmo3"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_order_and_company_change_no_number_beyond_the_noise(family, dtype):

@@ -115,3 +115,12 @@ def test_what_takes_no_adapters_says_so(pair, adapter, monkeypatch):
     monkeypatch.setattr("pa_dist.engine.vllm.installed", lambda: "0.32.0")
     with pytest.raises(ConfigError, match=r"^score\.engine: vllm takes no adapter here; score\.engine=hf does$"):
         check_models(Pair(**{"policy": "x", "reference": "y", **loaded.pair.model_dump()}), Score(engine="vllm"))
+
+
+@pytest.mark.parametrize(("key", "value"), [("bias", "all"), ("init_lora_weights", "pissa")])
+def test_an_adapter_that_changes_the_base_needs_one_of_its_own(key, value, pair, adapter):
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", key: value}))
+    with pytest.raises(ConfigError, match=f"adapter_config.json: {key} is '{value}', which changes the base too"):
+        check_models(parsed(with_adapter(pair, adapter)).pair, Score())
+    alone = {"policy": {"model": pair["policy"], "adapter": str(adapter)}, "reference": pair["reference"]}
+    assert check_models(parsed(alone).pair, Score())

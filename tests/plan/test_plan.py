@@ -11,6 +11,7 @@ import tiny_models
 import torch
 from benchmarks.planning import planned, used
 from rich.console import Console
+from safetensors.torch import save_file
 from test_hf import FAMILIES
 from tiny_models import save_classifier, save_critic, save_model, save_tokenizer
 from transformers import AutoTokenizer
@@ -311,3 +312,22 @@ def test_layers_that_lack_their_kernels_on_a_gpu_are_named(pair, chat_file, tmp_
     assert line.startswith(
         "kernels: unless the GPU machine has them, the policy's linear-attention layers run in a loop"
     )
+
+
+def test_of_one_base_an_actor_does_one_model_after_the_other(pair, chat_file, tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    save_file({"x": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    base = pair["reference"]
+    found = {
+        name: plan(settings(models, chat_file), device="L4")
+        for name, models in {
+            "two": pair,
+            "one": {"policy": {"model": base, "adapter": str(tmp_path)}, "reference": base},
+        }.items()
+    }
+    (two,), (one,) = (each.devices for each in found.values())
+    assert one.hours == pytest.approx(2 * two.hours)
+    assert one.device_hours == pytest.approx(two.device_hours)
+    assert one.fits == two.fits
+    assert any("policy and reference in turn" in line for line in found["one"].assumptions)
+    assert any(line.startswith("adapters: an actor holds the base once") for line in found["one"].assumptions)

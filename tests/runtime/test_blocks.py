@@ -44,3 +44,8 @@ def test_a_run_reads_off_its_files_how_long_trajectories_are(tmp_path):
     assert rows_of_blocks("auto", folder, CPU, 16384, 16384) == pytest.approx(32, abs=1)  # of about 1,024 tokens
     assert rows_of_blocks("auto", folder, CPU, 16384, 128) == 256
     assert rows_of_blocks(7, folder, CPU, 16384, 128) == 7
+
+
+def test_a_pool_that_may_grow_has_blocks_for_all_that_it_may_have():
+    assert fitting(2000, 2000.0, GPU, 16384, 16384) == 125
+    assert fitting(2000, 2000.0, GPU._replace(most=8), 16384, 16384) == 62

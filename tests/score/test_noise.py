@@ -9,7 +9,10 @@ import shared_ray
 
 from pa_dist import config, schema, stages
 from pa_dist.report.facts import facts
+from pa_dist.runtime.pools import Actors
 from pa_dist.score import noise
+from pa_dist.score.scorer import dtype_of
+from pa_dist.score.stage import ScoreStage
 from pa_dist.store.folder import RunFolder
 
 
@@ -115,3 +118,23 @@ def test_a_run_in_half_precision_says_how_noisy_it_is(pair, chat_file, tmp_path)
     assert line == f"score: {noise.in_words(folder.manifest['stages']['score'])}"
     assert dict(facts(folder))["Precision"] in line
     assert json.loads(folder.read("manifest.json"))
+
+
+def test_a_table_has_one_dtype_wherever_the_run_goes_on(pair, tmp_path):
+    loaded = config.parse(
+        {"trajectories": {"format": "chat", "paths": ["x"]}, "pair": pair, "output": str(tmp_path / "out")}
+    )
+    on_a_gpu, on_a_cpu = ({"policy": Actors(1, 1, gpus, 1.0, {})} for gpus in (1.0, 0.0))
+    for began, goes_on, dtype in ((on_a_gpu, on_a_cpu, "float16"), (on_a_cpu, on_a_gpu, "float32")):
+        folder, lines = RunFolder(str(tmp_path / dtype)), []
+        folder.claim()
+        stage = ScoreStage(folder, loaded.scoring)
+        assert stage._pin_dtype(began, lines.append) == dtype
+        folder.start("score", {}, dtype=dtype)
+        assert lines == []
+        again = ScoreStage(folder, loaded.scoring)
+        assert again._pin_dtype(goes_on, lines.append) == again._pinned.score.dtype == dtype
+        assert lines[0].startswith(f"score: it goes on in {dtype}, as it began; here score.dtype=auto would be ")
+    assert dtype_of(config.Score(engine="vllm"), "cuda") == "bfloat16"
+    assert dtype_of(config.Score(engine="vllm", dtype="float16"), "cuda") == "float16"
+    assert dtype_of(config.Score(engine="vllm"), "cpu") == dtype_of(config.Score(), "cpu") == "float32"
