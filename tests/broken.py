@@ -1,6 +1,7 @@
 """What a test does to every worker of a Ray: hooks that run as it starts, told by environment variables whom to hit."""
 
 import os
+import time
 from pathlib import Path
 
 
@@ -48,3 +49,16 @@ def break_the_disk():
         return sound(self, *given)
 
     ParquetDatasink.write = write
+
+
+def slow_the_policy():
+    """In every worker: a block keeps the policy for a second, as a large model would."""
+    from pa_dist.engine.hf import HFEngine
+
+    sound = HFEngine.score
+
+    def score(self, sequences):
+        time.sleep(0 if self.only_logprob else 1)
+        return sound(self, sequences)
+
+    HFEngine.score = score

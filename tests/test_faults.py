@@ -238,6 +238,7 @@ def test_a_full_object_store_spills(undisturbed, tmp_path):
 @pytest.mark.slow
 def test_a_node_that_goes_takes_no_row_with_it(undisturbed, tmp_path):
     path, expected = undisturbed
+    ray.shutdown()  # the shared one
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
     try:
         nodes = [cluster.add_node(num_cpus=2, labels={"role": role}) for role in ("policy", "reference")]
@@ -278,11 +279,13 @@ def test_a_node_that_goes_takes_no_row_with_it(undisturbed, tmp_path):
 @pytest.mark.slow
 def test_a_pool_grows_with_its_cluster(undisturbed, tmp_path):
     path, expected = undisturbed
+    ray.shutdown()  # the shared one
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 5})
     try:
-        ray.init(address=cluster.address, log_to_driver=False)
+        slow = broken.workers(broken.slow_the_policy)
+        ray.init(address=cluster.address, log_to_driver=False, runtime_env=slow)
         out = RunFolder(str(tmp_path / "out"))
-        more = [f"output={out.uri}", "score.rows_per_block=1", "score.policy.replicas={min: 1, max: 2}"]
+        more = [f"output={out.uri}", "score.rows_per_block=2", "score.policy.replicas={min: 1, max: 2}"]
         loaded, failures = config.load(path, more), []
 
         def run():
