@@ -206,19 +206,6 @@ def test_vllm_gives_what_hf_gives(tiny):
 
 
 @pytest.mark.vllm
-@pytest.mark.timeout(600)
-def test_vllm_gives_the_logprob_alone(tiny):
-    small = {"max_num_batched_tokens": 64, "gpu_memory_utilization": 0.1}
-    engine = vllm.VLLMEngine(tiny["policy"], max_length=300, only_logprob=True, **small)
-    ids = np.random.default_rng(0).integers(0, 320, 200).astype(np.int32)
-    sequences = [TokenSequence(ids, np.arange(1, 200, dtype=np.int32)), TokenSequence(ids[:9], np.array([3, 8]))]
-    expected = HFEngine(load_model(tiny["policy"])).score(sequences)
-    for one, other in zip(engine.score(sequences), expected, strict=True):
-        np.testing.assert_allclose(one.logprob, other.logprob, atol=1e-4)
-        assert one[1:] == (None, None, None)
-
-
-@pytest.mark.vllm
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("style", ["plain", "chat"])
 @pytest.mark.parametrize("real", [False, True])
