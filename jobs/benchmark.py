@@ -133,16 +133,37 @@ def reduce_(
     trajectories: Annotated[list[int], typer.Option(help="sizes")] = [10_000, 100_000, 1_000_000],  # noqa: B006
     loop: Annotated[int, typer.Option(help="trajectories of the plain loop")] = 200,
     repeats: Annotated[int, typer.Option(help="repeats of the plain loop")] = 5,
-    corpus: Annotated[int, typer.Option(help="trajectories on disk for the memory figures; 0 skips them")] = 20_000,
     labelled: Annotated[float, typer.Option(help="share of trajectories with a mistake_step")] = 0.0,
-    resamples: Annotated[int, typer.Option(help="bootstrap resamples of the corpus on disk")] = 20,
 ) -> None:
-    """Time per trajectory of the block reduction against a plain loop, and peak memory for N and 2N trajectories."""
+    """Time per trajectory of the block reduction against a plain loop."""
     from benchmarks import reducing
 
-    if corpus:
-        reducing.memory(corpus, labelled, resamples)
     reducing.compare(trajectories, loop, repeats, labelled)
+
+
+@app.command()
+def evaluate(
+    trajectories: Annotated[list[int], typer.Option(help="sizes")] = [10_000, 100_000],  # noqa: B006
+    labelled: Annotated[float, typer.Option(help="share of trajectories with a mistake_step")] = 0.5,
+    place: Annotated[Path | None, typer.Option(help="where corpora are written: 25 GB for a million")] = None,
+) -> None:
+    """What evaluating takes with default settings and every scenario: seconds, core-seconds, memory of each process."""
+    from benchmarks import evaluating
+
+    evaluating.measure(trajectories, labelled, None if place is None else str(place))
+
+
+@app.command()
+def coverage(
+    repeats: Annotated[int, typer.Option(help="simulated corpora of each kind")] = 400,
+    clusters: Annotated[list[int], typer.Option(help="sizes, in tasks")] = [20, 50, 200, 1000],  # noqa: B006
+    trials: Annotated[int, typer.Option(help="trajectories of a task")] = 2,
+    resamples: Annotated[int, typer.Option(help="of a bootstrap that stands beside; it takes long")] = 0,
+) -> None:
+    """How often 95% intervals hold the truth, in simulation; beside them a bootstrap's percentiles."""
+    from benchmarks import covering
+
+    covering.measure(repeats, clusters, trials, resamples)
 
 
 @app.command()

@@ -224,7 +224,7 @@ def run(format, sources, out, engine, tokenizer):
     scored = rows.with_columns(kept, "policy", "policy", columns)
     scored = rows.logprobs_table(rows.with_columns(scored, "reference", "policy", columns))
     folder.write("logprobs", "part-00000", scored)
-    summary = evaluate(Evaluate(resamples=0), folder, map)
+    summary = evaluate(Evaluate(intervals="none"), folder, map)
     assert summary.trajectories == len(scored)
     return Counter(read=counts.read, rejected=counts.rejected + len(rejects) + len(lost), scored=len(scored))
 
@@ -234,7 +234,7 @@ CONFIG = {
     "trajectories": {"format": "chat", "paths": ["a.jsonl"], "limit": 3},
     "pair": {"policy": "p", "reference": "r"},
     "score": {"dtype": "float32", "max_length": 60, "policy": {"replicas": 2, "labels": {"a": "b"}}},
-    "evaluate": {"resamples": 3, "within": [1]},
+    "evaluate": {"resamples": 10, "within": [1]},
     "output": "out",
 }
 

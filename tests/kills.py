@@ -45,7 +45,7 @@ def prepare(place, n, rng, **score):
         "trajectories": {"format": "chat", "paths": [str(place / "rollouts.jsonl")]},
         "pair": {name: str(place / name) for name in ("policy", "reference")},
         "score": {"dtype": "float32", "device": "cpu", "rows_per_block": max(4, n // 60), **score},
-        "evaluate": {"resamples": 0},
+        "evaluate": {"intervals": "none"},
         "output": str(place / "undisturbed"),
     }
     (place / "config.yaml").write_text(yaml.safe_dump(config))

@@ -27,7 +27,7 @@ def run(pair, chat_file):
                 "trajectories": {"format": "chat", "paths": [str(corpus)]},
                 "pair": pair,
                 "score": {"dtype": "float32", "device": "cpu", "rows_per_block": 4},
-                "evaluate": {"resamples": 0},
+                "evaluate": {"intervals": "none"},
                 "output": str(out),
             }
         )

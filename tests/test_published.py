@@ -78,14 +78,14 @@ def test_a_published_command_gives_its_figures(name, overrides, scenario, groups
     assert any(row["value"] is not None for row in of)
     # The paper's own conventions are another reading of the same columns.
     stages.evaluate_folder(
-        RunFolder("out"), config.Evaluate(preset="paper", resamples=0), lambda line: None, loaded.ray
+        RunFolder("out"), config.Evaluate(preset="paper", intervals="none"), lambda line: None, loaded.ray
     )
 
 
 def ran(name, overrides, pair):
     """A shipped config's run by a small pair: the config and its metrics."""
     small = [f"pair={{policy: {pair['policy']}, reference: {pair['reference']}}}", "score.dtype=float32"]
-    small += ["score.device=cpu", "evaluate.resamples=5", "output=out"]
+    small += ["score.device=cpu", "evaluate.resamples=10", "output=out"]
     loaded = config.load(CONFIGS / f"{name}.yaml", [*overrides, *small])
     stages.run(loaded, lambda line: None)
     return loaded, json.loads(RunFolder("out").read("metrics.json"))

@@ -1,13 +1,8 @@
 """The reductions against a plain loop, on synthetic log-prob columns."""
 
-import multiprocessing
 import os
-import resource
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +12,6 @@ import pyarrow as pa
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.reduce.block.tables import reduce_block
-from pa_dist.reduce.evaluate import evaluate
-from pa_dist.store.folder import RunFolder
 
 BLOCK = 1500
 Step = dict[str, Any]
@@ -38,13 +31,6 @@ def compare(sizes: Sequence[int], loop: int, repeats: int, labelled: float) -> N
             f"ratio {np.median(slow) * size / sum(fast):.0f}",
             flush=True,
         )
-
-
-def memory(trajectories: int, labelled: float, resamples: int) -> None:
-    """Print the peak memory of evaluating N and then 2N trajectories from files."""
-    one_core()
-    with tempfile.TemporaryDirectory() as place:
-        _memory(RunFolder(place), trajectories, labelled, resamples)
 
 
 def spread(times: Sequence[float], unit: float = 1) -> str:
@@ -71,38 +57,6 @@ def _time_loop(trajectories: int, labelled: float, seed: int) -> float:
     for row in rows:
         plain_loop(row)
     return (time.perf_counter() - began) / trajectories
-
-
-def _memory(folder: RunFolder, corpus: int, labelled: float, resamples: int) -> None:
-    """Evaluate N trajectories, then 2N, from files; peak memory can only grow, so an equal second peak is no more."""
-    settings = Evaluate(resamples=resamples)
-    for first, last in ((0, corpus), (corpus, 2 * corpus)):
-        sizes = [(start, min(BLOCK, last - start)) for start in range(first, last, BLOCK)]
-        list(_in_a_worker(partial(_write_block, folder, labelled), sizes))
-        began = time.perf_counter()
-        summary = evaluate(settings, folder, _in_a_worker)
-        took = time.perf_counter() - began
-        peak, of_tasks = (resource.getrusage(who).ru_maxrss // 1024 for who in _DRIVER_AND_TASKS)
-        n = summary.trajectories
-        print(
-            f"evaluate {n} trajectories from files: {took:.1f} s, {took / n * 1e6:.0f} us each"
-            f" ({summary.metrics} metrics, {resamples} resamples);"
-            f" peak RSS {peak} MiB of the driver, {of_tasks} MiB of a task"
-        )
-
-
-_DRIVER_AND_TASKS = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-
-
-def _in_a_worker(function: Callable[[T], R], items: Sequence[T], /) -> Iterator[R]:
-    """Runs tasks one by one in another process, as Ray does: what this one holds is then the driver's memory alone."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=one_core) as pool:
-        yield from pool.map(function, items)
-
-
-def _write_block(folder: RunFolder, labelled: float, size: tuple[int, int]) -> None:
-    start, n = size
-    folder.write("logprobs", f"part-{start:09d}", block(start, n, labelled))
 
 
 def one_core() -> None:

@@ -85,7 +85,7 @@ def write_run(folder: RunFolder, rows: Iterator[Row], model: str) -> None:
     if waiting:
         _write_part(folder, n, waiting, tokenizer, rng)
     pair = {"policy": model, "reference": model, "policy_revision": None, "reference_revision": None}
-    settings = Evaluate(resamples=0, scenarios=["best_of_n"])
+    settings = Evaluate(intervals="none", scenarios=["best_of_n"])
     folder.start("score", {"pair": pair, "score": {"max_length": 16384}}, commits={"policy": None, "reference": None})
     folder.finish("score", rows=n, rejects=0, seconds=1.0)
     folder.start("evaluate", {"evaluate": settings.model_dump(mode="json")})

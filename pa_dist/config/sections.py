@@ -297,8 +297,10 @@ class Evaluate(Section):
     """auto takes what the labels allow; a scenario named is evaluated, if only to say why it cannot be."""
     success_threshold: float = 1.0
     """A trajectory succeeded when its reward is at least this."""
-    resamples: Annotated[int, Field(ge=0)] = 1000
-    """Bootstrap resamples of each interval; 0 leaves intervals out."""
+    intervals: Literal["all", "headlines", "none"] = "all"
+    """Which figures get a 95% interval: all, those of cells chosen beforehand and of cross-fitted ones, or none."""
+    resamples: Annotated[int, Field(ge=10)] = 1000
+    """Resamples of tasks in which the choice of a cell is repeated, for the intervals of cross-fitted figures."""
     seed: Annotated[int, Field(ge=0)] = 0
     within: list[Annotated[int, Field(ge=0, lt=2**31)]] = [1, 3, 5]
     """Distances of `step_accuracy_within`."""

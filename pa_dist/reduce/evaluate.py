@@ -21,7 +21,6 @@ from pa_dist.mapper import Mapper
 from pa_dist.reduce.block.methods import Cell, Lacking, RewardMethod, all_methods, cells, missing
 from pa_dist.reduce.block.rewards import Judged, read_judged
 from pa_dist.reduce.block.tables import COLUMNS, reduce_block
-from pa_dist.reduce.choice.cells import score_choices
 from pa_dist.reduce.choice.differences import METHOD, Reading
 from pa_dist.reduce.metrics import measure
 from pa_dist.reduce.metrics.gather import compare_slices, gather, names_in_order
@@ -37,8 +36,10 @@ OUTPUTS = ("steps", "scores", "selections", "attributions")
 _TASK_BYTES = 256 << 20
 _BLOCK_BYTES = 64 << 20
 _BLOCK_ROWS = 4096
-# Scores that one task ranks: columns times trajectories.
-_TASK_SCORES = 2_000_000
+# What a task that measures takes: of each trajectory a number for each column, some labels, and what is made of one
+# column at a time; of failure attribution what is made of each baseline or predictor.
+_BASE_BYTES = 256 << 20
+_ROW_BYTES, _ROWS_BESIDE, _ROWS_OF_BLAME = 8, 30, 60
 # Slices of groups that one task compares.
 _TASK_SLICES = 8
 
@@ -98,8 +99,8 @@ def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: Mapper, rewards: 
     _forget(folder)
     (surveyed,) = map_tasks(partial(survey, settings), [folder])
     jobs = _jobs(settings, folder, surveyed, lacking, rewards)
-    n_metrics = sum(map_tasks(partial(_measure, folder), list(enumerate(jobs))))
-    sum(map_tasks(partial(compare_slices, folder, settings.resamples), _ranges(surveyed.n_slices)))
+    n_metrics = sum(map_tasks(partial(_measure, folder), jobs))
+    sum(map_tasks(partial(compare_slices, folder, settings), _ranges(surveyed.n_slices)))
     for table_name in ("selections", "attributions"):
         _write_if_absent(folder, settings, rewards, table_name)
     names = names_in_order([method.name for method in all_methods(settings.preset, rewards)])
@@ -217,38 +218,45 @@ def _write_if_absent(folder: RunFolder, settings: Evaluate, rewards: Rewards, *n
             folder.write(name, "part-00000", empty[name].empty_table())
 
 
-Job = Callable[[Slicing], Iterable[MetricRow | Reading]]
+@dataclass(frozen=True)
+class _Job:
+    """What a task measures, the bytes that it takes, and its number among all."""
+
+    find: Callable[[Slicing], Iterable[MetricRow | Reading]]
+    memory: int = _BASE_BYTES
+    number: int = 0
 
 
-def _jobs(settings: Evaluate, folder: RunFolder, surveyed: Survey, lacking: Lacking, rewards: Rewards) -> list[Job]:
+def _jobs(settings: Evaluate, folder: RunFolder, surveyed: Survey, lacking: Lacking, rewards: Rewards) -> list[_Job]:
     """What tasks measure, each of all groups: their number does not grow with those."""
-    jobs: list[Job] = [partial(measure.unmeasured, settings, lacking)]
-    if {"uq", "best_of_n"} & set(surveyed.scenarios):
-        columns = [cell for cell in cells(settings.preset, rewards) if (cell.method, cell.token_agg) not in lacking]
-        by_method: dict[str, list[Cell]] = {}
-        for cell in columns:
+    jobs = [_Job(partial(measure.unmeasured, settings, lacking))]
+    n, chosen = surveyed.n_trajectories, set(surveyed.scenarios)
+    by_method: dict[str, list[Cell]] = {}
+    for cell in cells(settings.preset, rewards):
+        if (cell.method, cell.token_agg) not in lacking:
             by_method.setdefault(cell.method, []).append(cell)
-        width = max(1, min(64, _TASK_SCORES // max(surveyed.n_trajectories, 1)))
-        for index, start in enumerate(range(0, len(columns), width)):
-            chosen = columns[start : start + width]
-            jobs.append(partial(measure.score_columns, folder, settings, chosen, f"part-{index:05d}"))
-        for name, of_method in by_method.items():
+    for index, (name, of_method) in enumerate(by_method.items()):
+        memory = _BASE_BYTES + _ROW_BYTES * n * (len(of_method) + _ROWS_BESIDE)
+        if "uq" in chosen:
             others = [first for other, (first, *_) in by_method.items() if (name == METHOD) != (other == METHOD)]
-            jobs.append(partial(score_choices, folder, settings, of_method, others))
-    if "best_of_n" in surveyed.scenarios:
-        jobs.append(partial(measure.best_of_n_baselines, folder, settings))
-    if "fa" in surveyed.scenarios:
+            jobs.append(_Job(partial(measure.uq_of_method, folder, settings, of_method, others), memory))
+        if "best_of_n" in chosen:
+            part = f"part-{index:05d}"
+            jobs.append(_Job(partial(measure.bon_of_method, folder, settings, of_method, part), memory))
+    memory = _BASE_BYTES + _ROW_BYTES * n * _ROWS_OF_BLAME
+    if "best_of_n" in chosen:
+        jobs.append(_Job(partial(measure.bon_baselines, folder, settings), memory))
+    if "fa" in chosen:
         jobs += [
-            partial(measure.blamed_steps, folder, settings, method.name, names)
+            _Job(partial(measure.fa_of_method, folder, settings, method.name, names), memory)
             for method in all_methods(settings.preset, rewards)
             if method.attributes and (names := measure.blaming(method, lacking))
         ]
-        jobs.append(partial(measure.blame_baselines, folder, settings))
-    return jobs
+        jobs.append(_Job(partial(measure.fa_baselines, folder, settings), memory))
+    return [replace(job, number=number) for number, job in enumerate(jobs)]
 
 
-def _measure(folder: RunFolder, job: tuple[int, Job]) -> int:
+def _measure(folder: RunFolder, job: _Job) -> int:
     """Leave what a job finds in files; counts rows of `metrics`."""
-    number, find = job
     plan = read_plan(folder)
-    return write_rows(folder, f"{number:05d}", find(plan), plan.slices)
+    return write_rows(folder, f"{job.number:05d}", job.find(plan), plan.slices)

@@ -22,7 +22,7 @@ from pa_dist.report.tables.comparisons import CROSS_FITTED, Comparisons, Differe
 from pa_dist.report.tables.headline import BUILDERS
 from pa_dist.report.tables.metrics import Found, GroupMetrics, measured, swept
 from pa_dist.report.tables.spreadsheet import as_csv
-from pa_dist.report.wording import MINE, NO_WIDTH, SCENARIOS, Slugs, finding, has_no_width, plain, titles
+from pa_dist.report.wording import MINE, SCENARIOS, Slugs, finding, plain, titles
 from pa_dist.runtime.targets import judged_by, reward_target
 from pa_dist.store.folder import REPORT, RunFolder
 
@@ -192,7 +192,6 @@ class _Writer:
             ],
             below=[
                 plain(table.below) + ".",
-                *([NO_WIDTH] if any(map(has_no_width, [*table.shown, *self._compared.shown(of)])) else []),
                 _HINDSIGHT,
                 *([CROSS_FITTED] if other_data else []),
                 *figures.left_out,

@@ -23,7 +23,6 @@ MINE = "progress_advantage"
 CHANCE = "random"
 _MOST_NAMED = 3
 UNNAMED = "a policy without a name"
-NO_WIDTH = "An interval without width: all resamples agree, which is not certainty."
 
 
 def plain(name: str) -> str:
@@ -64,11 +63,6 @@ class Slugs:
             slug = f"{words or 'figure'}-{count}"
         self._taken.add(slug)
         return slug
-
-
-def has_no_width(row: Row) -> bool:
-    """Whether a row's interval is its value alone."""
-    return row["ci_low"] is not None and row["ci_low"] == row["value"] == row["ci_high"]
 
 
 def finding(scenario: str, rows: Sequence[Row]) -> str:

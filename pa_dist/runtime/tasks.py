@@ -19,7 +19,8 @@ R = TypeVar("R")
 def map_tasks(function: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[R]:
     """`map(function, items)` as Ray tasks of one CPU: results in order, a bounded number under way.
 
-    More wait than there are CPUs, so that an autoscaler sees work for more, and the window grows with them.
+    More wait than there are CPUs, so that an autoscaler sees work for more, and the window grows with them. Of an item
+    that says how much `memory` its task takes, Ray keeps that free.
     """
     name = getattr(function, "func", function).__name__
     task: Any = ray.remote(num_cpus=1)(lambda item: function(item))
@@ -29,10 +30,19 @@ def map_tasks(function: Callable[[T], R], items: Sequence[T], label: str = "") -
             if len(under_way) >= 2 * int(ray.cluster_resources().get("CPU", 1)) + 2:
                 yield _result(under_way.popleft())
                 progress.advance()
-            under_way.append(task.options(name=name).remote(item))
+            under_way.append(task.options(name=name, **_memory(item)).remote(item))
         for future in under_way:
             yield _result(future)
             progress.advance()
+
+
+def _memory(item: Any) -> dict[str, int]:
+    """What an item's task asks Ray for; no more than the largest node has, or it would wait for ever."""
+    wanted = getattr(item, "memory", 0)
+    if not wanted:
+        return {}
+    nodes = [node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]]
+    return {"memory": int(min(wanted, max(nodes, default=0)))}
 
 
 def on_a_device(function: Callable[[T], R], pool: Actors, item: T) -> R:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pa_dist.reduce.metrics.best_of_n import Trials, baselines, best_of_n, selection_probabilities
+from pa_dist.reduce.metrics.intervals import Clusters, estimates_of_means
 
 SCORES = st.one_of(st.none(), st.integers(-2, 2).map(float))
 TASKS = st.lists(
@@ -20,6 +21,17 @@ def _trials(tasks):
     return Trials(task, reward, reward >= 1), score
 
 
+def _of(trials):
+    return Clusters.of(trials.clusters, 0)
+
+
+def _found(score, trials):
+    return {
+        (metric, n): of
+        for metric, n, of in best_of_n(score, trials, _of(trials), []) + baselines(trials, _of(trials), [])
+    }
+
+
 def _select(subset):
     """Best score; ties, and no score at all, to the lowest trial."""
     return max(subset, key=lambda trial: (-math.inf if trial[1][0] is None else trial[1][0], -trial[0]))[1][1]
@@ -29,7 +41,7 @@ def _select(subset):
 @given(TASKS)
 def test_agrees_with_every_subset(tasks):
     trials, score = _trials(tasks)
-    found = {(f.metric, f.at): f for f in best_of_n(score, trials, 0, 0, []) + baselines(trials, 0, 0, [])}
+    found = _found(score, trials)
     for n in range(1, max(map(len, tasks)) + 1):
         eligible = [task for task in tasks if len(task) >= n]
         subsets = [list(itertools.combinations(enumerate(task), n)) for task in eligible]
@@ -41,8 +53,8 @@ def test_agrees_with_every_subset(tasks):
             "oracle": np.mean([np.mean([any(r >= 1 for _, (_, r) in s) for s in of_task]) for of_task in subsets]),
         }
         if np.isnan(score).all():
-            assert found["success", n].value is None
-            assert "no trial has a score" in found["success", n].note
+            assert np.isnan(found["success", n].value)
+            assert found["success", n].figure("success", n).note == "no trial has a score"
             del expected["success"], expected["reward"]
         for metric, value in expected.items():
             assert found[metric, n].n == len(eligible)
@@ -52,7 +64,7 @@ def test_agrees_with_every_subset(tasks):
 def test_by_hand():
     # Ranked a > b > c, of which b succeeds. n=1: 1/3. n=2: subsets ab -> a, ac -> a, bc -> b: 1/3. n=3: a: 0.
     trials, score = _trials([[(3.0, 0.0), (2.0, 1.0), (1.0, 0.0)]])
-    found = {(f.metric, f.at): f.value for f in best_of_n(score, trials, 0, 0, []) + baselines(trials, 0, 0, [])}
+    found = {name: of.value for name, of in _found(score, trials).items()}
     np.testing.assert_allclose([found["success", n] for n in (1, 2, 3)], [1 / 3, 1 / 3, 0])
     np.testing.assert_allclose([found["oracle", n] for n in (1, 2, 3)], [1 / 3, 2 / 3, 1])
     np.testing.assert_allclose([found["mean", n] for n in (1, 2, 3)], [1 / 3] * 3)
@@ -66,19 +78,20 @@ def test_probabilities_stay_exact_for_hundreds_of_trials():
         assert math.isclose(found[n - 1, k], exact, rel_tol=1e-10)
 
 
-def test_intervals_resample_tasks():
+def test_intervals_are_of_tasks():
     rng = np.random.default_rng(0)
     tasks = [[(float(rng.normal()), float(rng.random() < 0.5)) for _ in range(3)] for _ in range(12)]
     trials, score = _trials(tasks)
-    figure = next(f for f in best_of_n(score, trials, 200, 3, []) if (f.metric, f.at) == ("success", 3))
+    found = _found(score, trials)["success", 3]
     picked = np.array([_select(list(enumerate(task))) for task in tasks])
-    values = [picked[drawn].mean() for drawn in np.random.default_rng(3).integers(0, 12, (200, 12))]
-    np.testing.assert_allclose((figure.ci_low, figure.ci_high), np.quantile(values, [0.025, 0.975]))
-    assert figure.value == picked.mean()
+    (expected,) = estimates_of_means(picked[:, None], Clusters.of(np.arange(12), 0))
+    assert found.value == picked.mean()
+    assert found.interval() == expected.interval()
 
 
 def test_missing_scores_are_counted():
     trials, score = _trials([[(None, 1.0), (1.0, 0.0)]])
-    figures = best_of_n(score, trials, 10, 0, ["1 trials without a reward left out"])
-    assert all("1 trials without a score rank last" in f.note and "without a reward" in f.note for f in figures)
-    assert next(f.value for f in figures if (f.metric, f.at) == ("success", 2)) == 0
+    found = best_of_n(score, trials, _of(trials), ["1 trials without a reward left out"])
+    said = ("1 trials without a reward left out", "1 trials without a score rank last")
+    assert all(of.notes == said for *_, of in found)
+    assert next(of.value for metric, n, of in found if (metric, n) == ("success", 2)) == 0

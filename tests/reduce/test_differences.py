@@ -1,8 +1,9 @@
-"""Differences of readings: paired, with p-values and Holm's adjustment worked out by hand."""
+"""Differences of readings: families, with Holm's adjustment worked out by hand."""
 
 import numpy as np
 import pytest
 
+from pa_dist.config import Evaluate
 from pa_dist.reduce.choice.differences import (
     BASELINE,
     CROSS_FITTED,
@@ -11,32 +12,23 @@ from pa_dist.reduce.choice.differences import (
     METHOD,
     NO_CELL,
     Reading,
-    Resampled,
     compare,
     holm,
-    nothing,
-    p_value,
 )
+from pa_dist.reduce.metrics.intervals import Estimate, difference, nothing
 
 PLACE = ("fa", ("who", None, None))
 DROP = ("mean", None, "sharpest_drop")
+SETTINGS = Evaluate(resamples=50)
 
 
 def _reading(method, estimate, choice=HEADLINE, cell=DROP, **beside):
     return Reading(*PLACE, method, choice, cell, "step_accuracy", None, estimate, (), beside)
 
 
-def _estimate(value, *resampled):
-    return Resampled(value, np.array(resampled, float), 10, 9)
-
-
-def test_p_value_counts_both_sides():
-    # Of 9 resamples 2 are at most zero, one of them zero itself, and 8 at least zero: 2 * (1 + 2) / 10.
-    assert p_value(np.array([-1, 0, 1, 2, 3, 4, 5, 6, 7.0])) == 0.6
-    assert p_value(np.arange(1, 20.0)) == 2 / 20
-    assert p_value(np.zeros(9)) == 1
-    assert p_value(np.array([np.nan, *range(1, 20)])) == 2 / 20
-    assert p_value(np.array([np.nan])) is None
+def _estimate(value, seed=0, **settings):
+    parts = np.random.default_rng(seed).normal(size=12) / 50
+    return Estimate(value, parts - parts.mean(), 12, 12, **settings)
 
 
 def test_holm_by_hand():
@@ -47,41 +39,41 @@ def test_holm_by_hand():
 
 
 def test_differences_are_paired_and_a_family_is_adjusted():
-    mine, other = _estimate(0.5, 0.4, 0.5, 0.6), _estimate(0.3, 0.1, 0.4, 0.4)
+    mine, other, random = _estimate(0.5), _estimate(0.3, 1), _estimate(0.6, 2)
     readings = [
         _reading(METHOD, mine),
         _reading(METHOD, mine, HINDSIGHT),
         _reading("entropy", other),
         _reading("entropy", other, cell=("mean", None, "min_cumulative")),  # of another predictor
         _reading("progress_advantage_per_token", mine),  # no baseline
-        Reading(*PLACE, BASELINE, None, (None, None, "random"), "step_accuracy", None, _estimate(0.6, 0.5, 0.6, 0.7)),
+        Reading(*PLACE, BASELINE, None, (None, None, "random"), "step_accuracy", None, random),
     ]
-    rows = compare(readings, 3)
+    rows = compare(readings, SETTINGS)
     assert [row.against for row in rows if row.against is None] == [None] * 5
-    entropy, random = (row for row in rows if row.against)
-    assert (entropy.against, random.against) == ("entropy", "random")
-    assert entropy.figure.value == pytest.approx(0.2)
-    assert (entropy.figure.ci_low, entropy.figure.ci_high) == pytest.approx((0.105, 0.295))  # of 0.1, 0.2, 0.3
-    assert random.figure.ci_low == pytest.approx(-0.1)  # always 0.1 below: no width
-    assert random.figure.ci_high == pytest.approx(-0.1)
-    assert entropy.p_value == random.p_value == 0.5
-    assert (entropy.p_holm, entropy.comparisons) == (1, 2)
+    found = [row for row in rows if row.against]
+    assert [row.against for row in found] == ["entropy", "random"]
+    for row, theirs in zip(found, (other, random), strict=True):
+        exact = difference(mine, theirs)
+        assert (row.figure.value, row.figure.ci_low, row.p_value) == (exact.value, exact.low, exact.p_value)
+        assert row.comparisons == 2
+    assert [row.p_holm for row in found] == pytest.approx(holm([row.p_value for row in found]))
 
 
 def test_only_shared_rows_are_compared():
-    mine = _reading(METHOD, _estimate(0.5, 0.5), entropy=_estimate(0.75, 0.75))
-    other = _reading("entropy", _estimate(0.5, 0.5), **{METHOD: _estimate(0.25, 0.25)})
-    (row,) = (row for row in compare([mine, other], 1) if row.against)
+    mine = _reading(METHOD, _estimate(0.5), entropy=_estimate(0.75))
+    other = _reading("entropy", _estimate(0.5, 1), **{METHOD: _estimate(0.25, 1)})
+    (row,) = (row for row in compare([mine, other], SETTINGS) if row.against)
     assert row.figure.value == 0.5
 
 
 def test_what_is_missing_says_why_and_takes_no_part():
+    chosen = _estimate(0.5, redrawn=np.random.default_rng(0).normal(size=50) / 10)
     readings = [
-        _reading(METHOD, _estimate(0.5, 0.5), CROSS_FITTED, NO_CELL),
+        _reading(METHOD, chosen, CROSS_FITTED, NO_CELL),
         _reading("entropy", nothing("no entropy here"), CROSS_FITTED, NO_CELL),
-        _reading("perplexity", _estimate(0.1, 0.1), CROSS_FITTED, NO_CELL),
+        _reading("perplexity", _estimate(0.1, 1), CROSS_FITTED, NO_CELL),
     ]
-    rows = {row.against: row for row in compare(readings, 1) if row.against}
+    rows = {row.against: row for row in compare(readings, SETTINGS) if row.against}
     missing = rows["entropy"]
     assert (missing.figure.value, missing.figure.note, missing.p_value, missing.comparisons) == (
         None,
@@ -90,3 +82,10 @@ def test_what_is_missing_says_why_and_takes_no_part():
         None,
     )
     assert rows["perplexity"].comparisons == 1
+
+
+def test_intervals_can_be_left_out():
+    rows = compare(
+        [_reading(METHOD, _estimate(0.5)), _reading("entropy", _estimate(0.3, 1))], Evaluate(intervals="none")
+    )
+    assert all((r.figure.ci_low, r.p_value, r.p_holm) == (None,) * 3 for r in rows)

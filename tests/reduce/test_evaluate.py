@@ -109,7 +109,6 @@ def test_nothing_depends_on_files_order_or_where_tasks_run(done, tmp_path, monke
     folder = run_folder(tmp_path, rows, per_file=5)
     monkeypatch.setattr(stage, "_TASK_BYTES", 1)
     monkeypatch.setattr(stage, "_BLOCK_BYTES", 2000)
-    monkeypatch.setattr(stage, "_TASK_SCORES", 36 * 7)
     assert evaluate(SETTINGS, folder, _pickled) == done[1]
     assert len(folder.parts("scores")) > len(folder.parts("logprobs")) > 1
     assert metrics(folder) == done[2]
@@ -132,7 +131,11 @@ def test_the_seed_decides_and_a_rerun_replaces(done, tmp_path):
     evaluate(Evaluate(resamples=40, seed=1), folder, map)
     other = metrics(folder)
     assert [r["value"] for r in other] == [r["value"] for r in done[2]]
-    assert [r["ci_low"] for r in other] != [r["ci_low"] for r in done[2]]
+    crossed = [
+        [r["value"] for r in json.loads(of.read("comparisons.json")) if r["choice"] == "cross_fitted"]
+        for of in (folder, done[0])
+    ]
+    assert crossed[0] != crossed[1]  # of other folds
     evaluate(SETTINGS, folder, map)
     first = Path(folder.path("metrics.parquet")).read_bytes()
     evaluate(SETTINGS, folder, map)
@@ -141,7 +144,8 @@ def test_the_seed_decides_and_a_rerun_replaces(done, tmp_path):
 
 
 def test_survey_counts_labels(done):
-    facts = {fact.group: fact for fact in survey.group_facts(done[0], SETTINGS)}
+    read = survey.group_labels(done[0])
+    facts = {group: survey.facts_of(group, labels, SETTINGS) for group, _, labels in read}
     assert facts["who", None, None].n_mistakes == 12
     assert facts["tau", "airline", None].n_rewards == 11
     assert facts[None, None, None].most_trials == 0

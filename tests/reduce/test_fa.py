@@ -10,15 +10,16 @@ from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.reduce.block.predictors import agent_matches
 from pa_dist.reduce.block.tables import reduce_block
-from pa_dist.reduce.metrics.fa import baseline_outcomes, blamed_outcomes, fa_figures, metric_names
-from pa_dist.reduce.metrics.intervals import Resampling
+from pa_dist.reduce.metrics.fa import baseline_outcomes, blamed_outcomes, fa_estimates, metric_names
+from pa_dist.reduce.metrics.intervals import Clusters
 
 WITHIN = [1, 3, 5]
 
 
-def _figures(values, clusters=None, resamples=0):
-    resampling = Resampling(np.arange(len(values)) if clusters is None else np.array(clusters), resamples, 0)
-    return {(f.metric, f.at): f for f in fa_figures(values, resampling, WITHIN)}
+def _figures(values, clusters=None):
+    numbers = np.arange(len(values)) if clusters is None else np.array(clusters)
+    names, found = metric_names(WITHIN), fa_estimates(values, Clusters.of(numbers, 0))
+    return {name: of.figure(*name) for name, of in zip(names, found, strict=True)}
 
 
 def _rows(*cases):
@@ -79,7 +80,8 @@ def test_figures_agree_with_loops(rows):
         for a in blamed.to_pylist()
         if (a["method"], a["token_agg"], a["predictor"]) == ("entropy", "mean", "sharpest_abs_drop")
     ]
-    found = _figures(blamed_outcomes(pa.Table.from_pylist(cell, schema.ATTRIBUTIONS), WITHIN))
+    mistake = np.array([a["mistake_step"] for a in cell], float)
+    found = _figures(blamed_outcomes(pa.Table.from_pylist(cell, schema.ATTRIBUTIONS), mistake, WITHIN))
     distances = [None if a["step"] is None else abs(a["step"] - a["mistake_step"]) for a in cell]
     for k, name in [(0, ("step_accuracy", None)), *((k, ("step_accuracy_within", k)) for k in WITHIN)]:
         _same(found[name], [d is not None and d <= k for d in distances])
@@ -100,16 +102,13 @@ def test_metric_names_follow_the_config():
     assert [at for metric, at in metric_names([2, 4]) if metric == "step_accuracy_within"] == [2.0, 4.0]
 
 
-def test_intervals_resample_questions():
+def test_intervals_are_of_questions():
+    # Two trajectories of one question count as one that could be different, not as two.
     values = np.array([[1.0] * 7, [1.0] * 7, [0.0] * 7, *[[float(k % 2)] * 7 for k in range(8)]])
-    figure = _figures(values, clusters=[0, 0, 1, *range(2, 10)], resamples=300)["step_accuracy", None]
-    per_question = {0: (2, 2), 1: (0, 1), **{k: (k % 2, 1) for k in range(2, 10)}}
-    expected = []
-    for drawn in np.random.default_rng(0).integers(0, 10, (300, 10)):
-        right, n = np.sum([per_question[int(question)] for question in drawn], axis=0)
-        expected.append(right / n)
-    np.testing.assert_allclose((figure.ci_low, figure.ci_high), np.quantile(expected, [0.025, 0.975]))
-    assert figure.value == 6 / 11
+    figure = _figures(values, clusters=[0, 0, 1, *range(2, 10)])["step_accuracy", None]
+    apart = _figures(values)["step_accuracy", None]
+    assert figure.value == apart.value == 6 / 11
+    assert figure.ci_low < apart.ci_low < apart.ci_high < figure.ci_high
 
 
 NAMES = st.lists(st.tuples(*[st.one_of(st.none(), st.text("ab", max_size=3))] * 2), max_size=20)

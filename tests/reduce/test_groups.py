@@ -108,7 +108,7 @@ def test_the_driver_gathers_counts_however_many_groups(tmp_path, monkeypatch):
         ]
         rows = [row | {"domain": row["behavior"], "behavior": None} for row in rows]
         folder = run_folder(tmp_path / name, rows)
-        return folder, evaluate(Evaluate(scenarios=["best_of_n", "fa"], resamples=5), folder, counting), moved
+        return folder, evaluate(Evaluate(scenarios=["best_of_n", "fa"], resamples=10), folder, counting), moved
 
     few, summary_of_few, moved_of_few = run(2, "few")
     many, summary, moved = run(6, "many")

@@ -111,7 +111,7 @@ def test_methods_without_their_column_are_missing_with_the_reason(tmp_path):
     given = [name for name in scores.column_names if not name.startswith(("entropy", "self_certainty"))]
     assert scores.select(given) == whole.dataset("scores").to_table(columns=given)
     # The preset `paper` reads the top-k mean under the name of self-certainty.
-    evaluate(Evaluate(resamples=0, preset="paper"), folder, map)
+    evaluate(Evaluate(intervals="none", preset="paper"), folder, map)
     assert any(row["value"] is not None for row in pick(metrics(folder), method="self_certainty"))
     if CHECK_RUN.exists():
         checked = subprocess.run([sys.executable, str(CHECK_RUN), folder.uri], capture_output=True, text=True)
@@ -161,7 +161,7 @@ def test_preset_paper_reads_what_is_missing_as_the_released_code_does(tmp_path):
         plain.row("e", [[high], [], [high]], benchmark="who", task_id="r", mistake_step=3),
     ]
     folder = run_folder(tmp_path, rows)
-    evaluate(Evaluate(preset="paper", resamples=0), folder, map)
+    evaluate(Evaluate(preset="paper", intervals="none"), folder, map)
     scores = {row["trajectory_id"]: row for row in folder.dataset("scores").to_table().to_pylist()}
     for method, expected in (("progress_advantage", (-0.5, 0.0, 0.5)), ("self_certainty", (-4.0, -3.0, -2.0))):
         assert tuple(scores[key][f"{method}__mean__mean"] for key in "abc") == expected

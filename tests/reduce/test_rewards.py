@@ -147,7 +147,7 @@ def test_a_part_reads_the_files_that_hold_its_rows(tmp_path, row_groups, monkeyp
     parts = stage._find_judged(folder, [STEPWISE, WHOLE], stage._plan(folder))
     assert [part.judged for part in parts] == [((bz, da), ()), ((da, c), ()), ((), ())]
 
-    evaluate(Evaluate(resamples=0), folder, pickled, [STEPWISE, WHOLE])
+    evaluate(Evaluate(intervals="none"), folder, pickled, [STEPWISE, WHOLE])
     scores = folder.dataset("scores").to_table(columns=["trajectory_id", "prm__none__sum", "wild__none__none"])
     expected = {key: (sum(said[key]) if key in said else None) for key in whole}
     assert {row["trajectory_id"]: row["prm__none__sum"] for row in scores.to_pylist()} == pytest.approx(expected)
@@ -155,7 +155,7 @@ def test_a_part_reads_the_files_that_hold_its_rows(tmp_path, row_groups, monkeyp
 
 
 def test_metrics_by_hand(folder):
-    evaluate(Evaluate(resamples=5), folder, pickled, [WHOLE, STEPWISE])
+    evaluate(Evaluate(resamples=10), folder, pickled, [WHOLE, STEPWISE])
     records = json.loads(Path(folder.path("metrics.json")).read_text())
 
     def value(method, metric, **where):
@@ -182,7 +182,7 @@ def test_metrics_by_hand(folder):
 
 
 def test_the_tables_in_the_terminal_show_them(folder):
-    evaluate(Evaluate(resamples=5), folder, pickled, [WHOLE, STEPWISE])
+    evaluate(Evaluate(resamples=10), folder, pickled, [WHOLE, STEPWISE])
     console = Console(record=True, width=200, file=io.StringIO())
     show_metrics(str(folder), console)
     text = console.export_text()

@@ -66,7 +66,7 @@ def write_run(path: str, given: list[Row], tokenizer: Any, policy: str) -> RunFo
     folder.remember(config={"name": "small"})
     folder.start("score", {"pair": pair, "score": {"max_length": 512}}, commits={"policy": None, "reference": None})
     folder.finish("score", rows=len(given), rejects=0, seconds=1.0)
-    settings = Evaluate(resamples=0)
+    settings = Evaluate(intervals="none")
     folder.start("evaluate", {"evaluate": settings.model_dump(mode="json")})
     summary = evaluate(settings, folder, map)
     folder.finish("evaluate", **asdict(summary), seconds=1.0)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pa_dist.reduce.metrics.intervals import Resampling
-from pa_dist.reduce.metrics.uq import uncertainty
+from pa_dist.reduce.metrics.intervals import Clusters
+from pa_dist.reduce.metrics.uq import METRICS, Outcomes, uncertainty
 from pa_dist.report.figures.curves import BINS, histogram, risk_coverage_curve, roc_curve, thinned
 
 
@@ -32,8 +32,8 @@ def test_risk_coverage_by_hand():
 @pytest.mark.parametrize("n", [7, 400])
 def test_areas_are_those_of_the_metrics(n, ties):
     score, success = _scores(n, ties)
-    figures = uncertainty(score, success.astype(float), success, Resampling(np.arange(n), 0, 0))
-    known = {figure.metric: figure.value for figure in figures if figure.at is None}
+    figures = uncertainty(score, Outcomes(success.astype(float), success, Clusters.of(np.arange(n), 0)))
+    known = {metric: figure.value for (metric, at), figure in zip(METRICS, figures, strict=True) if at is None}
     false, true = roc_curve(score, success)
     assert np.trapezoid(true, false) == pytest.approx(known["auroc"], abs=1e-9)
     assert risk_coverage_curve(score, success)[1].mean() == pytest.approx(known["aurc"], abs=1e-9)

@@ -26,9 +26,8 @@ from pa_dist.report.figures.by_group import of_sweep
 from pa_dist.report.figures.plots import saved, style
 from pa_dist.report.figures.svg import inlined
 from pa_dist.report.tables.comparisons import Comparisons, Differences
-from pa_dist.report.tables.headline import BUILDERS
 from pa_dist.report.tables.metrics import GroupMetrics, measured, swept
-from pa_dist.report.wording import NO_WIDTH, Slugs, has_no_width, plain
+from pa_dist.report.wording import Slugs, plain
 from pa_dist.store.folder import RunFolder
 
 HOSTILE = "<script>alert(1)</script>"
@@ -193,7 +192,7 @@ def test_of_more_groups_than_a_page_holds_the_largest_are_shown(folder, tmp_path
 
 def test_comparisons_stand_beside_the_plain_figures(tmp_path):
     shown = {("b", None, None), ("b", None, "other"), ("b", "other", None)}
-    assert Comparisons.of(RunFolder(str(tmp_path)), shown) == Comparisons([], 0)
+    assert Comparisons.of(RunFolder(str(tmp_path)), shown) == Comparisons([])
     group = {"scenario": "uq", "benchmark": "b", "domain": None, "metric": "auroc", "at": None, "predictor": None}
     group["behavior"] = None
     own = {"method": "entropy", "against": None, "value": 0.6, "ci_low": 0.5, "ci_high": 0.7, "p_holm": None}
@@ -208,37 +207,19 @@ def test_comparisons_stand_beside_the_plain_figures(tmp_path):
         {**group, **own, "domain": "not shown", "choice": "cross_fitted"},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "comparisons.parquet")
-    RunFolder(str(tmp_path)).start("evaluate", {"evaluate": {"resamples": 399}})
     found, of = Comparisons.of(RunFolder(str(tmp_path)), shown), GroupMetrics("uq", ("b", None, None), [], [])
     assert len(found.rows) == len(rows) - 1
     assert found.cross_fitted(of) == {"entropy": "0.600 [0.50, 0.70]"}
     assert found.differences(of) == Differences(
         ["aggregation chosen beforehand", "cross-fitted"],
         [("entropy", ["0.100 [-0.10, 0.30], p 0.250", "-"])],
-        0.005,
     )
     assert found.differences(of).below == (
-        "Paired differences on the same trajectories, [95% bootstrap interval]; p-values are adjusted for all "
-        "differences of a column (Holm); the resamples allow none below 0.005 before that."
+        "Paired differences on the same trajectories, [95% interval]; p-values are adjusted for all differences of a "
+        "column (Holm)."
     )
     bare = [{**row, "ci_low": None, "ci_high": None, "p_holm": None, "note": "too few tasks"} for row in found.rows]
-    assert Comparisons(bare, 399).differences(of).below == (
-        "Paired differences on the same trajectories. too few tasks."
-    )
-    narrow = [{**row, "ci_low": row["value"], "ci_high": row["value"]} for row in found.rows]
-    assert NO_WIDTH in Comparisons(narrow, 399).differences(of).below
-    assert NO_WIDTH not in found.differences(of).below
-
-
-def test_a_note_on_intervals_stands_under_tables_that_show_them(folder):
-    """Of the headline's rows some have an interval that no table shows, such as risks at full coverage."""
-    of = next(of for of in measured(folder).of("uq") if of.group[1] == HOSTILE)
-    hidden = {"metric": "risk", "at": 1.0, "value": 0.5, "ci_low": 0.5, "ci_high": 0.5}
-    headline = [*of.headline, {**of.headline[0], **hidden}]
-    assert not any(map(has_no_width, BUILDERS["uq"](headline).shown))
-    first = next(row for row in headline if row["metric"] == "auroc")
-    narrow = [{**row, "ci_low": row["value"], "ci_high": row["value"]} if row is first else row for row in headline]
-    assert [row["metric"] for row in BUILDERS["uq"](narrow).shown if has_no_width(row)] == ["auroc"]
+    assert Comparisons(bare).differences(of).below == "Paired differences on the same trajectories. too few tasks."
 
 
 def test_titles_name_the_pair_and_the_data_that_ran(folder, html):

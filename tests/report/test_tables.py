@@ -36,7 +36,7 @@ def test_uq_has_an_interval_and_a_dash_for_what_is_missing(tmp_path):
     )
     assert lines[0] == "uq: tau2 airline"
     assert "progress_advantage_per_token 0.865 [0.75, 0.98] -" in lines
-    assert "n = 25, [95% bootstrap interval]; one class only" in lines
+    assert "n = 25, [95% interval]; one class only" in lines
     assert not any("0.999" in line for line in lines)
 
 
@@ -64,7 +64,7 @@ def test_fa_has_a_column_a_predictor_and_its_baselines_below(tmp_path):
     )
     assert "method min_cumulative sharpest_drop" in lines
     assert "progress_advantage 0.250 [0.10, 0.40] 0.500" in lines
-    assert "n = 25, [95% bootstrap interval]; random 0.125" in lines
+    assert "n = 25, [95% interval]; random 0.125" in lines
 
 
 def test_labels_that_cannot_be_hit_are_left_out_beside_the_figure(tmp_path):

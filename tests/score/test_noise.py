@@ -91,7 +91,7 @@ def test_a_run_in_half_precision_says_how_noisy_it_is(pair, chat_file, tmp_path)
             "trajectories": {"format": "chat", "paths": [str(chat_file)]},
             "pair": pair,
             "score": {"dtype": "bfloat16", "device": "cpu", "max_length": 60, "noise_rows": 3},
-            "evaluate": {"resamples": 0},
+            "evaluate": {"intervals": "none"},
             "output": str(tmp_path / "out"),
         }
     )

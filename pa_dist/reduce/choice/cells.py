@@ -6,17 +6,15 @@ with each predictor.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from pa_dist.config import Evaluate
 from pa_dist.ragged import Bools, Floats, Ints
 from pa_dist.reduce.block.methods import Cell
-from pa_dist.reduce.choice.cross_fitting import FOLDS, Pairs, choose_by_mean, folds, read_auroc, read_means
+from pa_dist.reduce.choice.cross_fitting import Pairs, Sums, read_auroc, read_means, redraws
 from pa_dist.reduce.choice.differences import (
     BASELINE,
     CROSS_FITTED,
@@ -25,15 +23,11 @@ from pa_dist.reduce.choice.differences import (
     NO_CELL,
     CellName,
     Reading,
-    Resampled,
-    nothing,
 )
 from pa_dist.reduce.metrics.best_of_n import Trials
-from pa_dist.reduce.metrics.groups import LABELLED, Group, by_group, clusters, floats, trials
-from pa_dist.reduce.metrics.intervals import Resampling, cluster_means, distinct
-from pa_dist.reduce.metrics.survey import Slicing
-from pa_dist.reduce.metrics.uq import METRICS, measured, why_undefined
-from pa_dist.store.folder import RunFolder
+from pa_dist.reduce.metrics.groups import Group
+from pa_dist.reduce.metrics.intervals import FOLDS, Clusters, Estimate, estimates_of_means, nothing
+from pa_dist.reduce.metrics.uq import METRICS, Outcomes, uncertainty, why_undefined
 
 # What a cell is chosen by; of the one chosen beforehand UQ has more.
 CHOSEN_BY = {"uq": "auroc", "best_of_n": "success", "fa": "step_accuracy"}
@@ -41,38 +35,25 @@ UQ_METRICS = ("auroc", "spearman", "aurc")
 NO_TRIAL = "no task has a trial with a reward"
 
 
-def score_choices(
-    folder: RunFolder,
-    settings: Evaluate,
+def uq_choices(
+    group: Group,
     cells: Sequence[Cell],
-    others: Sequence[Cell],
-    plan: Slicing,
+    scores: Floats,
+    outcomes: Outcomes,
+    others: dict[str, Floats],
+    settings: Evaluate,
 ) -> Iterator[Reading]:
-    """UQ and best-of-N of one method.
+    """UQ of one method.
 
     Args:
-      cells: all of the method's, the one chosen beforehand first; the task holds a column of each.
-      others: one cell of each method whose figures will be held against this one's.
-      plan: says which groups.
+      cells: all of the method's, the one chosen beforehand first.
+      scores: [cells, rows], higher is better; NaN where there is none.
+      outcomes: of the rows.
+      others: scores of each method whose figures will be held against this one's.
+      settings: resamples and their seed.
     """
-    columns = dict.fromkeys(cell.column for cell in (*cells, *others))
-    table = folder.dataset("scores").to_table(columns=[*LABELLED, *columns])
-    for group, members in by_group(table):
-        if group in plan.planned["uq"]:
-            rewarded = members.filter(pc.is_valid(members["reward"]))
-            yield from _uncertainty(group, rewarded, cells, others, settings)
-        if group in plan.planned["best_of_n"]:
-            yield from _best_of_n(group, *trials(members, settings), cells, settings)
-
-
-def _uncertainty(
-    group: Group, members: pa.Table, cells: Sequence[Cell], others: Sequence[Cell], settings: Evaluate
-) -> Iterator[Reading]:
-    reward = floats(members, "reward")
-    scores = np.stack([cell.orientation * floats(members, cell.column) for cell in cells])
-    resampling = Resampling(clusters(members), settings.resamples, settings.seed)
-    rated = Rated(scores, reward, reward >= settings.success_threshold, resampling)
-    shared = {other.method: rated.known & ~np.isnan(floats(members, other.column)) for other in others}
+    rated = Rated(scores, outcomes, settings)
+    shared = {name: rated.known & ~np.isnan(score) for name, score in others.items()}
     # Most methods have a score of the same trajectories: each set of them is measured once.
     masks = {mask.tobytes(): mask for mask in (rated.known, *shared.values())}
     found = {key: rated.estimates(mask) for key, mask in masks.items()}
@@ -87,19 +68,11 @@ def _uncertainty(
 
 @dataclass(frozen=True)
 class Rated:
-    """A group's trajectories that have rewards, and one method's scores of them.
-
-    Attributes:
-      scores: [cells, rows], higher is better; NaN where there is none.
-      reward: [rows].
-      success: [rows].
-      resampling: of these rows.
-    """
+    """A group's trajectories that have rewards, and one method's scores of them, [cells, rows]."""
 
     scores: Floats
-    reward: Floats
-    success: Bools
-    resampling: Resampling
+    outcomes: Outcomes
+    settings: Evaluate
 
     @cached_property
     def known(self) -> Bools:
@@ -108,14 +81,16 @@ class Rated:
         return known
 
     @cached_property
-    def fold(self) -> Ints:
-        return folds(self.resampling.n_clusters, self.resampling.seed)[self.resampling.clusters]
-
-    @cached_property
-    def _choices(self) -> tuple[Ints, int]:
-        pairs = Pairs.of(self.scores[:, self.known], self.success[self.known], self.fold[self.known])
+    def _choices(self) -> tuple[Ints, int, Floats]:
+        pairs = Pairs.of(self.scores[:, self.known], self.outcomes.success[self.known], self._clusters(self.known))
         choice, best = pairs.choose()
-        return _allowed(choice, len(self.scores), self.resampling), max(best, 0)
+        allowed = _allowed(choice, len(self.scores), self.outcomes.clusters)
+        weights = _weights(self.outcomes.clusters, self.settings)
+        redrawn = pairs.redrawn(weights) if allowed is choice else np.empty(0)
+        return allowed, max(best, 0), redrawn
+
+    def _clusters(self, mask: Bools) -> Clusters:
+        return self.outcomes.clusters.some(mask)
 
     @property
     def choice(self) -> Ints:
@@ -127,37 +102,40 @@ class Rated:
         """The best cell in hindsight."""
         return self._choices[1]
 
-    def estimates(self, mask: Bools) -> dict[tuple[str, str], Resampled]:
+    def estimates(self, mask: Bools) -> dict[tuple[str, str], Estimate]:
         """By choice and metric, on some of the rows."""
-        n, success, of_cluster = int(mask.sum()), self.success[mask], self.resampling.clusters[mask]
-        notes = [f"{len(mask) - n} trajectories without a score left out"] if n < len(mask) else []
+        success = self.outcomes.success[mask]
         why = why_undefined(success) if len(mask) else "no trajectory has a reward"
-        values, resampled = measured(self.scores[0, mask], self.reward[mask], success, of_cluster, self.resampling)
-        size = distinct(of_cluster), n
-        found = {}
-        for metric in UQ_METRICS:
-            k = METRICS.index((metric, None))
-            found[HEADLINE, metric] = Resampled(float(values[k]), resampled[:, k], *size, tuple(notes), why)
+        of_head = uncertainty(np.where(mask, self.scores[0], np.nan), self.outcomes)
+        found = {
+            (HEADLINE, metric): replace(of_head[METRICS.index((metric, None))], undefined=why) for metric in UQ_METRICS
+        }
         one_class = success.all() or not success.any()
+        like = found[HEADLINE, "auroc"]
         for choice, cells, undefined in (
-            (CROSS_FITTED, self.choice, why if one_class else _why_no_choice(self.resampling)),
+            (CROSS_FITTED, self.choice, why if one_class else _why_no_choice(self.outcomes.clusters)),
             (HINDSIGHT, np.full_like(self.choice, self.best), why),
         ):
-            read = read_auroc(self.scores[:, mask], success, self.fold[mask], cells, of_cluster, self.resampling)
-            found[choice, "auroc"] = Resampled(*read, *size, tuple(notes), undefined)
+            value, parts = read_auroc(self.scores[:, mask], success, cells, self._clusters(mask))
+            redrawn = self._choices[2] if choice == CROSS_FITTED else np.empty(0)
+            found[choice, "auroc"] = replace(like, value=value, parts=parts, redrawn=redrawn, undefined=undefined)
         return found
 
 
-def _allowed(choice: Ints, n_cells: int, resampling: Resampling) -> Ints:
+def _weights(clusters: Clusters, settings: Evaluate) -> Floats:
+    return redraws(clusters.n_bins, settings.resamples, settings.seed)
+
+
+def _allowed(choice: Ints, n_cells: int, clusters: Clusters) -> Ints:
     """One cell needs no choosing, and too few clusters allow none."""
     if n_cells == 1:
         return np.zeros_like(choice)
-    return choice if resampling.n_clusters >= FOLDS else np.full_like(choice, -1)
+    return choice if clusters.n_clusters >= FOLDS else np.full_like(choice, -1)
 
 
-def _why_no_choice(resampling: Resampling) -> str:
-    if resampling.n_clusters < FOLDS:
-        return f"{resampling.n_clusters} tasks are too few to choose on: there are {FOLDS} folds"
+def _why_no_choice(clusters: Clusters) -> str:
+    if clusters.n_clusters < FOLDS:
+        return f"{clusters.n_clusters} tasks are too few to choose on: there are {FOLDS} folds"
     return "the folds left to choose on cannot tell cells apart: they hold one class, or nothing"
 
 
@@ -181,7 +159,8 @@ def mean_choices(
     place: tuple[str, Group, str],
     names: Sequence[CellName],
     outcomes: Floats,
-    resampling: Resampling,
+    clusters: Clusters,
+    settings: Evaluate,
     *,
     headlines: int,
     undefined: str,
@@ -194,66 +173,70 @@ def mean_choices(
       place: scenario, group, method.
       names: of the cells.
       outcomes: [rows, cells], 0 or 1; NaN where a row does not count.
-      resampling: of the rows.
+      clusters: of the rows.
+      settings: resamples and their seed.
       headlines: how many cells, the first ones, were chosen beforehand.
       undefined: said where no row counts.
       at: of the metric.
       notes: said of every figure.
     """
-    fold = folds(resampling.n_clusters, resampling.seed)[resampling.clusters]
-    choice, best = choose_by_mean(outcomes, fold)
-    choice, best = _allowed(choice, len(names), resampling), max(best, 0)
-    read = np.column_stack([outcomes[:, :headlines], read_means(outcomes, fold, choice), outcomes[:, best]])
+    sums = Sums.of(outcomes, clusters)
+    choice, best = sums.choose()
+    allowed, best = _allowed(choice, len(names), clusters), max(best, 0)
+    read = np.column_stack([outcomes[:, :headlines], read_means(outcomes, clusters.folds, allowed), outcomes[:, best]])
     choices = [*[HEADLINE] * headlines, CROSS_FITTED, HINDSIGHT]
     at_cells = [*names[:headlines], NO_CELL, names[best]]
     why = [undefined] * len(choices)
     if not np.isnan(outcomes).all():
-        why[headlines] = _why_no_choice(resampling)
-    for how, cell, estimate in zip(choices, at_cells, mean_estimates(read, resampling, notes, why), strict=True):
-        said = _how(how, _chosen(names, choice), len(names))
+        why[headlines] = _why_no_choice(clusters)
+    estimates = estimates_of_means(read, clusters, notes, why)
+    if allowed is choice and not np.isnan(estimates[headlines].value):
+        estimates[headlines] = replace(estimates[headlines], redrawn=sums.redrawn(_weights(clusters, settings)))
+    for how, cell, estimate in zip(choices, at_cells, estimates, strict=True):
+        said = _how(how, _chosen(names, allowed), len(names))
         yield Reading(*place, how, cell, CHOSEN_BY[place[0]], at, estimate, said)
 
 
-def mean_estimates(
-    outcomes: Floats, resampling: Resampling, notes: Sequence[str], undefined: Sequence[str]
-) -> list[Resampled]:
-    """Means of columns, [rows, k]; `undefined` says k times why there is none."""
-    if not len(outcomes):
-        return [nothing(why) for why in undefined]
-    values, resampled, of_clusters = cluster_means(outcomes, resampling)
-    counts = (~np.isnan(outcomes)).sum(axis=0)
-    return [
-        Resampled(float(values[k]), resampled[:, k], int(of_clusters[k]), int(counts[k]), tuple(notes), why)
-        for k, why in enumerate(undefined)
-    ]
-
-
-def _best_of_n(
-    group: Group, members: pa.Table, tried: Trials, notes: list[str], cells: Sequence[Cell], settings: Evaluate
+def bon_choices(
+    group: Group,
+    cells: Sequence[Cell],
+    scores: Floats,
+    tried: Trials,
+    clusters: Clusters,
+    notes: list[str],
+    settings: Evaluate,
 ) -> Iterator[Reading]:
-    """Success of the pick among the most trials that a task has, a mean over the tasks that have as many."""
-    picks = [_picked(tried, cell.orientation * floats(members, cell.column)) for cell in cells]
+    """Best-of-N of one method: success of the pick among the most trials that a task has, a mean over the tasks that
+    have as many.
+
+    Args:
+      cells: all of the method's, the one chosen beforehand first.
+      scores: [cells, trials], higher is better; NaN where there is none.
+      clusters: of the tasks.
+      notes: what was left out before.
+    """
     yield from mean_choices(
         ("best_of_n", group, cells[0].method),
         [_name(cell) for cell in cells],
-        np.stack(picks, axis=1),
-        _of_tasks(tried, settings),
+        np.stack([_picked(tried, score) for score in scores], axis=1),
+        clusters,
+        settings,
         headlines=1,
-        undefined="no trial has a score" if len(members) else NO_TRIAL,
+        undefined="no trial has a score" if len(tried.task) else NO_TRIAL,
         at=float(tried.largest),
         notes=notes,
     )
 
 
-def random_trial(group: Group, tried: Trials, notes: list[str], settings: Evaluate) -> Reading:
+def random_trial(group: Group, tried: Trials, clusters: Clusters, notes: list[str]) -> Reading:
     """What best-of-N is held against: the success of a trial taken at random, in the tasks with the most trials."""
     means = np.bincount(tried.task, weights=tried.success) / tried.sizes
     outcomes = np.where(tried.sizes == tried.largest, means, np.nan)[:, None]
-    (estimate,) = mean_estimates(outcomes, _of_tasks(tried, settings), notes, [NO_TRIAL])
+    (estimate,) = estimates_of_means(outcomes, clusters, notes, NO_TRIAL)
     return baseline(("best_of_n", group), "mean", float(tried.largest), estimate)
 
 
-def baseline(place: tuple[str, Group], name: str, at: float | None, estimate: Resampled) -> Reading:
+def baseline(place: tuple[str, Group], name: str, at: float | None, estimate: Estimate) -> Reading:
     """What needs no method, by the name that `against` has for it."""
     return Reading(*place, BASELINE, None, (None, None, name), CHOSEN_BY[place[0]], at, estimate)
 
@@ -263,10 +246,6 @@ def _picked(tried: Trials, score: Floats) -> Floats:
     if np.isnan(score).all():
         return np.full(len(tried.sizes), np.nan)
     return np.where(tried.sizes == tried.largest, tried.success[tried.picked(score)], np.nan)
-
-
-def _of_tasks(tried: Trials, settings: Evaluate) -> Resampling:
-    return Resampling(np.arange(len(tried.sizes)), settings.resamples, settings.seed)
 
 
 def lacking_choices(

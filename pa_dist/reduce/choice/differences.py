@@ -1,14 +1,9 @@
 """Progress advantage minus each other method on the same trajectories, with paired intervals and p-values.
 
-Two figures of the same clusters and seed have the same resamples, so their differences, resample by resample, are those
-of a paired bootstrap. The p-value is two-sided and inverts the percentile interval: twice the smaller share of
-resamples in which the difference is at most, or at least, zero, the observed one counted among them:
-2 (1 + k) / (1 + resamples).
-It is below 0.05 about where the 95% interval leaves out zero, and never below 2 / (1 + resamples). Of fewer tasks than
-an interval takes there is none.
+Two figures of the same clusters have their parts in the same bins, so the variance of their difference takes into
+account that they move together (`intervals.difference`). Of fewer tasks than an interval takes there is no p-value.
 Holm's adjustment holds the chance of one false finding in a family to its level. A family is all differences of one
-scenario, group, metric, way to choose cells, and predictor; more `evaluate.resamples` let a large one reach smaller
-values.
+scenario, group, metric, way to choose cells, and predictor.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pa_dist.ragged import Floats
+from pa_dist.config import Evaluate
+from pa_dist.reduce.choice.cross_fitting import redraws
 from pa_dist.reduce.metrics.groups import Group
-from pa_dist.reduce.metrics.intervals import Figure, figures
+from pa_dist.reduce.metrics.intervals import Estimate, Figure, difference
 
 METHOD = "progress_advantage"
 # The same quantity, aggregated otherwise: its token mean, sum and last are equal.
@@ -28,52 +24,6 @@ HEADLINE, CROSS_FITTED, HINDSIGHT = CHOICES = ("headline", "cross_fitted", "hind
 CellName = tuple[str | None, str | None, str | None]
 """Token aggregation, step aggregation, predictor; null where there is none."""
 NO_CELL: CellName = (None, None, None)
-
-
-@dataclass(frozen=True)
-class Resampled:
-    """A figure with its resamples, [resamples] or none, and what is to be said of it.
-
-    `value` is NaN where it is undefined, and `undefined` says why. It is of `clusters` tasks, and of `n` rows.
-    """
-
-    value: float
-    resampled: Floats
-    clusters: int
-    n: int
-    notes: tuple[str, ...] = ()
-    undefined: str = ""
-
-    def minus(self, other: "Resampled") -> "Resampled":
-        """The difference, resample by resample."""
-        both = len(self.resampled) and len(other.resampled)
-        return Resampled(
-            self.value - other.value,
-            self.resampled - other.resampled if both else np.empty(0),
-            min(self.clusters, other.clusters),
-            min(self.n, other.n),
-            tuple(dict.fromkeys((*self.notes, *other.notes))),
-            self.undefined or other.undefined,
-        )
-
-    def figure(self, metric: str, at: float | None, resamples: int, *said: str) -> Figure:
-        """The point value with its interval."""
-        (figure,) = figures(
-            [(metric, at)],
-            np.array([self.value]),
-            self.resampled[:, None],
-            [self.clusters],
-            [self.n],
-            resamples,
-            (*self.notes, *said),
-            self.undefined or "undefined on these rows",
-        )
-        return figure
-
-
-def nothing(reason: str) -> Resampled:
-    """Of what cannot be estimated."""
-    return Resampled(np.nan, np.empty(0), 0, 0, (), reason)
 
 
 @dataclass(frozen=True)
@@ -94,9 +44,9 @@ class Reading:
     cell: CellName
     metric: str
     at: float | None
-    estimate: Resampled
+    estimate: Estimate
     said: tuple[str, ...] = ()
-    beside: Mapping[str, Resampled] = field(default_factory=dict)
+    beside: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,14 +61,22 @@ class Compared:
     comparisons: int | None = None
 
 
-def compare(readings: Sequence[Reading], resamples: int) -> list[Compared]:
-    """Every method's own figures, and the differences between `METHOD` and the others."""
-    own = [Compared(r, None, r.estimate.figure(r.metric, r.at, resamples, *r.said)) for r in readings if r.choice]
+def compare(readings: Sequence[Reading], settings: Evaluate) -> list[Compared]:
+    """Every method's own figures, and the differences between `METHOD` and the others.
+
+    Args:
+      readings: of one group.
+      settings: seed and resamples of what was chosen anew in each, and whether there are intervals.
+    """
+    intervals = settings.intervals != "none"
+    own = [
+        Compared(r, None, r.estimate.figure(r.metric, r.at, *r.said, intervals=intervals)) for r in readings if r.choice
+    ]
     families: dict[tuple[object, ...], list[Compared]] = {}
     for mine in readings:
         if mine.method == METHOD and mine.choice != HINDSIGHT:
             family = families.setdefault((mine.scenario, mine.group, mine.metric, mine.choice, mine.cell[2]), [])
-            family += [_difference(mine, other, resamples) for other in _others(mine, readings)]
+            family += [_difference(mine, other, settings, intervals) for other in _others(mine, readings)]
     return [*own, *(row for family in families.values() for row in _adjusted(family))]
 
 
@@ -131,26 +89,15 @@ def _others(mine: Reading, readings: Sequence[Reading]) -> Iterator[Reading]:
             yield other
 
 
-def _difference(mine: Reading, other: Reading, resamples: int) -> Compared:
+def _difference(mine: Reading, other: Reading, settings: Evaluate, intervals: bool) -> Compared:
     name = other.method if other.choice else other.cell[2]
-    ours = mine.beside.get(other.method, mine.estimate)
-    difference = ours.minus(other.beside.get(mine.method, other.estimate))
-    figure = difference.figure(mine.metric, mine.at, resamples)
-    return Compared(mine, name, figure, significance(figure, difference))
-
-
-def significance(figure: Figure, difference: Resampled) -> float | None:
-    """Null where there is no interval either: what a p-value inverts."""
-    return None if figure.ci_low is None else p_value(difference.resampled)
-
-
-def p_value(differences: Floats) -> float | None:
-    """Two-sided, of resampled differences; NaN among them is left out, and None where nothing is left."""
-    known = differences[~np.isnan(differences)]
-    if not len(known):
-        return None
-    sides = np.count_nonzero(known <= 0), np.count_nonzero(known >= 0)
-    return float(min(1.0, 2 * (1 + min(sides)) / (1 + len(known))))
+    ours, theirs = mine.beside.get(other.method, mine.estimate), other.beside.get(mine.method, other.estimate)
+    # What needs no choice is drawn as what was chosen anew.
+    chosen = len(ours.redrawn) or len(theirs.redrawn)
+    weights = redraws(len(ours.parts), settings.resamples, settings.seed) if chosen else None
+    found = difference(ours, theirs, weights)
+    figure = found.figure(mine.metric, mine.at, intervals=intervals)
+    return Compared(mine, name, figure, found.p_value if intervals else None)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -5,7 +5,7 @@ reward or mistake_step differ between the runs take no part in figures of that l
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,14 +19,14 @@ from pa_dist.errors import RunFolderError
 from pa_dist.mapper import Mapper
 from pa_dist.ragged import Floats, column
 from pa_dist.reduce.block.methods import Cell, methods
-from pa_dist.reduce.choice.cells import mean_estimates
-from pa_dist.reduce.choice.differences import METHOD, Resampled, significance
+from pa_dist.reduce.choice.differences import METHOD
 from pa_dist.reduce.evaluated import evaluate_settings
 from pa_dist.reduce.metrics.fa import blamed_outcomes
-from pa_dist.reduce.metrics.groups import GROUP, LABELLED, Group, by_group, clusters, floats, trials
-from pa_dist.reduce.metrics.intervals import Resampling
-from pa_dist.reduce.metrics.uq import METRICS, measured, why_undefined
-from pa_dist.store.folder import RunFolder, difference
+from pa_dist.reduce.metrics.groups import GROUP, LABELLED, Group, Labels, by_group, clusters, floats, trials
+from pa_dist.reduce.metrics.intervals import Clusters, Estimate, difference, estimates_of_means
+from pa_dist.reduce.metrics.uq import METRICS, Outcomes, uncertainty
+from pa_dist.store import folder as settings_of
+from pa_dist.store.folder import RunFolder
 
 AGREEMENT = "agreement"
 """The scenario of figures that need no label: rank correlation, and how often both blame one step."""
@@ -106,7 +106,7 @@ def _differences(first: RunFolder, second: RunFolder) -> list[str]:
     was, now = (
         {name: record["settings"] for name, record in folder.manifest["stages"].items()} for folder in (first, second)
     )
-    return [line for name in was if name in now for line in difference(was[name], now[name], name)]
+    return [line for name in was if name in now for line in settings_of.difference(was[name], now[name], name)]
 
 
 def _count(first: RunFolder, second: RunFolder) -> tuple[int, int, int]:
@@ -172,43 +172,41 @@ def _of_scores(first: RunFolder, second: RunFolder, settings: Evaluate, cell: Ce
 
 def _rank_correlation(group: Group, members: pa.Table, settings: Evaluate) -> Side:
     first, second = floats(members, "first"), floats(members, "second")
-    resampling = Resampling(clusters(members), settings.resamples, settings.seed)
-    values, resampled = measured(first, second, second > np.median(second), resampling.clusters, resampling)
-    k = METRICS.index(("spearman", None))
-    of = resampling.n_clusters, len(members)
-    estimate = Resampled(float(values[k]), resampled[:, k], *of, (), "all scores are equal")
-    return _agreement(group, METHOD, None, "rank_correlation", estimate, settings)
+    of_tasks = Labels.of(members).clusters(settings.seed)
+    outcomes = Outcomes(second, second > np.median(second), of_tasks)
+    estimate = replace(_of(uncertainty(first, outcomes), "spearman"), undefined="all scores are equal")
+    return _agreement(group, METHOD, None, "rank_correlation", estimate)
+
+
+def _of(estimates: Sequence[Estimate], metric: str) -> Estimate:
+    return estimates[METRICS.index((metric, None))]
 
 
 def _uncertainty(group: Group, rated: pa.Table, cell: Cell, notes: list[str], settings: Evaluate) -> Iterator[Side]:
-    reward = floats(rated, "reward")
-    success = reward >= settings.success_threshold
-    resampling = Resampling(clusters(rated), settings.resamples, settings.seed)
-    read = [
-        measured(cell.orientation * floats(rated, name), reward, success, resampling.clusters, resampling)
-        for name in ("first", "second")
-    ]
+    labels = Labels.of(rated)
+    success = labels.reward >= settings.success_threshold
+    outcomes = Outcomes(labels.reward, success, labels.clusters(settings.seed))
+    read = [uncertainty(cell.orientation * floats(rated, name), outcomes) for name in ("first", "second")]
     for metric in _UQ:
-        k, why = METRICS.index((metric, None)), why_undefined(success)
-        of = resampling.n_clusters, len(rated)
-        both = [Resampled(float(v[k]), r[:, k], *of, tuple(notes), why) for v, r in read]
-        yield _side("uq", group, cell.method, None, metric, None, both, settings)
+        both = [replace(_of(of, metric), notes=tuple(notes)) for of in read]
+        yield _side("uq", group, cell.method, None, metric, None, both)
 
 
 def _best_of_n(group: Group, rated: pa.Table, cell: Cell, notes: list[str], settings: Evaluate) -> Iterator[Side]:
     """Success among the most shared trials that a task has."""
-    members, tried, left_out = trials(rated, settings)
+    rows, tried, left_out = trials(Labels.of(rated), settings)
     if tried.largest < 2:
         return
+    members = rated.take(pa.array(rows))
     picks = [
         np.where(
             tried.sizes == tried.largest, tried.success[tried.picked(cell.orientation * floats(members, name))], np.nan
         )
         for name in ("first", "second")
     ]
-    resampling = Resampling(np.arange(len(tried.sizes)), settings.resamples, settings.seed)
-    both = mean_estimates(np.stack(picks, axis=1), resampling, [*notes, *left_out], ["", ""])
-    yield _side("best_of_n", group, cell.method, None, "success", float(tried.largest), both, settings)
+    of_tasks = Clusters.of(tried.clusters, settings.seed)
+    both = estimates_of_means(np.stack(picks, axis=1), of_tasks, [*notes, *left_out])
+    yield _side("best_of_n", group, cell.method, None, "success", float(tried.largest), both)
 
 
 def _of_blame(first: RunFolder, second: RunFolder, settings: Evaluate, cell: Cell) -> list[Side]:
@@ -231,20 +229,21 @@ def _same_step(group: Group, members: pa.Table, predictor: str, settings: Evalua
     """A trajectory in which only one run blames a step counts as not the same, one in which none does not at all."""
     first, second = floats(members, "step"), floats(members, "second")
     same = np.where(np.isnan(first) & np.isnan(second), np.nan, (first == second).astype(np.float64))
-    resampling = Resampling(clusters(members), settings.resamples, settings.seed)
-    (estimate,) = mean_estimates(same[:, None], resampling, [], ["no step is blamed"])
-    return _agreement(group, METHOD, predictor, "same_step", estimate, settings)
+    of_tasks = Clusters.of(clusters(members), settings.seed)
+    (estimate,) = estimates_of_means(same[:, None], of_tasks, [], "no step is blamed")
+    return _agreement(group, METHOD, predictor, "same_step", estimate)
 
 
 def _blame(group: Group, members: pa.Table, cell: Cell, predictor: str, settings: Evaluate) -> Iterator[Side]:
     labelled, notes = _agreeing(members, "mistake_step")
     if not len(labelled):
         return
+    mistake = floats(labelled, "mistake_step")
     theirs = labelled.drop_columns(["step"]).rename_columns({"second": "step"})
-    correct: list[Floats] = [blamed_outcomes(table, [])[:, 0] for table in (labelled, theirs)]
-    resampling = Resampling(clusters(labelled), settings.resamples, settings.seed)
-    both = mean_estimates(np.stack(correct, axis=1), resampling, notes, ["", ""])
-    yield _side("fa", group, cell.method, predictor, "step_accuracy", None, both, settings)
+    correct: list[Floats] = [blamed_outcomes(table, mistake, [])[:, 0] for table in (labelled, theirs)]
+    of_tasks = Clusters.of(clusters(labelled), settings.seed)
+    both = estimates_of_means(np.stack(correct, axis=1), of_tasks, notes)
+    yield _side("fa", group, cell.method, predictor, "step_accuracy", None, both)
 
 
 def _side(
@@ -254,20 +253,18 @@ def _side(
     predictor: str | None,
     metric: str,
     at: float | None,
-    both: Sequence[Resampled],
-    settings: Evaluate,
+    both: Sequence[Estimate],
 ) -> Side:
-    apart = both[0].minus(both[1])
-    figure = apart.figure(metric, at, settings.resamples)
-    p = significance(figure, apart)
+    apart = difference(both[0], both[1])
+    figure = apart.figure(metric, at)
     first, second = (None if np.isnan(of.value) else of.value for of in both)
     interval = figure.value, figure.ci_low, figure.ci_high
-    return Side(scenario, *group, method, predictor, metric, at, first, second, *interval, p, figure.n, figure.note)
+    return Side(
+        scenario, *group, method, predictor, metric, at, first, second, *interval, apart.p_value, figure.n, figure.note
+    )
 
 
-def _agreement(
-    group: Group, method: str, predictor: str | None, metric: str, estimate: Resampled, settings: Evaluate
-) -> Side:
-    figure = estimate.figure(metric, None, settings.resamples)
+def _agreement(group: Group, method: str, predictor: str | None, metric: str, estimate: Estimate) -> Side:
+    figure = estimate.figure(metric, None)
     interval = figure.value, figure.ci_low, figure.ci_high
     return Side(AGREEMENT, *group, method, predictor, metric, None, None, None, *interval, None, figure.n, figure.note)

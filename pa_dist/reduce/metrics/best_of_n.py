@@ -1,11 +1,11 @@
 """Best-of-N: what picking the best-scored of n trials is worth, for every n, exactly over all subsets of n trials."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pa_dist.ragged import Bools, Floats, Ints
-from pa_dist.reduce.metrics.intervals import Figure, Resampling, cluster_means, figures
+from pa_dist.reduce.metrics.intervals import Clusters, Estimate, estimates_of_means
 
 
 def selection_probabilities(n_trials: int) -> Floats:
@@ -67,6 +67,11 @@ class Trials:
         """Position of each task's selection among all its trials."""
         return self.ranked(score)[self.starts]
 
+    @property
+    def clusters(self) -> Ints:
+        """What varies: tasks, numbered."""
+        return np.arange(len(self.sizes))
+
     def expected(self, ranked: Ints, outcome: Floats) -> Floats:
         """Expected outcome of the first-ranked of n trials, [tasks, N]; NaN where a task has fewer than n."""
         sizes, starts = self.sizes, self.starts
@@ -79,47 +84,48 @@ class Trials:
         return result
 
 
-def best_of_n(score: Floats, trials: Trials, resamples: int, seed: int, notes: list[str]) -> list[Figure]:
+Named = list[tuple[str, float, Estimate]]
+"""Metric, n, and the figure."""
+
+
+def best_of_n(score: Floats, trials: Trials, clusters: Clusters, notes: list[str]) -> Named:
     """Success and mean reward of the selection, a macro-average over tasks, for every n from 1 to N.
 
     Args:
       score: [trials], higher is better; NaN ranks last.
       trials: the group's trials.
-      resamples: of tasks.
-      seed: of the resamples.
+      clusters: of its tasks.
       notes: what was left out before.
     """
     missing = int(np.isnan(score).sum())
     if missing == len(score):
-        score_notes, undefined = notes, "no trial has a score"
-        outcomes = np.full((len(trials.sizes), 2 * len(trials.at_least)), np.nan)
-    else:
-        score_notes = [*notes, f"{missing} trials without a score rank last"] if missing else notes
-        undefined = ""
-        ranked = trials.ranked(score)
-        outcomes = np.hstack([trials.expected(ranked, o) for o in (trials.success.astype(np.float64), trials.reward)])
-    return _figures(("success", "reward"), outcomes, trials, resamples, seed, score_notes, undefined)
+        none = np.full((len(trials.sizes), 2 * trials.largest), np.nan)
+        return _named(("success", "reward"), none, trials, clusters, notes, "no trial has a score")
+    notes = [*notes, f"{missing} trials without a score rank last"] if missing else notes
+    ranked = trials.ranked(score)
+    outcomes = np.hstack([trials.expected(ranked, of) for of in (trials.success.astype(np.float64), trials.reward)])
+    return _named(("success", "reward"), outcomes, trials, clusters, notes)
 
 
-def baselines(trials: Trials, resamples: int, seed: int, notes: list[str]) -> list[Figure]:
+def baselines(trials: Trials, clusters: Clusters, notes: list[str]) -> Named:
     """What needs no score: `mean`, the mean success of a random trial, and `oracle`, pass@n, for every n."""
     success = trials.success.astype(np.float64)
     # A score that knows the outcome picks a success whenever the subset has one: 1 - C(N-c, n) / C(N, n).
     oracle = trials.expected(trials.ranked(success), success)
     mean = np.where(np.isnan(oracle), np.nan, oracle[:, :1])
-    return _figures(("mean", "oracle"), np.hstack([mean, oracle]), trials, resamples, seed, notes, "")
+    return _named(("mean", "oracle"), np.hstack([mean, oracle]), trials, clusters, notes)
 
 
-def _figures(
+def _named(
     metrics: tuple[str, str],
     outcomes: Floats,
     trials: Trials,
-    resamples: int,
-    seed: int,
+    clusters: Clusters,
     notes: list[str],
-    undefined: str,
-) -> list[Figure]:
-    resampling = Resampling(np.arange(len(outcomes)), resamples, seed)
-    counts = trials.at_least
-    names = [(metric, float(n)) for metric in metrics for n in range(1, len(counts) + 1)]
-    return figures(names, *cluster_means(outcomes, resampling), counts * 2, resamples, notes, undefined)
+    undefined: str = "",
+) -> Named:
+    estimates = estimates_of_means(outcomes, clusters, notes, undefined)
+    names = [(metric, float(n)) for metric in metrics for n in range(1, trials.largest + 1)]
+    # Tasks with fewer trials do not count, with a score or without.
+    sizes = trials.at_least * len(metrics)
+    return [(*name, replace(of, n=n)) for name, of, n in zip(names, estimates, sizes, strict=True)]

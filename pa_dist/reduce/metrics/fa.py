@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pyarrow as pa
 from pa_dist import schema
 from pa_dist.ragged import Bools, Floats, Ints, column, is_valid, lengths, offsets
 from pa_dist.reduce.block.predictors import agent_matches
-from pa_dist.reduce.metrics.intervals import Figure, Resampling, cluster_means, figures
+from pa_dist.reduce.metrics.intervals import Clusters, Estimate, estimates_of_means
 
 METRICS = ("step_accuracy", "step_accuracy_reachable", "step_accuracy_within", "mae", "agent_accuracy")
 BASELINES = ("random", "first_step", "last_step")
@@ -66,50 +67,40 @@ def unreachable_labels(reasons: pa.Array, n_labelled: int) -> str:
     return f"{found.total()} of {n_labelled} labels are on no scored step ({said})" if found else ""
 
 
-def fa_figures(
-    values: Floats, resampling: Resampling, within: Sequence[int], unreachable: str = "", missed: str = ""
-) -> list[Figure]:
-    """Means of an outcome matrix with intervals by question.
+def fa_estimates(values: Floats, clusters: Clusters, unreachable: str = "", missed: str = "") -> list[Estimate]:
+    """Means of an outcome matrix, as `metric_names` has them.
 
     Args:
       values: from `outcomes`.
-      resampling: of the rows.
-      within: distances.
+      clusters: of the rows.
       unreachable: from `unreachable_labels`; said of what counts exact hits.
       missed: the same for the figure that counts these labels too.
     """
-    names = metric_names(within)
-    counts = [int(count) for count in (~np.isnan(values)).sum(axis=0)]
-    n_labelled, n_predicted = counts[0], counts[-2]
+    counts = np.count_nonzero(~np.isnan(values), axis=0)
+    n_labelled, n_predicted = int(counts[0]), int(counts[-2])
     unpredicted = f"{n_labelled - n_predicted} trajectories without a prediction"
-    notes = [f"{unpredicted}: wrong in accuracies, left out of mae"] if n_predicted < n_labelled else []
-    if len(values):
-        means, resampled, clusters = cluster_means(values, resampling)
-    else:
-        means, resampled = np.full(len(names), np.nan), np.empty((0, len(names)))
-        clusters = np.zeros(len(names), np.int64)
-
-    def made(k: int, notes: Sequence[str], undefined: str) -> Figure:
-        of = slice(k, k + 1)
-        (figure,) = figures(
-            names[of], means[of], resampled[:, of], clusters[of], counts[of], resampling.resamples, notes, undefined
-        )
-        return figure
-
-    undefined = NO_LABEL if not n_labelled else "none predicted"
+    notes = (f"{unpredicted}: wrong in accuracies, left out of mae",) if n_predicted < n_labelled else ()
+    undefined = "none predicted" if n_labelled else NO_LABEL
+    exact, reachable, *others, agent = estimates_of_means(values, clusters, notes, undefined)
+    # Without a prediction no step has a score, so that no label is on one.
+    none_reachable = _NONE_REACHABLE if n_labelled else NO_LABEL
+    left_out = (f"{unreachable}: left out",) if unreachable else ()
     return [
-        made(0, [*notes, *filter(None, [missed])], undefined),
-        # Without a prediction no step has a score, so that no label is on one.
-        made(1, [f"{unreachable}: left out"] if unreachable else [], _NONE_REACHABLE if n_labelled else NO_LABEL),
-        *(made(k, notes, undefined) for k in range(2, len(names) - 1)),
-        made(len(names) - 1, notes if counts[-1] else [], undefined if counts[-1] else _NO_AGENT),
+        replace(exact, notes=(*exact.notes, *filter(None, [missed]))),
+        replace(reachable, notes=left_out, undefined=none_reachable),
+        *others,
+        agent if counts[-1] else replace(agent, notes=(), undefined=_NO_AGENT),
     ]
 
 
-def blamed_outcomes(table: pa.Table, within: Sequence[int]) -> Floats:
-    """Outcome matrix of rows of `attributions`."""
-    labelled = is_valid(column(table, "mistake_step"))
-    distance = np.abs(_numbers(table, "step") - _numbers(table, "mistake_step"))
+def blamed_outcomes(table: pa.Table, mistake: Floats, within: Sequence[int]) -> Floats:
+    """Outcome matrix of rows of `attributions`: step, agent_correct, unreachable.
+
+    Args:
+      mistake: [rows] the message that the label names, NaN without one.
+    """
+    labelled = ~np.isnan(mistake)
+    distance = np.abs(_numbers(table, "step") - mistake)
     reachable = labelled & ~is_valid(column(table, "unreachable"))
     return outcomes(distance, _numbers(table, "agent_correct"), labelled, reachable, within)
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pa_dist import schema
+from pa_dist.config import Evaluate
 from pa_dist.reduce.choice.differences import CHOICES, compare
 from pa_dist.reduce.metrics.fa import BASELINES
 from pa_dist.reduce.metrics.fa import METRICS as FA_METRICS
@@ -41,14 +42,14 @@ def names_in_order(methods: Sequence[str]) -> dict[str | None, int]:
     return {name: place for place, name in enumerate(dict.fromkeys([None, *ordered]))}
 
 
-def compare_slices(folder: RunFolder, resamples: int, slices: range) -> int:
+def compare_slices(folder: RunFolder, settings: Evaluate, slices: range) -> int:
     """Compare the readings of some slices' groups; counts rows of `comparisons`."""
     count, source = 0, SliceReader(folder, READINGS)
     with writing(folder, COMPARISONS, "compared", slices.start) as out:
         for slice_ in slices:
             found = sorted(readings(source.read(slice_)), key=lambda reading: by_name(reading.group))
             of_groups = [list(of) for _, of in groupby(found, key=lambda reading: reading.group)]
-            rows = [compared(row) for of in of_groups for row in compare(of, resamples)]
+            rows = [compared(row) for of in of_groups for row in compare(of, settings)]
             out.write(slice_, rows)
             count += len(rows)
     return count

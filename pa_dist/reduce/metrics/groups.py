@@ -1,6 +1,7 @@
 """Rows of a table by benchmark, domain and behavior, in trajectory order, and their clusters and trials."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.ragged import Bools, Floats, Ints, column, is_valid
 from pa_dist.reduce.metrics.best_of_n import Trials
+from pa_dist.reduce.metrics.intervals import Clusters
 
 Group = tuple[str | None, str | None, str | None]
 """Benchmark, domain and behavior."""
@@ -48,20 +50,63 @@ def _codes(encoded: pa.DictionaryArray) -> Ints:
     return codes
 
 
-def clusters(table: pa.Table) -> Ints:
-    """What a bootstrap draws: the task of each row, or the trajectory itself where it has none; numbered from 0."""
-    tasks = pc.binary_join_element_wise("task", column(table, "task_id"), "\0")
-    alone = pc.binary_join_element_wise("trajectory", column(table, "trajectory_id"), "\0")
-    return _codes(pc.coalesce(tasks, alone).dictionary_encode())
-
-
 def floats(table: pa.Table, name: str) -> Floats:
     """A numeric column as float64, null as NaN."""
     values: Floats = column(table, name).cast(pa.float64()).to_numpy(zero_copy_only=False)
     return values
 
 
-def trials(table: pa.Table, settings: Evaluate) -> tuple[pa.Table, Trials, list[str]]:
+def clusters(table: pa.Table) -> Ints:
+    """What varies: the task of each row, or the trajectory itself where it has none; numbered from 0."""
+    tasks = pc.binary_join_element_wise("task", column(table, "task_id"), "\0")
+    alone = pc.binary_join_element_wise("trajectory", column(table, "trajectory_id"), "\0")
+    return _codes(pc.coalesce(tasks, alone).dictionary_encode())
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Where the rows of a group belong and how they went, sorted by trajectory_id; numbers instead of names.
+
+    Attributes:
+      cluster: [rows] from `clusters`.
+      task: [rows] the same; -1 where it has none.
+      trial, reward, mistake: [rows] trial, reward and mistake_step, NaN where there is none.
+    """
+
+    cluster: Ints
+    task: Ints
+    trial: Floats
+    reward: Floats
+    mistake: Floats
+
+    @staticmethod
+    def of(table: pa.Table) -> "Labels":
+        """Of rows of one group, sorted by trajectory_id, with the columns `LABELLED`."""
+        cluster = clusters(table)
+        task = np.where(is_valid(column(table, "task_id")), cluster, -1)
+        return Labels(cluster, task, *(floats(table, name) for name in ("trial", "reward", "mistake_step")))
+
+    def __len__(self) -> int:
+        return len(self.cluster)
+
+    def some(self, rows: slice | Ints | Bools) -> "Labels":
+        """Of some of the rows."""
+        return Labels(*(getattr(self, of.name)[rows] for of in fields(self)))
+
+    def clusters(self, seed: int) -> Clusters:
+        """Those of these rows."""
+        return Clusters.of(_numbered(self.cluster), seed)
+
+
+def _numbered(codes: Ints) -> Ints:
+    """Codes by their first appearance, from 0 without gaps."""
+    _, first, which = np.unique(codes, return_index=True, return_inverse=True)
+    numbers = np.empty(len(first), np.int64)
+    numbers[np.argsort(first)] = np.arange(len(first))
+    return numbers[which.reshape(-1)]
+
+
+def trials(labels: Labels, settings: Evaluate) -> tuple[Ints, Trials, list[str]]:
     """A group's trials that can take part in best-of-N, sorted by task, trial and trajectory_id.
 
     Several rollouts that say they are one trial of one task are no trials of their own: of each such set the first by
@@ -71,32 +116,30 @@ def trials(table: pa.Table, settings: Evaluate) -> tuple[pa.Table, Trials, list[
     a group where any rollout has one.
 
     Args:
-      table: rows of one group, sorted by trajectory_id.
+      labels: of one group.
       settings: preset and the least reward of a success.
 
     Returns:
-      The rows, the same as arrays, and notes that count what was left out.
+      The rows that take part, the same as arrays, and notes that count what was left out.
     """
-    has_task, has_reward = is_valid(column(table, "task_id")), is_valid(column(table, "reward"))
+    has_task, has_reward = labels.task >= 0, ~np.isnan(labels.reward)
     n_unrated = int((has_task & ~has_reward).sum())
     as_zero = settings.preset == "paper" and bool(has_reward.any())
     unrated = (n_unrated, "trials without a reward", "count as 0.0 (preset paper)" if as_zero else "left out")
-    taking_part = has_task if as_zero else has_task & has_reward
-    table = table.take(pa.array(np.flatnonzero(taking_part)))
-    task = _codes(column(table, "task_id").dictionary_encode())
-    trial = floats(table, "trial")
+    rows = np.flatnonzero(has_task if as_zero else has_task & has_reward)
+    task, trial = _numbered(labels.task[rows]), labels.trial[rows]
     order = np.lexsort((np.where(np.isnan(trial), np.inf, trial), task))
     order = order[~_repeats(task[order], trial[order])]
-    n_repeated = len(table) - len(order)
-    table = table.take(pa.array(order))
-    reward = np.nan_to_num(floats(table, "reward"))
+    n_repeated = len(rows) - len(order)
+    rows = rows[order]
+    reward = np.nan_to_num(labels.reward[rows])
     said = [
         (int((~has_task).sum()), "trajectories without a task", "left out"),
         unrated,
         (n_repeated, "rollouts that repeat a task and trial", "left out: the first by trajectory_id stands for them"),
     ]
     notes = [f"{count} {what} {done}" for count, what, done in said if count]
-    return table, Trials(task[order], reward, reward >= settings.success_threshold, n_repeated), notes
+    return rows, Trials(task[order], reward, reward >= settings.success_threshold, n_repeated), notes
 
 
 def _repeats(task: Ints, trial: Floats) -> Bools:

@@ -1,21 +1,42 @@
-"""Figures with their seeded bootstrap intervals: whole clusters (tasks, questions) are drawn with replacement."""
+"""Figures and their 95% intervals, from what each cluster (a task, a question) adds to them.
+
+A figure of weighted rows has a derivative at each row's weight: the row's influence. Its sum over a cluster says how
+far the figure moves when that cluster is drawn once more, and the sum of those squares is the figure's variance (the
+infinitesimal jackknife: Efron 1982). That takes one pass where a bootstrap takes a thousand, and the same numbers of
+two figures give the variance of their difference.
+
+An interval is made on the scale of the figure, with Student's t of as many clusters as decide it:
+
+- shares (AUROC, accuracies, risks; whatever lies between 0 and 1): Wilson's score interval of the number of independent
+  rows that would have this variance (Korn and Graubard 1998; Dean and Pagano 2015). It has a width at 0 and 1 too.
+- correlations: Fisher's z.
+- others: the figure and t standard errors on both sides.
+
+`jobs/benchmarks/coverage.py` shows how often they hold the truth, beside the bootstrap's percentiles.
+"""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
-from pa_dist.ragged import Floats, Ints
+from pa_dist.ragged import Bools, Floats, Ints
 
-QUANTILES = (0.025, 0.975)
-# Below so many clusters a percentile interval holds the truth much less often than it says, and a p-value finds what
-# is not there: of two tasks a quarter of all resamples draws one of them twice.
+LEVEL = 0.95
+FOLDS = 5
+# Clusters beyond this number share bins, in which they are drawn together: the width of an interval is then known to
+# about 1%, and what is held of a figure is bounded. A whole number of folds, so that a bin is of one.
+MOST_BINS = 4095
+# Below so many clusters no interval holds the truth as often as it says.
 MIN_CLUSTERS = 10
+# And so many must hold the rarer outcome, where a figure compares successes with failures.
+MIN_OF_OUTCOME = 5
 TOO_FEW = "fewer than ten tasks: no interval"
-# Cells of one chunk of resamples: the dozen arrays of this size that are alive at once stay in a core's cache.
-_CHUNK = 30_000
+TOO_FEW_OF_OUTCOME = "fewer than five tasks with a success, or with a failure: no interval"
+ALL_ALIKE = "no task differs from another: no interval"
 
 
 @dataclass(frozen=True)
@@ -32,153 +53,263 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Resampling:
-    """Bootstrap resamples of clusters; the same for every column that is given the same clusters and seed.
+class Clusters:
+    """The clusters of some rows, dealt into bins in an order that the seed decides.
 
     Attributes:
-      clusters: [rows] the cluster of each row, numbered from 0 without gaps.
-      resamples: how many; 0 leaves intervals out.
-      seed: of numpy's default generator.
+      bins: [rows] the bin of each row's cluster. Up to `MOST_BINS` clusters have one each.
+      n_bins: how many bins there are.
+      n_clusters: how many clusters there are.
+      seed: of the order.
     """
 
-    clusters: Ints
-    resamples: int
+    bins: Ints
+    n_bins: int
+    n_clusters: int
     seed: int
-    n_clusters: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "n_clusters", int(self.clusters.max()) + 1 if len(self.clusters) else 0)
+    @staticmethod
+    def of(numbers: Ints, seed: int) -> "Clusters":
+        """Of rows whose clusters are numbered from 0 without gaps, [rows]."""
+        n_clusters = int(numbers.max()) + 1 if len(numbers) else 0
+        dealt = np.random.default_rng([seed, FOLDS]).permutation(n_clusters)
+        return Clusters((dealt % MOST_BINS)[numbers], min(n_clusters, MOST_BINS), n_clusters, seed)
 
     @property
-    def possible(self) -> bool:
-        """Whether there are clusters enough for resampling to say anything."""
-        return self.resamples > 0 and self.n_clusters >= MIN_CLUSTERS
+    def folds(self) -> Ints:
+        """[rows] the fold of each row's cluster: dealt out evenly."""
+        return self.bins % FOLDS
 
-    def counts(self) -> Iterator[Floats]:
-        """How often each cluster is drawn, [some resamples, clusters] at a time."""
-        generator = np.random.default_rng(self.seed)
-        size = self.n_clusters
-        step = max(1, _CHUNK // max(len(self.clusters), 1))
-        for start in range(0, self.resamples if self.possible else 0, step):
-            some = min(step, self.resamples - start)
-            # Draws come row after row, so they do not depend on the size of a chunk.
-            drawn = generator.integers(0, size, (some, size)) + np.arange(some)[:, None] * size
-            yield np.bincount(drawn.ravel(), minlength=some * size).reshape(some, size).astype(np.float64)
+    def some(self, kept: Bools | Ints) -> "Clusters":
+        """Of some of the rows."""
+        return replace(self, bins=self.bins[kept])
 
+    def sums(self, values: Floats) -> Floats:
+        """[bins] of values [rows], or [bins, k] of [rows, k]."""
+        if values.ndim == 1:
+            return np.asarray(np.bincount(self.bins, weights=values, minlength=self.n_bins), np.float64)
+        return np.stack([self.sums(column) for column in values.T], axis=1)
 
-class Means(NamedTuple):
-    """Column means, [k], those of resamples, [resamples, k], and how many clusters each is of, [k]."""
-
-    values: Floats
-    resampled: Floats
-    clusters: Ints
+    def counted(self, chosen: Bools | None = None) -> int:
+        """Bins that some rows are of."""
+        bins = self.bins if chosen is None else self.bins[chosen]
+        return int(np.count_nonzero(np.bincount(bins, minlength=self.n_bins)))
 
 
-def cluster_means(values: Floats, resampling: Resampling) -> Means:
-    """Column means over rows, and over the rows of each resample.
+class Scale(StrEnum):
+    """What a figure can be, which decides its interval."""
 
-    Args:
-      values: [rows, k]; NaN where a row does not count.
-      resampling: its clusters have one entry a row.
+    SHARE = "share"
+    CORRELATION = "correlation"
+    FREE = "free"
 
-    Returns:
-      NaN where no row counts.
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with what each bin of clusters adds to it.
+
+    Attributes:
+      value: NaN where it is undefined; `undefined` says why.
+      parts: [bins] the influence of each bin, of which the sum is 0; none where nothing is known of its variance.
+      clusters: how many it was computed from.
+      n: rows it was computed from.
+      scale: what it can be.
+      rarer: clusters that hold the rarer outcome, where it compares outcomes; else they decide nothing.
+      edge: independent rows that a share of 0 or 1 is worth; null: as many as there are clusters.
+      redrawn: [resamples] its deviations where the choice of a cell was repeated as well.
+      notes: what is to be said of it.
     """
-    order = np.argsort(resampling.clusters, kind="stable")
-    starts = np.searchsorted(resampling.clusters[order], np.arange(resampling.n_clusters))
-    counted = ~np.isnan(values[order])
-    sums = np.add.reduceat(np.where(counted, values[order], 0.0), starts, axis=0)
-    sizes = np.add.reduceat(counted.astype(np.float64), starts, axis=0)
-    chunks = [ratio(drawn @ sums, drawn @ sizes) for drawn in resampling.counts()]
-    resampled = np.concatenate(chunks) if chunks else np.empty((0, values.shape[1]))
-    return Means(ratio(sums.sum(axis=0), sizes.sum(axis=0)), resampled, np.count_nonzero(sizes, axis=0))
+
+    value: float
+    parts: Floats
+    clusters: int
+    n: int
+    scale: Scale = Scale.SHARE
+    rarer: int | None = None
+    edge: float | None = None
+    redrawn: Floats = field(default_factory=lambda: np.empty(0))
+    notes: tuple[str, ...] = ()
+    undefined: str = ""
+
+    @property
+    def deciding(self) -> int:
+        """Clusters that its variance is estimated from."""
+        return self.clusters if self.rarer is None else min(self.rarer, self.clusters)
+
+    @property
+    def lacking(self) -> str | None:
+        """Why there is no interval; null where there is one."""
+        if self.clusters < MIN_CLUSTERS or not len(self.parts):
+            return TOO_FEW
+        if self.rarer is not None and self.rarer < MIN_OF_OUTCOME:
+            return TOO_FEW_OF_OUTCOME
+        if self.scale is not Scale.SHARE and not self.variance > 0:
+            return ALL_ALIKE
+        return None
+
+    @property
+    def variance(self) -> float:
+        """Of the figure.
+
+        Given what was chosen it is too small, and too large where each resample chooses anew, since resamples differ by
+        their own noise as well; the truth lies between, and the mean of both is taken.
+        """
+        return covariance(self, self, None)
+
+    def interval(self) -> tuple[float, float]:
+        """The 95% interval, where nothing is `lacking`."""
+        t, variance = quantile(self.deciding - 1), self.variance
+        if self.scale is Scale.SHARE:
+            return wilson(self.value, self._independent(variance), t)
+        if self.scale is Scale.CORRELATION and abs(self.value) < 1:
+            reach = t * math.sqrt(variance) / (1 - self.value**2)
+            return math.tanh(math.atanh(self.value) - reach), math.tanh(math.atanh(self.value) + reach)
+        reach = t * math.sqrt(variance)
+        return self.value - reach, self.value + reach
+
+    def _independent(self, variance: float) -> float:
+        """Independent rows that would have this variance."""
+        most = self.value * (1 - self.value)
+        if most > 1e-12:
+            return max(most / variance if variance > 0 else self.n, 1)
+        return max(self.clusters if self.edge is None else self.edge, 1)
+
+    def figure(self, metric: str, at: float | None, *said: str, intervals: bool = True) -> Figure:
+        """The value with its interval, and what is to be said of both."""
+        notes = [*self.notes, *said]
+        known = math.isfinite(self.value)
+        low = high = None
+        if not known:
+            notes.append(self.undefined or "undefined on these rows")
+        elif intervals and self.lacking:
+            notes.append(self.lacking)
+        elif intervals:
+            low, high = self.interval()
+        return Figure(metric, at, self.value if known else None, low, high, self.n, "; ".join(notes) or None)
 
 
-def distinct(clusters: Ints) -> int:
-    """How many clusters some rows are of."""
-    return len(np.unique(clusters))
-
-
-def ratio(total: Floats, count: Floats) -> Floats:
-    """`total / count`, NaN where nothing counts."""
-    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-
-
-def quantiles(resampled: Floats) -> tuple[Floats, Floats, Ints]:
-    """The 2.5% and 97.5% quantiles of each column, and how many entries of it are NaN and left out.
-
-    Linear interpolation, as `np.quantile`. A column of NaN alone gives NaN.
-    """
-    ordered = np.sort(resampled, axis=0)  # NaN sorts last
-    known = np.count_nonzero(~np.isnan(ordered), axis=0)
-    low, high = (_quantile(ordered, known, q) for q in QUANTILES)
-    return low, high, len(ordered) - known
-
-
-def _quantile(ordered: Floats, known: Ints, q: float) -> Floats:
-    if not len(ordered):
-        return np.full(ordered.shape[1], np.nan)
-    place = q * np.maximum(known - 1, 0)
-    below = np.floor(place).astype(np.int64)
-    above = np.minimum(below + 1, np.maximum(known - 1, 0))
-    columns = np.arange(ordered.shape[1])
-    lower, upper = ordered[below, columns], ordered[above, columns]
-    result: Floats = lower + (upper - lower) * (place - below)
-    return result
-
-
-def figures(
-    names: Sequence[tuple[str, float | None]],
-    values: Floats,
-    resampled: Floats,
-    clusters: Sequence[int] | Ints,
-    counts: Sequence[int],
-    resamples: int,
-    notes: Sequence[str] = (),
-    undefined: str = "undefined on these rows",
-) -> list[Figure]:
-    """Put values and intervals together.
-
-    Args:
-      names: k pairs of metric and `at`.
-      values: [k], NaN where undefined.
-      resampled: [resamples, k], or no row where there are too few clusters.
-      clusters: of how many each is; of fewer than `MIN_CLUSTERS` there is no interval.
-      counts: k times what the figure was computed from.
-      resamples: how many were asked for.
-      notes: said of all k.
-      undefined: said of the null ones.
-    """
-    low, high, left_out = quantiles(resampled)
-    return [
-        Figure(metric, at, _known(values[k]), *_interval(values[k], low[k], high[k], enough), counts[k], note)
-        for k, (metric, at) in enumerate(names)
-        for enough in [bool(clusters[k] >= MIN_CLUSTERS)]
-        for note in [_note(values[k], int(left_out[k]), enough, resamples, notes, undefined)]
-    ]
-
-
-def _interval(value: float, low: float, high: float, enough: bool) -> tuple[float | None, float | None]:
-    return (_known(low), _known(high)) if enough and not math.isnan(value) else (None, None)
-
-
-def _known(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _note(
-    value: float, left_out: int, enough: bool, resamples: int, notes: Sequence[str], undefined: str
-) -> str | None:
-    said = list(notes)
-    if math.isnan(value):
-        said.append(undefined)
-    elif resamples and not enough:
-        said.append(TOO_FEW)
-    elif left_out:
-        said.append(f"{left_out} of {resamples} resamples left out: undefined on them")
-    return "; ".join(said) or None
+def nothing(reason: str) -> Estimate:
+    """Of what cannot be estimated."""
+    return Estimate(math.nan, np.empty(0), 0, 0, undefined=reason)
 
 
 def unlabelled(names: Sequence[tuple[str, float | None]], note: str) -> list[Figure]:
     """Null figures of rows that lack what the metric needs."""
     return [Figure(metric, at, None, None, None, 0, note) for metric, at in names]
+
+
+def quantile(degrees: int) -> float:
+    """Of Student's t, the level's."""
+    return float(stdtrit(max(degrees, 1), (1 + LEVEL) / 2))
+
+
+def wilson(share: float, n: float, t: float) -> tuple[float, float]:
+    """Wilson's score interval (1927) of a share of n, with a quantile t."""
+    share = min(max(share, 0.0), 1.0)
+    centre = (share + t * t / (2 * n)) / (1 + t * t / n)
+    reach = t / (1 + t * t / n) * math.sqrt(share * (1 - share) / n + t * t / (4 * n * n))
+    return max(0.0, min(centre - reach, share)), min(1.0, max(centre + reach, share))
+
+
+def covariance(first: Estimate, second: Estimate, weights: Floats | None) -> float:
+    """Of two figures of the same clusters.
+
+    Args:
+      weights: [resamples, bins] how much more often than once each bin was drawn where a choice was repeated; needed
+        where that was so of one of the two alone.
+    """
+    k, m = max(first.deciding, 2), max(second.deciding, 2)
+    within = float(first.parts @ second.parts) * math.sqrt(k / (k - 1) * m / (m - 1))
+    if not len(first.redrawn) and not len(second.redrawn):
+        return within
+    one, other = (of.redrawn if weights is None or len(of.redrawn) else weights @ of.parts for of in (first, second))
+    known = np.isfinite(one) & np.isfinite(other)
+    if np.count_nonzero(known) < 2:
+        return within
+    return (within + float(np.cov(one[known], other[known])[0, 1])) / 2
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two figures: the first minus the second. `lacking` says why there is no interval."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float | None
+    n: int
+    notes: tuple[str, ...]
+    lacking: str | None
+    undefined: str
+
+    def figure(self, metric: str, at: float | None, *, intervals: bool = True) -> Figure:
+        """As an estimate's."""
+        known, notes = math.isfinite(self.value), list(self.notes)
+        if not known:
+            notes.append(self.undefined or "undefined on these rows")
+        elif intervals and self.lacking:
+            notes.append(self.lacking)
+        shown = known and intervals and not self.lacking
+        low, high = (self.low, self.high) if shown else (None, None)
+        return Figure(metric, at, self.value if known else None, low, high, self.n, "; ".join(notes) or None)
+
+
+def difference(first: Estimate, second: Estimate, weights: Floats | None = None) -> Difference:
+    """The first minus the second, of the same clusters.
+
+    The interval is made of those of both (MOVER: Zou and Donner 2008), so that it has a width where shares are 0 or 1;
+    the p-value is two-sided and inverts it.
+
+    Args:
+      weights: as `covariance`.
+    """
+    value, n = first.value - second.value, min(first.n, second.n)
+    notes = tuple(dict.fromkeys((*first.notes, *second.notes)))
+    undefined = first.undefined if math.isnan(first.value) else second.undefined
+    lacking = first.lacking or second.lacking
+    if math.isnan(value) or lacking:
+        return Difference(value, math.nan, math.nan, None, n, notes, lacking, undefined)
+    both = math.sqrt(max(first.variance * second.variance, 0.0))
+    r = float(np.clip(covariance(first, second, weights) / both, -1, 1)) if both > 0 else 0.0
+    (low, high), (other_low, other_high) = first.interval(), second.interval()
+    below = _together(first.value - low, other_high - second.value, r)
+    above = _together(high - first.value, second.value - other_low, r)
+    nearer = below if value > 0 else above
+    if nearer < 1e-12 or (value == 0 and r > 1 - 1e-9):
+        return Difference(value, value, value, None, n, notes, ALL_ALIKE, undefined)
+    degrees = min(first.deciding, second.deciding) - 1
+    p_value = 2 * float(stdtr(max(degrees, 1), -abs(value) * quantile(degrees) / nearer))
+    return Difference(value, value - below, value + above, min(p_value, 1.0), n, notes, None, undefined)
+
+
+def _together(one: float, other: float, r: float) -> float:
+    """The reach of a difference whose sides reach so far, and vary together."""
+    return math.sqrt(max(one * one + other * other - 2 * r * one * other, 0.0))
+
+
+def estimates_of_means(
+    values: Floats, clusters: Clusters, notes: Sequence[str] = (), undefined: Sequence[str] | str = ""
+) -> list[Estimate]:
+    """Means of columns over rows.
+
+    Args:
+      values: [rows, k]; NaN where a row does not count.
+      clusters: of the rows.
+      notes: said of all k.
+      undefined: why there is none, of all or of each.
+    """
+    why = [undefined] * values.shape[1] if isinstance(undefined, str) else undefined
+    return [_mean(column, clusters, tuple(notes), said) for column, said in zip(values.T, why, strict=True)]
+
+
+def _mean(values: Floats, clusters: Clusters, notes: tuple[str, ...], undefined: str) -> Estimate:
+    counted = ~np.isnan(values)
+    n = int(np.count_nonzero(counted))
+    if not n:
+        return replace(nothing(undefined), notes=notes)
+    known, clusters = (values, clusters) if n == len(values) else (values[counted], clusters.some(counted))
+    mean = known.mean()
+    share = known.min() >= 0 and known.max() <= 1
+    parts = clusters.sums(known - mean) / n
+    scale = Scale.SHARE if share else Scale.FREE
+    return Estimate(float(mean), parts, clusters.counted(), n, scale, notes=notes)

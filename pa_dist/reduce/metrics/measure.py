@@ -1,9 +1,10 @@
 """The tasks of the second half of a reduction: from `scores`, `attributions` and `logprobs` to rows of `metrics`.
 
-Each task reads the keys, the labels and its own columns of a table, and yields figures, group after group.
+Each task reads the labels and the columns of one method, and yields figures, group after group.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -11,27 +12,38 @@ import pyarrow.compute as pc
 
 from pa_dist import schema
 from pa_dist.config import Evaluate
-from pa_dist.ragged import Floats, column, is_valid
+from pa_dist.ragged import Bools, Floats, Ints, is_valid
 from pa_dist.reduce.block.methods import Cell, Lacking, Method, RewardMethod, cells, methods
-from pa_dist.reduce.choice.cells import NO_TRIAL, baseline, lacking_choices, mean_choices, mean_estimates, random_trial
+from pa_dist.reduce.choice.cells import (
+    NO_TRIAL,
+    baseline,
+    bon_choices,
+    lacking_choices,
+    mean_choices,
+    random_trial,
+    uq_choices,
+)
 from pa_dist.reduce.choice.differences import METHOD, CellName, Reading
-from pa_dist.reduce.metrics.best_of_n import Trials, baselines, best_of_n
+from pa_dist.reduce.metrics.best_of_n import baselines, best_of_n
 from pa_dist.reduce.metrics.fa import (
     NO_LABEL,
     baseline_outcomes,
     blamed_outcomes,
-    fa_figures,
+    fa_estimates,
     metric_names,
     unreachable_labels,
 )
-from pa_dist.reduce.metrics.groups import GROUP, LABELLED, Group, by_group, clusters, floats, trials
-from pa_dist.reduce.metrics.intervals import Figure, Resampling, unlabelled
+from pa_dist.reduce.metrics.groups import Group, Labels, trials
+from pa_dist.reduce.metrics.intervals import Clusters, Estimate, Figure, estimates_of_means, unlabelled
+from pa_dist.reduce.metrics.labels import blamed_places, kept_labels, read_blame, read_scores
+from pa_dist.reduce.metrics.selections import Selections, selecting
 from pa_dist.reduce.metrics.slices import MetricRow
 from pa_dist.reduce.metrics.survey import SCENARIOS, Slicing
-from pa_dist.reduce.metrics.uq import METRICS, uncertainty
+from pa_dist.reduce.metrics.uq import METRICS, Outcomes, uncertainty
 from pa_dist.store.folder import RunFolder
 
 _NO_REWARD = "no trajectory has a reward"
+_NOT_ASKED = "no interval: evaluate.intervals is headlines"
 _OF_TRIALS = [("success", None), ("reward", None)]
 
 
@@ -69,80 +81,132 @@ def _lacking_blame(
                 yield MetricRow("fa", group, method.name, token_agg, None, predictor, figure)
 
 
-def score_columns(
-    folder: RunFolder, settings: Evaluate, cells: Sequence[Cell], part: str, plan: Slicing
-) -> Iterator[MetricRow]:
-    """UQ and best-of-N of some columns of `scores`; writes their `selections`."""
-    table = folder.dataset("scores").to_table(columns=[*LABELLED, *(cell.column for cell in cells)])
-    selections = []
-    for group, members in by_group(table):
-        if group in plan.planned["uq"]:
-            yield from _uncertainty(group, members, cells, settings)
-        if group in plan.planned["best_of_n"]:
-            taking_part, tried, notes = trials(members, settings)
-            yield from _best_of_n(group, taking_part, tried, notes, cells, settings)
-            selections += [_selections(group, taking_part, tried, cell) for cell in cells if len(taking_part)]
-    if selections:
-        folder.write("selections", part, pa.concat_tables(selections))
-
-
-def _uncertainty(group: Group, members: pa.Table, cells: Sequence[Cell], settings: Evaluate) -> Iterator[MetricRow]:
-    members = members.filter(pc.is_valid(members["reward"]))
-    reward = floats(members, "reward")
-    success = reward >= settings.success_threshold
-    resampling = Resampling(clusters(members), settings.resamples, settings.seed)
-    for cell in cells:
-        score = cell.orientation * floats(members, cell.column)
-        figures = uncertainty(score, reward, success, resampling) if len(members) else unlabelled(METRICS, _NO_REWARD)
-        yield from _of_cell("uq", group, cell, figures)
-
-
-def _best_of_n(
-    group: Group, members: pa.Table, tried: Trials, notes: list[str], cells: Sequence[Cell], settings: Evaluate
-) -> Iterator[MetricRow]:
-    for cell in cells:
-        if len(members):
-            score = cell.orientation * floats(members, cell.column)
-            figures = best_of_n(score, tried, settings.resamples, settings.seed, notes)
-        else:
-            figures = unlabelled(_OF_TRIALS, NO_TRIAL)
-        yield from _of_cell("best_of_n", group, cell, figures)
+def _figures(
+    names: Sequence[tuple[str, float | None]], estimates: Sequence[Estimate], settings: Evaluate, *, headline: bool
+) -> list[Figure]:
+    wanted = settings.intervals == "all" or (headline and settings.intervals == "headlines")
+    said = [_NOT_ASKED] if settings.intervals == "headlines" and not headline else []
+    return [of.figure(*name, *said, intervals=wanted) for name, of in zip(names, estimates, strict=True)]
 
 
 def _of_cell(scenario: str, group: Group, cell: Cell, figures: list[Figure]) -> list[MetricRow]:
     return [MetricRow(scenario, group, cell.method, cell.token_agg, cell.step_agg, None, figure) for figure in figures]
 
 
-def _selections(group: Group, members: pa.Table, tried: Trials, cell: Cell) -> pa.Table:
-    """Each task's pick among all its trials; none where the column is empty."""
-    score = cell.orientation * floats(members, cell.column)
-    if np.isnan(score).all():
-        return schema.SELECTIONS.empty_table()
-    picked = members.take(pa.array(tried.picked(score)))
-    names = (*group, None, cell.method, cell.token_agg, cell.step_agg)
-    arrays = [pa.repeat(pa.scalar(name, pa.string()), len(picked)) for name in names]
-    arrays[len(group)] = column(picked, "task_id")
-    arrays += [pa.array(tried.sizes, pa.int32())]
-    arrays += [column(picked, name) for name in ("trajectory_id", "trial", cell.column, "reward")]
-    return pa.Table.from_arrays(arrays, schema=schema.SELECTIONS)
+@dataclass(frozen=True)
+class _Scored:
+    """Columns of `scores` in the order of labels, each so that higher is better."""
+
+    place: Ints
+    labels: Labels
+    cells: Sequence[Cell]
+    scores: Floats
+
+    @staticmethod
+    def read(folder: RunFolder, cells: Sequence[Cell]) -> "_Scored":
+        place, labels = kept_labels(folder)
+        scores = read_scores(folder, [cell.column for cell in cells], place)
+        scores *= np.array([[cell.orientation] for cell in cells])
+        return _Scored(place, labels, cells, scores)
 
 
-def best_of_n_baselines(folder: RunFolder, settings: Evaluate, plan: Slicing) -> Iterator[MetricRow | Reading]:
+def uq_of_method(
+    folder: RunFolder, settings: Evaluate, cells: Sequence[Cell], others: Sequence[Cell], plan: Slicing
+) -> Iterator[MetricRow | Reading]:
+    """UQ of each of a method's cells, and of the choice among them.
+
+    Args:
+      cells: all of the method's, the one chosen beforehand first; the task holds a column of each.
+      others: one cell of each method whose figures will be held against this one's.
+      plan: says which groups.
+    """
+    scored = _Scored.read(folder, [*cells, *others])
+    for group, rows in plan.of("uq"):
+        labels, scores = scored.labels.some(rows), scored.scores[:, rows]
+        rated = ~np.isnan(labels.reward)
+        if not rated.all():
+            labels, scores = labels.some(rated), scores[:, rated]
+        success = labels.reward >= settings.success_threshold
+        outcomes = Outcomes(labels.reward, success, labels.clusters(settings.seed))
+        for k, cell in enumerate(cells):
+            if len(labels):
+                figures = _figures(METRICS, uncertainty(scores[k], outcomes), settings, headline=not k)
+            else:
+                figures = unlabelled(METRICS, _NO_REWARD)
+            yield from _of_cell("uq", group, cell, figures)
+        theirs = {cell.method: score for cell, score in zip(others, scores[len(cells) :], strict=True)}
+        yield from uq_choices(group, cells, scores[: len(cells)], outcomes, theirs, settings)
+
+
+def bon_of_method(
+    folder: RunFolder, settings: Evaluate, cells: Sequence[Cell], part: str, plan: Slicing
+) -> Iterator[MetricRow | Reading]:
+    """Best-of-N of each of a method's cells, and of the choice among them; writes their `selections`."""
+    scored = _Scored.read(folder, cells)
+    with selecting(folder, part) as selections:
+        for group, rows in plan.of("best_of_n"):
+            yield from _bon_of_group(group, scored, rows, selections, settings)
+
+
+def _bon_of_group(
+    group: Group, scored: _Scored, rows: slice, selections: Selections, settings: Evaluate
+) -> Iterator[MetricRow | Reading]:
+    labels = scored.labels.some(rows)
+    taking_part, tried, notes = trials(labels, settings)
+    clusters = Clusters.of(tried.clusters, settings.seed)
+    labels, place = labels.some(taking_part), scored.place[rows][taking_part]
+    scores = scored.scores[:, rows][:, taking_part]
+    for k, (cell, score) in enumerate(zip(scored.cells, scores, strict=True)):
+        figures = unlabelled(_OF_TRIALS, NO_TRIAL)
+        if len(labels):
+            named = best_of_n(score, tried, clusters, notes)
+            figures = _figures([of[:2] for of in named], [of[2] for of in named], settings, headline=not k)
+            selections.add(group, cell, labels, place, tried, score)
+        yield from _of_cell("best_of_n", group, cell, figures)
+    yield from bon_choices(group, scored.cells, scores, tried, clusters, notes, settings)
+
+
+def bon_baselines(folder: RunFolder, settings: Evaluate, plan: Slicing) -> Iterator[MetricRow | Reading]:
     """mean@n and pass@n of each group."""
-    for group, members in by_group(folder.dataset("scores").to_table(columns=LABELLED)):
-        if group in plan.planned["best_of_n"]:
-            taking_part, tried, notes = trials(members, settings)
-            figures = (
-                baselines(tried, settings.resamples, settings.seed, notes)
-                if len(taking_part)
-                else unlabelled([("mean", None), ("oracle", None)], NO_TRIAL)
-            )
-            for figure in figures:
-                yield MetricRow("best_of_n", group, "baseline", None, None, None, figure)
-            yield random_trial(group, tried, notes, settings)
+    _, every = kept_labels(folder)
+    for group, rows in plan.of("best_of_n"):
+        _, tried, notes = trials(every.some(rows), settings)
+        clusters = Clusters.of(tried.clusters, settings.seed)
+        figures = unlabelled([("mean", None), ("oracle", None)], NO_TRIAL)
+        if len(tried.task):
+            named = baselines(tried, clusters, notes)
+            figures = _figures([of[:2] for of in named], [of[2] for of in named], settings, headline=True)
+        for figure in figures:
+            yield MetricRow("best_of_n", group, "baseline", None, None, None, figure)
+        yield random_trial(group, tried, clusters, notes)
 
 
-def blamed_steps(
+@dataclass(frozen=True)
+class _Blamed:
+    """The rows that take part in failure attribution, group after group."""
+
+    settings: Evaluate
+    labels: Labels
+    taking_part: Bools
+    places: Ints
+
+    @staticmethod
+    def read(folder: RunFolder, settings: Evaluate) -> "_Blamed":
+        place, labels = kept_labels(folder)
+        labelled = ~np.isnan(labels.mistake)
+        taking_part = np.ones_like(labelled) if "fa" in settings.scenarios else labelled
+        return _Blamed(settings, labels.some(taking_part), taking_part, blamed_places(place, taking_part))
+
+    def groups(self, plan: Slicing) -> Iterator[tuple[Group, Ints, Labels]]:
+        """Of each group the rows that are labelled, among those that take part, and their labels."""
+        before = np.concatenate([[0], np.cumsum(self.taking_part)])
+        for group, rows in plan.of("fa"):
+            here = np.arange(before[rows.start], before[rows.stop])
+            here = here[~np.isnan(self.labels.mistake[here])]
+            yield group, here, self.labels.some(here)
+
+
+def fa_of_method(
     folder: RunFolder, settings: Evaluate, method: str, names: Sequence[CellName], plan: Slicing
 ) -> Iterator[MetricRow | Reading]:
     """FA of one method's predictions, of which a token aggregation is read at a time; then its choices.
@@ -151,35 +215,34 @@ def blamed_steps(
       names: of the method's cells, from `blaming`.
       plan: says which groups.
     """
-    unread = ("trial", "fallback", "agent", "correct", "method", "token_agg")
-    predictors = list(dict.fromkeys(name[2] for name in names))
-    correct: dict[Group, list[Floats]] = {}
-    resampling: dict[Group, Resampling] = {}
+    blamed = _Blamed.read(folder, settings)
+    groups = list(blamed.groups(plan))
+    predictors = [name for name in dict.fromkeys(name[2] for name in names) if name]
+    correct: dict[Group, list[Floats]] = {group: [] for group, *_ in groups}
     said: dict[Group, str] = {}
-    for token_agg in dict.fromkeys(name[0] for name in names):
-        table = folder.dataset("attributions").to_table(
-            columns=[name for name in schema.ATTRIBUTIONS.names if name not in unread],
-            filter=(pc.field("method") == method) & (pc.field("token_agg") == token_agg),
-        )
-        for group, members in by_group(table):
-            for predictor in predictors if group in plan.planned["fa"] else ():
-                cell = _labelled(members.filter(pc.equal(members["predictor"], predictor)))
-                outcomes = blamed_outcomes(cell, settings.within)
-                resampling[group] = Resampling(clusters(cell), settings.resamples, settings.seed)
+    for token_agg in filter(None, dict.fromkeys(name[0] for name in names)):
+        tables = read_blame(folder, method, token_agg, predictors, blamed.places)
+        for group, rows, labels in groups:
+            clusters = labels.clusters(settings.seed)
+            for predictor in predictors:
+                cell = tables[predictor].take(pa.array(rows))
+                outcomes = blamed_outcomes(cell, labels.mistake, settings.within)
                 unreachable = unreachable_labels(cell["unreachable"], len(cell))
                 # Preset `paper` counts a step without tokens as 0.0, which may be the one to blame.
                 certain = unreachable and settings.preset != "paper"
                 said[group] = f"{unreachable}: they count as misses" if certain else unreachable
-                for figure in fa_figures(outcomes, resampling[group], settings.within, unreachable, said[group]):
+                estimates = fa_estimates(outcomes, clusters, unreachable, said[group])
+                headline = token_agg == names[0][0]
+                for figure in _figures(metric_names(settings.within), estimates, settings, headline=headline):
                     yield MetricRow("fa", group, method, token_agg, None, predictor, figure)
-                correct.setdefault(group, []).append(outcomes[:, 0])
-    # Rows of a group come by trajectory_id, so they are the same ones in every cell.
-    for group, columns in correct.items():
+                correct[group].append(outcomes[:, 0])
+    for group, _, labels in groups:
         yield from mean_choices(
             ("fa", group, method),
             names,
-            np.stack(columns, axis=1),
-            resampling[group],
+            np.stack(correct[group], axis=1),
+            labels.clusters(settings.seed),
+            settings,
             headlines=len(predictors),
             undefined=NO_LABEL,
             notes=[said[group]] if said[group] else [],
@@ -192,30 +255,40 @@ def blaming(method: Method | RewardMethod, lacking: Collection[tuple[str, str]] 
     return [(token_agg, None, predictor) for token_agg in there for predictor in method.predictors]
 
 
-def blame_baselines(folder: RunFolder, settings: Evaluate, plan: Slicing) -> Iterator[MetricRow | Reading]:
+def fa_baselines(folder: RunFolder, settings: Evaluate, plan: Slicing) -> Iterator[MetricRow | Reading]:
     """FA of the random, first-step and last-step baselines. The labels that they can hit are progress advantage's."""
-    wanted = ["trajectory_id", *GROUP, "task_id", "mistake_step", "mistake_agent", "step", "agent"]
-    labelled = None if "fa" in settings.scenarios else pc.field("mistake_step").is_valid()
-    datasets = folder.datasets(folder.parts("logprobs"), schema.LOGPROBS)
-    table = pa.concat_tables([dataset.to_table(columns=wanted, filter=labelled) for dataset in datasets])
-    one_cell = (pc.field("method") == METHOD) & (pc.field("token_agg") == schema.TOKEN_AGGS[0])
-    blamed = folder.dataset("attributions").to_table(
-        columns=["trajectory_id", "unreachable"], filter=one_cell & (pc.field("predictor") == schema.PREDICTORS[0])
-    )
-    at = pc.index_in(table["trajectory_id"], value_set=column(blamed, "trajectory_id"))
-    table = table.append_column("unreachable", column(blamed, "unreachable").take(at))
-    for group, members in by_group(table):
-        if group in plan.planned["fa"]:
-            members = _labelled(members)
-            resampling = Resampling(clusters(members), settings.resamples, settings.seed)
-            reachable = ~is_valid(column(members, "unreachable"))
-            said = unreachable_labels(members["unreachable"], len(members))
-            for name, outcomes in baseline_outcomes(members, settings.within, reachable).items():
-                for figure in fa_figures(outcomes, resampling, settings.within, said, said):
-                    yield MetricRow("fa", group, "baseline", None, None, name, figure)
-                (estimate,) = mean_estimates(outcomes[:, :1], resampling, [], [NO_LABEL])
-                yield baseline(("fa", group), name, None, estimate)
+    blamed = _Blamed.read(folder, settings)
+    cell = read_blame(folder, METHOD, schema.TOKEN_AGGS[0], schema.PREDICTORS[:1], blamed.places)
+    unreachable = cell[schema.PREDICTORS[0]]["unreachable"]
+    in_table = np.empty(len(blamed.places), np.bool_)
+    in_table[blamed.places] = ~is_valid(unreachable.combine_chunks())
+    every = {name: of[blamed.places] for name, of in _baseline_outcomes(folder, settings, in_table).items()}
+    for group, rows, labels in blamed.groups(plan):
+        clusters = labels.clusters(settings.seed)
+        said = unreachable_labels(unreachable.take(pa.array(rows)), len(rows))
+        for name, of_all in every.items():
+            estimates = fa_estimates(of_all[rows], clusters, said, said)
+            for figure in _figures(metric_names(settings.within), estimates, settings, headline=True):
+                yield MetricRow("fa", group, "baseline", None, None, name, figure)
+            (estimate,) = estimates_of_means(of_all[rows, :1], clusters, [], NO_LABEL)
+            yield baseline(("fa", group), name, None, estimate)
 
 
-def _labelled(table: pa.Table) -> pa.Table:
-    return table.filter(pc.is_valid(table["mistake_step"]))
+def _baseline_outcomes(folder: RunFolder, settings: Evaluate, reachable: Bools) -> dict[str, Floats]:
+    """Outcome matrices of the baselines over the rows of `attributions`, a file of `logprobs` at a time.
+
+    Args:
+      reachable: of these rows.
+    """
+    wanted = ["trajectory_id", "mistake_step", "mistake_agent", "step", "agent"]
+    chosen = None if "fa" in settings.scenarios else pc.field("mistake_step").is_valid()
+    found: dict[str, list[Floats]] = {}
+    start = 0
+    for dataset in folder.datasets(folder.parts("logprobs"), schema.LOGPROBS):
+        for batch in dataset.to_batches(columns=wanted, filter=chosen):
+            here = slice(start, start := start + len(batch))
+            table = pa.Table.from_batches([batch])
+            for name, of in baseline_outcomes(table, settings.within, reachable[here]).items():
+                found.setdefault(name, []).append(of)
+    empty = baseline_outcomes(schema.LOGPROBS.empty_table(), settings.within, reachable[:0])
+    return {name: np.concatenate([none, *found.get(name, [])]) for name, none in empty.items()}

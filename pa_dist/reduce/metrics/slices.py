@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from pa_dist import schema
-from pa_dist.reduce.choice.differences import Compared, Reading, Resampled
+from pa_dist.reduce.choice.differences import Compared, Reading
 from pa_dist.reduce.metrics.groups import GROUP, Group
-from pa_dist.reduce.metrics.intervals import Figure
+from pa_dist.reduce.metrics.intervals import Estimate, Figure, Scale
 from pa_dist.store.folder import REDUCING, RunFolder
 
 Row = dict[str, Any]
@@ -23,13 +23,18 @@ METRICS, READINGS, COMPARISONS = "metrics", "readings", "comparisons"
 _CELL = ("token_agg", "step_agg", "predictor")
 
 _TEXTS = pa.list_(pa.string())
+_FLOATS = pa.list_(pa.float64())
 _ESTIMATE = pa.struct(
     [
         ("beside", pa.string()),  # the other method whose rows these are; null: all of its own
         ("value", pa.float64()),  # NaN where undefined
-        ("resampled", pa.list_(pa.float64())),
+        ("parts", _FLOATS),
         ("clusters", pa.int64()),
         ("n", pa.int64()),
+        ("scale", pa.string()),
+        ("rarer", pa.int64()),
+        ("edge", pa.float64()),
+        ("redrawn", _FLOATS),
         ("notes", _TEXTS),
         ("undefined", pa.string()),
     ]
@@ -165,29 +170,31 @@ def readings(table: pa.Table) -> list[Reading]:
     """Readings as they were written."""
     table = table.combine_chunks()
     lists = table["estimates"].combine_chunks() if len(table) else pa.array([], _READING.field("estimates").type)
-    flat = lists.flatten()
-    resampled = flat.field("resampled")
-    values = resampled.flatten().to_numpy()
-    ends = np.cumsum(resampled.value_lengths().to_numpy(zero_copy_only=False))
-    others = [flat.field(name).to_pylist() for name in ("beside", "value", "clusters", "n", "notes", "undefined")]
-    estimates = (
-        [
-            (beside, Resampled(value, of, clusters, n, tuple(notes), undefined))
-            for of, beside, value, clusters, n, notes, undefined in zip(
-                np.split(values, ends[:-1]), *others, strict=True
-            )
-        ]
-        if len(flat)
-        else []
-    )
+    estimates = _estimates(lists.flatten())
     found, at = [], 0
     for row, count in zip(
         table.drop_columns(["estimates"]).to_pylist(), lists.value_lengths().to_pylist(), strict=True
     ):
-        of = dict(estimates[at : at + count])
+        of = {beside: estimate for beside, estimate in estimates[at : at + count] if beside}
+        own = next(estimate for beside, estimate in estimates[at : at + count] if not beside)
         at += count
         group: Group = (row["benchmark"], row["domain"], row["behavior"])
         cell = (row["token_agg"], row["step_agg"], row["predictor"])
         where = row["scenario"], group, row["method"], row["choice"], cell, row["metric"], row["at"]
-        found.append(Reading(*where, of.pop(None), tuple(row["said"]), of))
+        found.append(Reading(*where, own, tuple(row["said"]), of))
+    return found
+
+
+def _estimates(flat: pa.StructArray) -> list[tuple[str | None, Estimate]]:
+    """Each with the method that it is beside."""
+    arrays = {}
+    for name in ("parts", "redrawn"):
+        lists = flat.field(name)
+        ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))
+        arrays[name] = np.split(lists.flatten().to_numpy(), ends[:-1]) if len(flat) else []
+    others = {of.name: flat.field(of.name).to_pylist() for of in _ESTIMATE if of.name not in arrays}
+    found = []
+    for k, beside in enumerate(others.pop("beside")):
+        of = {name: values[k] for name, values in {**others, **arrays}.items()}
+        found.append((beside, Estimate(**{**of, "scale": Scale(of["scale"]), "notes": tuple(of["notes"])})))
     return found

@@ -8,15 +8,20 @@ time.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from pa_dist import schema
 from pa_dist.config import Evaluate
-from pa_dist.reduce.metrics.groups import GROUP, LABELLED, Group, by_group, trials
+from pa_dist.ragged import Ints
+from pa_dist.reduce.metrics.groups import GROUP, LABELLED, Group, Labels, by_group, trials
+from pa_dist.reduce.metrics.labels import keep_labels
 from pa_dist.store.folder import REDUCING, RunFolder
 
 SCENARIOS = ("uq", "best_of_n", "fa")
 _TABLE = f"{REDUCING}/groups"
+_COUNTS = ("slice", "rows")
+_PLACE = "place"
 # Of a slice: figures of a cell, at most, unless one group has more.
 _SLICE_FIGURES = 1000
 # Of a cell: UQ's and FA's figures, and two for each n of best-of-N.
@@ -47,24 +52,39 @@ class Survey:
 
 @dataclass(frozen=True)
 class Slicing:
-    """The slice of each group, in order, and the groups that each scenario is evaluated on."""
+    """The slice of each group, in order, the groups that each scenario is evaluated on, and where the rows of each are
+    among all labels."""
 
     slices: dict[Group, int]
     planned: dict[str, frozenset[Group]]
+    rows: dict[Group, slice]
+
+    def of(self, scenario: str) -> Iterator[tuple[Group, slice]]:
+        """The groups of a scenario, in order, and their rows."""
+        return ((group, rows) for group, rows in self.rows.items() if group in self.planned[scenario])
 
 
-def group_facts(folder: RunFolder, settings: Evaluate) -> Iterator[GroupFacts]:
-    """Count each group's labels."""
+def group_labels(folder: RunFolder) -> Iterator[tuple[Group, Ints, Labels]]:
+    """Each group with the places of its rows in `scores`, and their labels."""
     table = folder.dataset("scores").to_table(columns=LABELLED)
+    table = table.append_column(_PLACE, pa.array(np.arange(len(table))))
     for group, rows in by_group(table):
-        _, tried, _ = trials(rows, settings)
-        n_rewards, n_mistakes = (len(rows) - rows[name].null_count for name in ("reward", "mistake_step"))
-        yield GroupFacts(group, len(rows), n_rewards, tried.largest, n_mistakes, tried.repeated)
+        yield group, rows[_PLACE].to_numpy(), Labels.of(rows)
+
+
+def facts_of(group: Group, labels: Labels, settings: Evaluate) -> GroupFacts:
+    """Count a group's labels."""
+    _, tried, _ = trials(labels, settings)
+    n_rewards, n_mistakes = (int((~np.isnan(of)).sum()) for of in (labels.reward, labels.mistake))
+    return GroupFacts(group, len(labels), n_rewards, tried.largest, n_mistakes, tried.repeated)
 
 
 def survey(settings: Evaluate, folder: RunFolder) -> Survey:
-    """Plan which groups each scenario is evaluated on: all where it is named, else those whose labels allow it."""
-    found = list(group_facts(folder, settings))
+    """Plan which groups each scenario is evaluated on: all where it is named, else those whose labels allow it; and
+    leave the labels in order."""
+    parts = list(group_labels(folder))
+    keep_labels(folder, [(place, labels) for _, place, labels in parts])
+    found = [facts_of(group, labels, settings) for group, _, labels in parts]
     auto = "auto" in settings.scenarios
     allowed = {
         "uq": [fact.n_rewards > 0 for fact in found],
@@ -77,8 +97,9 @@ def survey(settings: Evaluate, folder: RunFolder) -> Survey:
     }
     slices = _slices(found)
     names = {name: [fact.group[place] for fact in found] for place, name in enumerate(GROUP)}
-    columns = [pa.field("slice", pa.int64()), *(pa.field(name, pa.bool_()) for name in SCENARIOS)]
-    table = pa.table({**names, "slice": slices, **planned}, schema=pa.schema([*schema.GROUP, *columns]))
+    columns = [*(pa.field(name, pa.int64()) for name in _COUNTS), *(pa.field(name, pa.bool_()) for name in SCENARIOS)]
+    counts = dict(zip(_COUNTS, (slices, [fact.n_trajectories for fact in found]), strict=True))
+    table = pa.table({**names, **counts, **planned}, schema=pa.schema([*schema.GROUP, *columns]))
     folder.write(_TABLE, "part-00000", table)
     taken = tuple(name for name in SCENARIOS if any(planned[name]))
     n_slices = slices[-1] + 1 if slices else 0
@@ -109,6 +130,9 @@ def read_plan(folder: RunFolder) -> Slicing:
     """What `survey` planned."""
     table = folder.dataset(_TABLE).to_table()
     groups: list[Group] = list(zip(*(table[name].to_pylist() for name in GROUP), strict=True))
-    slices = dict(zip(groups, table["slice"].to_pylist(), strict=True))
+    slices, sizes = (table[name].to_pylist() for name in _COUNTS)
+    ends = np.cumsum(sizes, dtype=np.int64).tolist()
+    rows = {group: slice(end - size, end) for group, size, end in zip(groups, sizes, ends, strict=True)}
     planned = {name: zip(groups, table[name].to_pylist(), strict=True) for name in SCENARIOS}
-    return Slicing(slices, {name: frozenset(group for group, yes in of if yes) for name, of in planned.items()})
+    allowed = {name: frozenset(group for group, yes in of if yes) for name, of in planned.items()}
+    return Slicing(dict(zip(groups, slices, strict=True)), allowed, rows)

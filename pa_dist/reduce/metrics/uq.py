@@ -1,15 +1,20 @@
 """UQ: how well a trajectory's score tells success from failure. Point values are scikit-learn's and scipy's.
 
-A resample is a vector of integer weights, one per row; every metric is computed on weights, for all resamples of a
-chunk at once, on rows sorted once. A weighted value equals the metric on rows repeated as often as their weight.
+Rows are sorted once. Each metric is a function of running sums at the ends of groups of tied scores, and so is its
+influence: its derivative at the weight of each row, which `intervals` makes an interval of. The influences of a metric
+sum to 0.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from pa_dist.ragged import Bools, Floats, Ints
-from pa_dist.reduce.metrics.intervals import Figure, Resampling, distinct, figures
+from pa_dist.reduce.metrics.intervals import Clusters, Estimate, Scale
 
 COVERAGES = tuple(tenth / 10 for tenth in range(1, 11))
 METRICS: tuple[tuple[str, float | None], ...] = (
@@ -19,49 +24,6 @@ METRICS: tuple[tuple[str, float | None], ...] = (
     ("aurc", None),
     *(("risk", coverage) for coverage in COVERAGES),
 )
-
-
-def uncertainty(score: Floats, reward: Floats, success: Bools, resampling: Resampling) -> list[Figure]:
-    """AUROC, AUPRC, Spearman, area under the risk-coverage curve, and selective risk at each coverage.
-
-    Args:
-      score: [rows], higher is better; NaN rows are left out and counted in the note.
-      reward: [rows], what Spearman is taken against.
-      success: [rows], the label of all other metrics.
-      resampling: of these rows' clusters.
-    """
-    known = np.flatnonzero(~np.isnan(score))
-    notes = [f"{len(score) - len(known)} trajectories without a score left out"] if len(known) < len(score) else []
-    clusters, counts = resampling.clusters[known], [len(known)] * len(METRICS)
-    values, resampled = measured(score[known], reward[known], success[known], clusters, resampling)
-    of_clusters = [distinct(clusters)] * len(METRICS)
-    why = why_undefined(success[known])
-    return figures(METRICS, values, resampled, of_clusters, counts, resampling.resamples, notes, why)
-
-
-def measured(
-    score: Floats, reward: Floats, success: Bools, clusters: Ints, resampling: Resampling
-) -> tuple[Floats, Floats]:
-    """Every metric of rows that have a score, [len(METRICS)], and of their resamples, [resamples, len(METRICS)].
-
-    Args:
-      clusters: of these rows; `resampling` may draw clusters that none of them is in.
-    """
-    if not len(score):
-        return np.full(len(METRICS), np.nan), np.empty((0, len(METRICS)))
-    ranking = _Ranking.of(score, reward, success)
-    values = _measure(ranking, np.ones((1, len(score))), np.arange(len(score)))[0]
-    chunks = [_measure(ranking, drawn, clusters) for drawn in resampling.counts()]
-    return values, np.concatenate(chunks) if chunks else np.empty((0, len(METRICS)))
-
-
-def why_undefined(success: Bools) -> str:
-    """Why a metric of rows with scores has no value."""
-    if not len(success):
-        return "no trajectory has a score"
-    if success.all() or not success.any():
-        return f"one class only: every trajectory {'succeeded' if success.all() else 'failed'}"
-    return "all scores are equal"
 
 
 @dataclass(frozen=True)
@@ -78,108 +40,270 @@ class Ties:
         last = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
         return Ties(order, np.concatenate([[0], last + 1]))
 
+    @cached_property
+    def sizes(self) -> Floats:
+        """[groups] how many rows each has."""
+        sizes: Floats = np.diff(self.ends.astype(np.float64))
+        return sizes
+
+    @cached_property
+    def group(self) -> Ints:
+        """[rows] the group of each row, in `order`."""
+        return np.repeat(np.arange(len(self.ends) - 1), np.diff(self.ends))
+
     def running(self, ordered: Floats) -> Floats:
-        """Running sum of [r, rows] (in `order`) at the ends of the groups: [r, groups + 1], the first column 0."""
-        sums = np.zeros((ordered.shape[0], ordered.shape[1] + 1))
-        np.cumsum(ordered, axis=1, out=sums[:, 1:])
-        return sums if len(self.ends) == sums.shape[1] else sums[:, self.ends]
+        """Running sum of [..., rows] (in `order`) at the ends of the groups: [..., groups + 1], the first column 0."""
+        sums = np.zeros((*ordered.shape[:-1], ordered.shape[-1] + 1))
+        np.cumsum(ordered, axis=-1, out=sums[..., 1:])
+        return sums if len(self.ends) == sums.shape[-1] else sums[..., self.ends]
 
 
 @dataclass(frozen=True)
-class _Ranking:
-    """What does not change between resamples."""
+class Outcomes:
+    """How the trajectories of a group went: what all scores of them are held against.
 
-    by_score: Ties
-    by_reward: Ties
-    success: Floats  # in the order of scores
-    reward_group: Ints  # of each row in the order of scores
+    Attributes:
+      reward: [rows], what Spearman is taken against.
+      success: [rows], the label of all other metrics.
+      clusters: of the rows.
+    """
+
+    reward: Floats
+    success: Bools
+    clusters: Clusters
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    def some(self, kept: Bools) -> "Outcomes":
+        """Of some of the rows."""
+        return self if kept.all() else Outcomes(self.reward[kept], self.success[kept], self.clusters.some(kept))
+
+    @cached_property
+    def by_reward(self) -> tuple[Ties, Ints, Floats]:
+        """Rows by reward; the group of each row; the centred mid-rank of each group."""
+        ties = Ties.of(self.reward)
+        group = np.empty(len(self), np.int64)
+        group[ties.order] = ties.group
+        return ties, group, _mid_ranks(ties.ends)
+
+    @cached_property
+    def harmonic(self) -> tuple[Floats, Floats]:
+        """The harmonic numbers up to as many as there are rows, and their derivatives."""
+        k = np.arange(1, len(self) + 1)
+        numbers, slopes = np.zeros(len(k) + 1), np.full(len(k) + 1, np.pi**2 / 6)
+        np.cumsum(1 / k, out=numbers[1:])
+        slopes[1:] -= np.cumsum(1 / k**2)
+        return numbers, slopes
+
+    @cached_property
+    def rows_of_bins(self) -> Ints:
+        """[bins] how many rows each has."""
+        return np.bincount(self.clusters.bins, minlength=self.clusters.n_bins).astype(np.int64)
+
+    @cached_property
+    def n_clusters(self) -> tuple[int, int, int]:
+        """All that there are, those with a success, and those with a failure."""
+        return self.clusters.counted(), self.clusters.counted(self.success), self.clusters.counted(~self.success)
+
+
+def uncertainty(score: Floats, outcomes: Outcomes) -> list[Estimate]:
+    """AUROC, AUPRC, Spearman, area under the risk-coverage curve, and selective risk at each coverage, as `METRICS`.
+
+    Args:
+      score: [rows], higher is better; NaN rows are left out and counted in the notes.
+    """
+    known = ~np.isnan(score)
+    n_known = int(np.count_nonzero(known))
+    notes = (f"{len(score) - n_known} trajectories without a score left out",) if n_known < len(score) else ()
+    if not n_known:
+        return [Estimate(np.nan, np.empty(0), 0, 0, notes=notes, undefined="no trajectory has a score")] * len(METRICS)
+    kept = outcomes.some(known)
+    return list(_measured(score if n_known == len(score) else score[known], kept, notes))
+
+
+def why_undefined(success: Bools) -> str:
+    """Why a metric of rows with scores has no value."""
+    if not len(success):
+        return "no trajectory has a score"
+    if success.all() or not success.any():
+        return f"one class only: every trajectory {'succeeded' if success.all() else 'failed'}"
+    return "all scores are equal"
+
+
+def _measured(score: Floats, outcomes: Outcomes, notes: tuple[str, ...]) -> Iterator[Estimate]:
+    ranked = Ranked.of(score, outcomes)
+    n_clusters, won, lost = outcomes.n_clusters
+    rarer, why = min(won, lost), why_undefined(outcomes.success)
+
+    def made(value: float, influence: Floats, **settings: Any) -> Estimate:
+        if np.isnan(value):
+            return Estimate(np.nan, np.empty(0), n_clusters, len(score), notes=notes, undefined=why)
+        parts = ranked.sums(influence)
+        return Estimate(float(value), parts, n_clusters, len(score), notes=notes, undefined=why, **settings)
+
+    # As many pairs as in Hanley and McNeil's variance near 1, in rows.
+    pairs = 2 * won * lost / ((won + lost) / 2 + 1)
+    yield made(*ranked.auroc(), rarer=rarer, edge=pairs)
+    yield made(*ranked.auprc(), rarer=rarer, edge=rarer)
+    yield made(*ranked.spearman(), scale=Scale.CORRELATION)
+    yield made(*ranked.aurc(), rarer=rarer or None)
+    for value, parts, n_bins in ranked.risks():
+        yield Estimate(value, parts, n_clusters, len(score), edge=n_bins, notes=notes)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Rows by descending score. What is said of rows is in that order; of groups, in the order of `ties`.
+
+    Attributes:
+      hits, misses: [groups + 1] successes and failures down to the end of each group.
+      success: [rows].
+    """
+
+    ties: Ties
+    hits: Floats
+    misses: Floats
+    success: Bools
+    outcomes: Outcomes
 
     @staticmethod
-    def of(score: Floats, reward: Floats, success: Bools) -> "_Ranking":
-        by_score, by_reward = Ties.of(score), Ties.of(reward)
-        group = np.empty(len(score), np.int64)
-        group[by_reward.order] = np.repeat(np.arange(len(by_reward.ends) - 1), np.diff(by_reward.ends))
-        return _Ranking(by_score, by_reward, success[by_score.order].astype(np.float64), group[by_score.order])
+    def of(score: Floats, outcomes: Outcomes) -> "Ranked":
+        """Of scores [rows] without NaN."""
+        ties = Ties.of(score)
+        success = outcomes.success[ties.order]
+        hits = ties.running(success.astype(np.float64))
+        return Ranked(ties, hits, ties.ends - hits, success, outcomes)
 
+    def sums(self, influence: Floats) -> Floats:
+        """[bins] of influences [rows]."""
+        return self._clusters.sums(influence)
 
-def _measure(ranking: _Ranking, drawn: Floats, clusters: Ints) -> Floats:
-    """Every metric of each resample, [r, len(METRICS)]; `drawn` is [r, clusters]."""
-    weights = drawn[:, clusters[ranking.by_score.order]]
-    total = ranking.by_score.running(weights)
-    hits = ranking.by_score.running(weights * ranking.success)
-    misses = total - hits
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.stack(
-            [
-                _auroc(hits, misses),
-                _auprc(hits, total),
-                _spearman(ranking, total, weights, drawn[:, clusters[ranking.by_reward.order]]),
-                _aurc(misses, total),
-                *_risks(misses, total),
-            ],
-            axis=1,
+    @cached_property
+    def _clusters(self) -> Clusters:
+        return self.outcomes.clusters.some(self.ties.order)
+
+    @property
+    def _bins(self) -> Ints:
+        return self._clusters.bins
+
+    @cached_property
+    def _missed(self) -> Floats:
+        """[rows] 1 where a row is a failure."""
+        missed: Floats = (~self.success).astype(np.float64)
+        return missed
+
+    def _on_both(self, successes: Floats, failures: Floats) -> Floats:
+        """[rows] of what groups have for their successes, and for their failures."""
+        return np.where(self.success, successes[self.ties.group], failures[self.ties.group])
+
+    def auroc(self) -> tuple[float, Floats]:
+        """The share of pairs of a success and a failure that are in the right order, ties by half."""
+        won, lost = self.hits[-1], self.misses[-1]
+        if not won or not lost:
+            return np.nan, np.empty(0)
+        above, below = (self.hits[1:] + self.hits[:-1]) / 2, lost - (self.misses[1:] + self.misses[:-1]) / 2
+        area = float(np.diff(self.misses) @ above) / (won * lost)
+        return area, self._on_both(below / (won * lost) - area / won, above / (won * lost) - area / lost)
+
+    def auprc(self) -> tuple[float, Floats]:
+        """Average precision as scikit-learn has it: precision at each distinct score, by the gain in recall."""
+        won, total = self.hits[-1], self.ties.ends[1:].astype(np.float64)
+        if not won or won == total[-1]:  # with positives alone it would be 1 whatever the scores say
+            return np.nan, np.empty(0)
+        precision, gained = self.hits[1:] / total, np.diff(self.hits)
+        value = float(gained @ precision) / won
+        # One more row is in the hits and the total of its own group and of all below.
+        as_hit, as_row = _from_here(gained / total), _from_here(gained * precision / total)
+        return value, self._on_both((precision + as_hit - as_row - value) / won, -as_row / won)
+
+    def spearman(self) -> tuple[float, Floats]:
+        """Pearson correlation of mid-ranks. Both ranks count from the top, which leaves it as it is."""
+        by_reward, reward_group, reward_ranks = self.outcomes.by_reward
+        group, x = self.ties.group, _mid_ranks(self.ties.ends)
+        reward_group = reward_group[self.ties.order]
+        y = reward_ranks[reward_group]
+        x_sizes, y_sizes = self.ties.sizes, by_reward.sizes
+        spread_x, spread_y = float(x_sizes @ x**2), float(y_sizes @ reward_ranks**2)
+        both = math.sqrt(spread_x * spread_y)
+        if not both > 0:
+            return np.nan, np.empty(0)
+        y_in_x: Floats = np.bincount(group, weights=y).astype(np.float64)
+        x_in_y: Floats = np.bincount(reward_group, weights=x[group]).astype(np.float64)
+        value = float(x @ y_in_x) / both
+        # One more row also moves the ranks of all below it, and by half those of its own group.
+        of_x = _below(y_in_x) / both - value * (x**2 / 2 + _below(x_sizes * x)) / spread_x
+        of_y = _below(x_in_y) / both - value * (reward_ranks**2 / 2 + _below(y_sizes * reward_ranks)) / spread_y
+        return value, x[group] * y / both + of_x[group] + of_y[reward_group]
+
+    def aurc(self) -> tuple[float, Floats]:
+        """Mean over k of the expected risk of the k best rows, ties in random order.
+
+        In a group of m rows with e misses, after K rows with E: sum over j = 1..m of (E + j e/m) / (K + j), which is
+        e + (E - K e/m) (H(K + m) - H(K)) with the harmonic numbers H.
+        """
+        numbers, slopes = self.outcomes.harmonic
+        ends, n = self.ties.ends, self.ties.ends[-1]
+        before, size, missed = ends[:-1], np.diff(ends), np.diff(self.misses)
+        gap, rate = np.diff(numbers[ends]), missed / size
+        level = self.misses[:-1] - before * rate
+        value = float(self.misses[-1] + gap @ level) / n
+        # One more row moves the limits of all sums below it, and of its own group's the upper one.
+        by_row = _from_here(np.diff(slopes[ends]) * level - gap * rate, inclusive=False)
+        by_row += slopes[ends[1:]] * level + gap * before * rate / size - value
+        by_miss = 1 + _from_here(gap, inclusive=False) - gap * before / size
+        influence = self._on_both(by_row, by_row + by_miss) / n
+        # Of fewer rows the sum over k has coarser steps, so that influences do not quite sum to 0.
+        return value, influence - influence.mean()
+
+    def risks(self) -> Iterator[tuple[float, Floats, int]]:
+        """Expected risk of the ceil(coverage * rows) best rows for each coverage; its parts, [bins]; and how many bins
+        these rows are of."""
+        ends, n, n_bins = self.ties.ends, int(self.ties.ends[-1]), self.outcomes.clusters.n_bins
+        best = (np.arange(1, len(COVERAGES) + 1) * n + 9) // 10
+        values = np.interp(best, ends, self.misses) / best
+        last = np.searchsorted(ends, best, side="right") - 1  # groups that are whole among the best
+        # Rows and misses of each bin, between the ends of one whole part and the next.
+        limits = np.concatenate([[0], ends[last], [n]])
+        piece = np.repeat(np.arange(len(limits) - 1), np.diff(limits))
+        place = self._bins * (len(limits) - 1) + piece
+        shape = (n_bins, len(limits) - 1)
+        rows, missed = (
+            np.cumsum(np.bincount(place, weights=of, minlength=n_bins * shape[1]).reshape(shape), axis=1)
+            for of in (None, self._missed)
         )
+        for k, value in enumerate(values):
+            rows_k, missed_k = rows[:, k].astype(np.float64), missed[:, k].copy()
+            if best[k] > ends[last[k]]:  # some of a group of ties
+                tied = slice(ends[last[k]], ends[last[k] + 1])
+                share = (best[k] - tied.start) / (tied.stop - tied.start)
+                rows_k += share * np.bincount(self._bins[tied], minlength=n_bins)
+                missed_k += share * np.bincount(self._bins[tied], weights=self._missed[tied], minlength=n_bins)
+            rate, coverage = self._rate_at(int(best[k])), best[k] / n
+            # One more row pushes out a share of the last one, and makes the best be more by a share of a row.
+            all_rows = self.outcomes.rows_of_bins
+            parts = (missed_k - rate * rows_k + coverage * (rate - value) * all_rows) / best[k]
+            yield float(value), parts, int(np.count_nonzero(rows_k))
+
+    def _rate_at(self, k: int) -> float:
+        """How often rows about the k-th fail: a single row says nothing of it."""
+        n = len(self.success)
+        reach = int(np.ceil(n ** (2 / 3) / 2))
+        return float(self._missed[max(0, k - reach) : min(n, k + reach)].mean())
 
 
-def _auroc(hits: Floats, misses: Floats) -> Floats:
-    """Trapezoids under the ROC curve; groups of ties are its slanted pieces."""
-    area: Floats = concordant(hits, misses) / (hits[:, -1] * misses[:, -1])
-    return area
+def _mid_ranks(ends: Ints) -> Floats:
+    """Mid-rank of each group less the mean rank, [groups], from the ends of all."""
+    ranks: Floats = (ends[1:] + ends[:-1] - ends[-1]) / 2
+    return ranks
 
 
-def concordant(hits: Floats, misses: Floats) -> Floats:
-    """Pairs of a success and a failure in the right order, [r], ties by half; both running sums as of `Ties`."""
-    pairs: Floats = np.einsum("rg,rg->r", np.diff(misses, axis=1), hits[:, 1:] + hits[:, :-1])
-    return pairs / 2
+def _from_here(of_groups: Floats, *, inclusive: bool = True) -> Floats:
+    """[groups] the sum over each group and all below it, or those below alone."""
+    sums: Floats = np.cumsum(of_groups[::-1])[::-1]
+    return sums if inclusive else sums - of_groups
 
 
-def _auprc(hits: Floats, total: Floats) -> Floats:
-    """Average precision as scikit-learn has it: precision at each distinct score, weighted by the gain in recall."""
-    precision = hits[:, 1:] / np.maximum(total[:, 1:], 1)
-    gained: Floats = np.einsum("rg,rg->r", np.diff(hits, axis=1), precision)
-    # With positives alone it would be 1 whatever the scores say.
-    one_class = (hits[:, -1] == 0) | (hits[:, -1] == total[:, -1])
-    return np.where(one_class, np.nan, gained / hits[:, -1])
-
-
-def _spearman(ranking: _Ranking, total: Floats, weights: Floats, reward_weights: Floats) -> Floats:
-    """Pearson correlation of mid-ranks. Both ranks count from the top, which leaves it as it is."""
-    score_rank, score_spread = _ranks(total)
-    reward_rank, reward_spread = _ranks(ranking.by_reward.running(reward_weights))
-    weighted = ranking.by_score.running(weights * reward_rank[:, ranking.reward_group])
-    shared = np.einsum("rg,rg->r", score_rank, np.diff(weighted, axis=1))
-    # Equal ranks everywhere have no spread; 0/0 then says undefined.
-    correlation: Floats = shared / np.sqrt(score_spread * reward_spread)
-    return correlation
-
-
-def _ranks(total: Floats) -> tuple[Floats, Floats]:
-    """Mid-rank of each group less the mean rank, [r, groups], and the sum of its squares over rows, [r]."""
-    size = np.diff(total, axis=1)
-    centred = total[:, :-1] + (size - total[:, -1:]) / 2
-    return centred, np.einsum("rg,rg,rg->r", size, centred, centred)
-
-
-def _aurc(misses: Floats, total: Floats) -> Floats:
-    """Mean over k of the expected risk of the k best rows, ties in random order.
-
-    In a group of m rows with e misses, after K rows with E: sum over j = 1..m of (E + j e/m) / (K + j), which is
-    e + (E - K e/m) (H(K + m) - H(K)) with the harmonic numbers H.
-    """
-    missed, size = np.diff(misses, axis=1), np.diff(total, axis=1)
-    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, int(total[:, -1].max()) + 1))])
-    gap = np.diff(harmonic[total.astype(np.int64)], axis=1)
-    before = misses[:, :-1] - total[:, :-1] * missed / np.maximum(size, 1)
-    area: Floats = (misses[:, -1] + np.einsum("rg,rg->r", gap, before)) / total[:, -1]
-    return area
-
-
-def _risks(misses: Floats, total: Floats) -> Floats:
-    """Expected risk of the ceil(coverage * rows) best rows, [coverages, r]."""
-    everything = total[:, -1:].astype(np.int64)
-    best = (np.arange(1, 11) * everything + 9) // 10
-    # One interpolation for all resamples: each one's curve is shifted past the one before it.
-    shift = np.arange(len(total))[:, None] * (everything.max() + 1)
-    missed = np.interp((best + shift).ravel(), (total + shift).ravel(), misses.ravel())
-    risks: Floats = (missed.reshape(best.shape) / best).T
-    return risks
+def _below(of_groups: Floats) -> Floats:
+    """[groups] the sum over all groups below each one and half its own."""
+    return _from_here(of_groups) - of_groups / 2

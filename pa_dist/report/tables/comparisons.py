@@ -10,14 +10,14 @@ from pa_dist.reduce.choice import differences
 from pa_dist.reduce.metrics.groups import GROUP, Group
 from pa_dist.report.numbers import figure, number
 from pa_dist.report.tables.metrics import GroupMetrics
-from pa_dist.report.wording import MAIN, NO_WIDTH, has_no_width, plain
+from pa_dist.report.wording import MAIN, plain
 from pa_dist.store.folder import RunFolder
 
 Row = dict[str, Any]
 
 CROSS_FITTED = (
     "Cross-fitted: what the choice among a method's aggregations is worth where it was made on other tasks' data; "
-    "closer to what new data would give. Its interval does not repeat the choice, and is too narrow where that wavers."
+    "closer to what new data would give."
 )
 _CHOICES = {differences.HEADLINE: "aggregation chosen beforehand", differences.CROSS_FITTED: "cross-fitted"}
 
@@ -28,38 +28,31 @@ class Differences:
 
     heads: list[str]
     lines: list[tuple[str, list[str]]]
-    least: float
-    """Below which no p-value can be before it is adjusted."""
     below: str = field(default="", compare=False)
     """What is to be said of the figures."""
 
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Rows of `comparisons` of each scenario's main metric, and of how many resamples they are."""
+    """Rows of `comparisons` of each scenario's main metric."""
 
     rows: list[Row]
-    resamples: int
 
     @staticmethod
     def of(folder: RunFolder, groups: Collection[Group]) -> "Comparisons":
         """Those of some groups of a run."""
         path = folder.path("comparisons.parquet")
         if not folder.filesystem.get_file_info(path).is_file:
-            return Comparisons([], 0)
+            return Comparisons([])
         main = pc.field("metric").isin(list(MAIN.values()))
         tables = (table.filter(main) for table in folder.batches("comparisons.parquet"))
         rows = [row for table in tables for row in table.to_pylist() if row["metric"] == MAIN[row["scenario"]]]
-        resamples = folder.manifest["stages"]["evaluate"]["settings"]["evaluate"]["resamples"]
-        return Comparisons([row for row in rows if tuple(row[name] for name in GROUP) in groups], resamples)
+        return Comparisons([row for row in rows if tuple(row[name] for name in GROUP) in groups])
 
     def cross_fitted(self, of: GroupMetrics) -> dict[str, str]:
         """Each method's own figure with its aggregation chosen on other data."""
-        return {row["method"]: figure(row) for row in self.shown(of)}
-
-    def shown(self, of: GroupMetrics) -> list[Row]:
-        """The rows of these figures."""
-        return [row for row in self._of(of) if row["against"] is None and row["choice"] == differences.CROSS_FITTED]
+        rows = [row for row in self._of(of) if row["against"] is None and row["choice"] == differences.CROSS_FITTED]
+        return {row["method"]: figure(row) for row in rows}
 
     def differences(self, of: GroupMetrics) -> Differences | None:
         """Of each other method and baseline; None where the run has none."""
@@ -72,8 +65,7 @@ class Comparisons:
             found.setdefault(plain(row["against"]), {})[head] = f"{figure(row)}{p}"
         heads = list(dict.fromkeys(head for said in found.values() for head in said))
         lines = [(against, [said.get(head, "") for head in heads]) for against, said in found.items()]
-        least = 2 / (1 + self.resamples)
-        return Differences(heads, lines, least, _below(rows, least)) if lines else None
+        return Differences(heads, lines, _below(rows)) if lines else None
 
     def _of(self, of: GroupMetrics) -> list[Row]:
         """A group's rows; of best-of-N at the largest n."""
@@ -83,12 +75,10 @@ class Comparisons:
         return [row for row in rows if row["at"] in (None, most)]
 
 
-def _below(rows: Sequence[Row], least: float) -> str:
-    """What intervals and p-values are, of those that are there; `least` is the lowest p-value that resamples allow."""
+def _below(rows: Sequence[Row]) -> str:
+    """What intervals and p-values are, of those that are there."""
     said = "Paired differences on the same trajectories"
-    said += ", [95% bootstrap interval]" if any(row["ci_low"] is not None for row in rows) else ""
+    said += ", [95% interval]" if any(row["ci_low"] is not None for row in rows) else ""
     if any(row["p_holm"] is not None for row in rows):
         said += "; p-values are adjusted for all differences of a column (Holm)"
-        said += f"; the resamples allow none below {least:.2g} before that" if least < 2 else ""
-    notes = dict.fromkeys(plain(row["note"]) for row in rows if row.get("note"))
-    return ". ".join([said, *notes, *([NO_WIDTH.rstrip(".")] if any(map(has_no_width, rows)) else [])]) + "."
+    return ". ".join([said, *dict.fromkeys(plain(row["note"]) for row in rows if row.get("note"))]) + "."

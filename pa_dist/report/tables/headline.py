@@ -26,17 +26,12 @@ def headline(metrics: pa.Table) -> pa.ChunkedArray:
 
 @dataclass(frozen=True)
 class Headline:
-    """A table of text: a line a method, a cell for each of `heads`, and what stands below.
-
-    Attributes:
-      shown: the rows whose intervals stand in it, or below.
-    """
+    """A table of text: a line a method, a cell for each of `heads`, and what stands below."""
 
     what: str
     heads: list[str]
     lines: dict[str, list[str]]
     below: str
-    shown: list[Row]
 
 
 def _uq(rows: Sequence[Row]) -> Headline:
@@ -96,10 +91,10 @@ def _table(
     n = max((row["n"] or 0 for row in rows), default=0)
     notes = dict.fromkeys(row["note"] for row in rows if row["note"])
     shown = [row for found in cells.values() for name, row in found.items() if name in with_interval]
-    shown = [row for row in (*shown, *baselines) if row["value"] is not None and row["ci_low"] is not None]
-    brackets = ", [95% bootstrap interval]" if shown else ""
+    bracketed = any(row["value"] is not None and row["ci_low"] is not None for row in (*shown, *baselines))
+    brackets = ", [95% interval]" if bracketed else ""
     facts = [f"{row['predictor']} {figure(row)}" for row in baselines]
-    return Headline(what, heads, lines, "; ".join([f"n = {n}{brackets}", *facts, *said, *notes]), shown)
+    return Headline(what, heads, lines, "; ".join([f"n = {n}{brackets}", *facts, *said, *notes]))
 
 
 def _cell(row: Row | None, with_interval: bool) -> str:

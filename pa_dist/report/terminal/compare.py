@@ -42,7 +42,7 @@ def _table(title: str, sides: list[Side]) -> Table:
         table.add_row(Text(side.method), Text(name), *both, Text(apart), *p)
     notes = dict.fromkeys(side.note for side in sides if side.note)
     n = max(side.n for side in sides)
-    brackets = ", [95% paired bootstrap interval]" if any(side.ci_low is not None for side in sides) else ""
+    brackets = ", [95% paired interval]" if any(side.ci_low is not None for side in sides) else ""
     compared = ", p of one comparison" if any(side.p_value is not None for side in sides) else ""
     table.caption = Text(visible("; ".join([f"n = {n}{brackets}{compared}", *notes])))
     return table

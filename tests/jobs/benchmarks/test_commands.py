@@ -108,10 +108,19 @@ def test_plan(config_file):
 
 
 def test_reduce():
-    sizes = ["--trajectories", 40, "--loop", 2, "--repeats", 1, "--corpus", 20, "--labelled", 0.5, "--resamples", 2]
-    said = benchmark("reduce", *sizes)
-    assert "evaluate 40 trajectories from files" in said
+    said = benchmark("reduce", "--trajectories", 40, "--loop", 2, "--repeats", 1, "--labelled", 0.5)
     assert re.search(r"40 trajectories: .*; ratio \d+", said)
+
+
+def test_evaluate(tmp_path):
+    said = benchmark("evaluate", "--trajectories", 40, "--place", tmp_path)
+    assert re.search(r"^ +40 +[\d.]+ +[\d.]+ +\d+ +\d+ +[\d,]+$", said, re.MULTILINE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_coverage():
+    said = benchmark("coverage", "--repeats", 3, "--clusters", 20, "--resamples", 10)
+    assert re.search(r"^AUROC +50:50 +20 +[\d.]+%", said, re.MULTILINE)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
