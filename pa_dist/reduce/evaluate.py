@@ -38,7 +38,7 @@ _BLOCK_BYTES = 64 << 20
 _BLOCK_ROWS = 4096
 # What a task that measures takes: of each trajectory a number for each column, some labels, and what is made of one
 # column at a time; of failure attribution what is made of each baseline or predictor.
-_BASE_BYTES = 256 << 20
+_BASE_BYTES = 384 << 20
 _ROW_BYTES, _ROWS_BESIDE, _ROWS_OF_BLAME = 8, 30, 60
 # Slices of groups that one task compares.
 _TASK_SLICES = 8

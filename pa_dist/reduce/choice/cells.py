@@ -82,12 +82,16 @@ class Rated:
 
     @cached_property
     def _choices(self) -> tuple[Ints, int, Floats]:
-        pairs = Pairs.of(self.scores[:, self.known], self.outcomes.success[self.known], self._clusters(self.known))
+        pairs = Pairs.of(self._scores(self.known), self.outcomes.success[self.known], self._clusters(self.known))
         choice, best = pairs.choose()
         allowed = _allowed(choice, len(self.scores), self.outcomes.clusters)
         weights = _weights(self.outcomes.clusters, self.settings)
         redrawn = pairs.redrawn(weights) if allowed is choice else np.empty(0)
         return allowed, max(best, 0), redrawn
+
+    def _scores(self, mask: Bools) -> Floats:
+        """[cells, rows] of some rows; where those are all, not a copy."""
+        return self.scores if mask.all() else self.scores[:, mask]
 
     def _clusters(self, mask: Bools) -> Clusters:
         return self.outcomes.clusters.some(mask)
@@ -116,7 +120,7 @@ class Rated:
             (CROSS_FITTED, self.choice, why if one_class else _why_no_choice(self.outcomes.clusters)),
             (HINDSIGHT, np.full_like(self.choice, self.best), why),
         ):
-            value, parts = read_auroc(self.scores[:, mask], success, cells, self._clusters(mask))
+            value, parts = read_auroc(self._scores(mask), success, cells, self._clusters(mask))
             redrawn = self._choices[2] if choice == CROSS_FITTED else np.empty(0)
             found[choice, "auroc"] = replace(like, value=value, parts=parts, redrawn=redrawn, undefined=undefined)
         return found
@@ -200,7 +204,7 @@ def mean_choices(
 def bon_choices(
     group: Group,
     cells: Sequence[Cell],
-    scores: Floats,
+    picks: Sequence[Floats],
     tried: Trials,
     clusters: Clusters,
     notes: list[str],
@@ -211,14 +215,14 @@ def bon_choices(
 
     Args:
       cells: all of the method's, the one chosen beforehand first.
-      scores: [cells, trials], higher is better; NaN where there is none.
+      picks: from `picked` of each.
       clusters: of the tasks.
       notes: what was left out before.
     """
     yield from mean_choices(
         ("best_of_n", group, cells[0].method),
         [_name(cell) for cell in cells],
-        np.stack([_picked(tried, score) for score in scores], axis=1),
+        np.stack(picks, axis=1),
         clusters,
         settings,
         headlines=1,
@@ -241,7 +245,7 @@ def baseline(place: tuple[str, Group], name: str, at: float | None, estimate: Es
     return Reading(*place, BASELINE, None, (None, None, name), CHOSEN_BY[place[0]], at, estimate)
 
 
-def _picked(tried: Trials, score: Floats) -> Floats:
+def picked(tried: Trials, score: Floats) -> Floats:
     """Success of each task's pick, [tasks]; NaN in tasks with fewer trials than others, and without any score."""
     if np.isnan(score).all():
         return np.full(len(tried.sizes), np.nan)

@@ -52,11 +52,12 @@ def read_scores(folder: RunFolder, names: Sequence[str], place: Ints) -> Floats:
     at[place] = np.arange(len(place))
     found = np.empty((len(names), len(place)))
     start = 0
-    for batch in folder.dataset("scores").to_batches(columns=list(names)):
-        rows = at[start : start + len(batch)]
-        for k, values in enumerate(batch.columns):
-            found[k, rows] = values.to_numpy(zero_copy_only=False)
-        start += len(batch)
+    for path in folder.parts("scores"):  # what a file says of hundreds of columns is forgotten with it
+        table = folder.read_table(path, names)
+        rows = at[start : start + len(table)]
+        for k, name in enumerate(names):
+            found[k, rows] = table[name].to_numpy()
+        start += len(table)
     return found
 
 
@@ -69,10 +70,10 @@ def read_blame(
       rows: which of the table's trajectories, in the order that is wanted: it holds them as `scores` does, those that
         take part in failure attribution.
     """
-    table = folder.dataset("attributions").to_table(
-        columns=["predictor", "step", "agent_correct", "unreachable"],
-        filter=(pc.field("method") == method) & (pc.field("token_agg") == token_agg),
-    )
+    wanted = (pc.field("method") == method) & (pc.field("token_agg") == token_agg)
+    columns = ["predictor", "step", "agent_correct", "unreachable"]
+    datasets = folder.datasets(folder.parts("attributions"))
+    table = pa.concat_tables([dataset.to_table(columns=columns, filter=wanted) for dataset in datasets])
     of = {name: table.filter(pc.equal(table["predictor"], name)).drop_columns("predictor") for name in predictors}
     return {name: found.take(pa.array(rows)) for name, found in of.items()}
 

@@ -20,11 +20,12 @@ from pa_dist.reduce.choice.cells import (
     bon_choices,
     lacking_choices,
     mean_choices,
+    picked,
     random_trial,
     uq_choices,
 )
 from pa_dist.reduce.choice.differences import METHOD, CellName, Reading
-from pa_dist.reduce.metrics.best_of_n import baselines, best_of_n
+from pa_dist.reduce.metrics.best_of_n import Trials, baselines, best_of_n
 from pa_dist.reduce.metrics.fa import (
     NO_LABEL,
     baseline_outcomes,
@@ -44,6 +45,8 @@ from pa_dist.store.folder import RunFolder
 
 _NO_REWARD = "no trajectory has a reward"
 _NOT_ASKED = "no interval: evaluate.intervals is headlines"
+# Scores that a task of best-of-N holds at a time.
+_SCORES_HELD = 8_000_000
 _OF_TRIALS = [("success", None), ("reward", None)]
 
 
@@ -141,29 +144,52 @@ def uq_of_method(
 def bon_of_method(
     folder: RunFolder, settings: Evaluate, cells: Sequence[Cell], part: str, plan: Slicing
 ) -> Iterator[MetricRow | Reading]:
-    """Best-of-N of each of a method's cells, and of the choice among them; writes their `selections`."""
-    scored = _Scored.read(folder, cells)
+    """Best-of-N of a method's cells, some at a time, and of the choice among them; writes their `selections`."""
+    place, labels = kept_labels(folder)
+    groups = [_Tried.of(group, place[rows], labels.some(rows), settings) for group, rows in plan.of("best_of_n")]
+    at_a_time = max(1, _SCORES_HELD // max(len(place), 1))
     with selecting(folder, part) as selections:
-        for group, rows in plan.of("best_of_n"):
-            yield from _bon_of_group(group, scored, rows, selections, settings)
+        for start in range(0, len(cells), at_a_time):
+            some = cells[start : start + at_a_time]
+            scored = _Scored.read(folder, some)
+            for tried, (_, rows) in zip(groups, plan.of("best_of_n"), strict=True):
+                for k, cell in enumerate(some):
+                    score = scored.scores[k, rows][tried.taking_part]
+                    yield from tried.measured(cell, score, settings, selections, headline=not start + k)
+    for tried in groups:
+        yield from bon_choices(tried.group, cells, tried.picks, tried.trials, tried.clusters, tried.notes, settings)
 
 
-def _bon_of_group(
-    group: Group, scored: _Scored, rows: slice, selections: Selections, settings: Evaluate
-) -> Iterator[MetricRow | Reading]:
-    labels = scored.labels.some(rows)
-    taking_part, tried, notes = trials(labels, settings)
-    clusters = Clusters.of(tried.clusters, settings.seed)
-    labels, place = labels.some(taking_part), scored.place[rows][taking_part]
-    scores = scored.scores[:, rows][:, taking_part]
-    for k, (cell, score) in enumerate(zip(scored.cells, scores, strict=True)):
-        figures = unlabelled(_OF_TRIALS, NO_TRIAL)
-        if len(labels):
-            named = best_of_n(score, tried, clusters, notes)
-            figures = _figures([of[:2] for of in named], [of[2] for of in named], settings, headline=not k)
-            selections.add(group, cell, labels, place, tried, score)
-        yield from _of_cell("best_of_n", group, cell, figures)
-    yield from bon_choices(group, scored.cells, scores, tried, clusters, notes, settings)
+@dataclass(frozen=True)
+class _Tried:
+    """A group's trials, the rows of it that they are, and each cell's picks so far."""
+
+    group: Group
+    taking_part: Ints
+    place: Ints
+    labels: Labels
+    trials: Trials
+    clusters: Clusters
+    notes: list[str]
+    picks: list[Floats]
+
+    @staticmethod
+    def of(group: Group, place: Ints, labels: Labels, settings: Evaluate) -> "_Tried":
+        taking_part, tried, notes = trials(labels, settings)
+        clusters = Clusters.of(tried.clusters, settings.seed)
+        return _Tried(group, taking_part, place[taking_part], labels.some(taking_part), tried, clusters, notes, [])
+
+    def measured(
+        self, cell: Cell, score: Floats, settings: Evaluate, selections: Selections, *, headline: bool
+    ) -> list[MetricRow]:
+        """A cell's figures; remembers what it picks."""
+        self.picks.append(picked(self.trials, score))
+        if not len(self.labels):
+            return _of_cell("best_of_n", self.group, cell, unlabelled(_OF_TRIALS, NO_TRIAL))
+        selections.add(self.group, cell, self.labels, self.place, self.trials, score)
+        named = best_of_n(score, self.trials, self.clusters, self.notes)
+        figures = _figures([of[:2] for of in named], [of[2] for of in named], settings, headline=headline)
+        return _of_cell("best_of_n", self.group, cell, figures)
 
 
 def bon_baselines(folder: RunFolder, settings: Evaluate, plan: Slicing) -> Iterator[MetricRow | Reading]:

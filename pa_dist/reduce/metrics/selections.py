@@ -16,7 +16,7 @@ from pa_dist.store.folder import RunFolder
 
 _TABLE = "selections"
 # Rows that wait for others before they are written.
-_ROWS = 1 << 17
+_ROWS = 1 << 16
 
 
 class Selections:
