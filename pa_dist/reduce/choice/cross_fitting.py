@@ -12,7 +12,7 @@ Of equally good cells the first is chosen, in the order of `methods.cells`: the 
 
 The variance given what was chosen is too small where cells hardly differ and the choice wavers: folds help to choose
 what the others are read with. So the choice is repeated in resamples of clusters, to first order in how often each is
-drawn, and an estimate holds both (`intervals.Estimate.variance`).
+drawn (`intervals.Estimate.variance`).
 """
 
 from collections.abc import Iterator

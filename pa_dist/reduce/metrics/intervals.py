@@ -151,10 +151,11 @@ class Estimate:
     def variance(self) -> float:
         """Of the figure.
 
-        Given what was chosen it is too small, and too large where each resample chooses anew, since resamples differ by
-        their own noise as well; the truth lies between, and the mean of both is taken.
+        Given what was chosen it is too small. Where each resample chooses anew it is about right, and too large where
+        cells differ by noise alone: resamples have noise of their own.
         """
-        return covariance(self, self, None)
+        anew = covariance(self, self, None)
+        return max(anew, _within(self, self)) if len(self.redrawn) else anew
 
     def interval(self) -> tuple[float, float]:
         """The 95% interval, where nothing is `lacking`."""
@@ -218,15 +219,17 @@ def covariance(first: Estimate, second: Estimate, weights: Floats | None) -> flo
       weights: [resamples, bins] how much more often than once each bin was drawn where a choice was repeated; needed
         where that was so of one of the two alone.
     """
-    k, m = max(first.deciding, 2), max(second.deciding, 2)
-    within = float(first.parts @ second.parts) * math.sqrt(k / (k - 1) * m / (m - 1))
     if not len(first.redrawn) and not len(second.redrawn):
-        return within
+        return _within(first, second)
     one, other = (of.redrawn if weights is None or len(of.redrawn) else weights @ of.parts for of in (first, second))
     known = np.isfinite(one) & np.isfinite(other)
-    if np.count_nonzero(known) < 2:
-        return within
-    return (within + float(np.cov(one[known], other[known])[0, 1])) / 2
+    return float(np.cov(one[known], other[known])[0, 1]) if np.count_nonzero(known) > 1 else _within(first, second)
+
+
+def _within(first: Estimate, second: Estimate) -> float:
+    """The same, given what was chosen."""
+    k, m = max(first.deciding, 2), max(second.deciding, 2)
+    return float(first.parts @ second.parts) * math.sqrt(k / (k - 1) * m / (m - 1))
 
 
 @dataclass(frozen=True)
@@ -275,7 +278,8 @@ def difference(first: Estimate, second: Estimate, weights: Floats | None = None)
     below = _together(first.value - low, other_high - second.value, r)
     above = _together(high - first.value, second.value - other_low, r)
     nearer = below if value > 0 else above
-    if nearer < 1e-12 or (value == 0 and r > 1 - 1e-9):
+    same = value == 0 and r > 1 - 1e-9 and math.isclose(first.variance, second.variance)
+    if nearer < 1e-12 or same:
         return Difference(value, value, value, None, n, notes, ALL_ALIKE, undefined)
     degrees = min(first.deciding, second.deciding) - 1
     p_value = 2 * float(stdtr(max(degrees, 1), -abs(value) * quantile(degrees) / nearer))
