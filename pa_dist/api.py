@@ -80,6 +80,13 @@ class Run:
         return cast(list[dict[str, Any]], self.arrow("metrics").to_pylist())
 
     @property
+    def noise(self) -> dict[str, Any] | None:
+        """How large the rounding of half precision is beside the advantage: `share` is the error's standard deviation
+        over the advantage's own, `correlation` theirs; without these a `reason` why not. None before scoring ended."""
+        found: dict[str, Any] | None = self.manifest["stages"].get("score", {}).get("noise")
+        return found
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """Config, versions, and of each stage its settings and facts."""
         return self.folder.manifest

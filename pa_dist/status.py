@@ -8,6 +8,7 @@ from pa_dist import truncation
 from pa_dist.errors import RunFolderError
 from pa_dist.runtime.settle import committed
 from pa_dist.runtime.targets import LOGPROBS, Target, judged_by, reward_target
+from pa_dist.score import noise_said
 from pa_dist.score.sweep import begun
 from pa_dist.store.folder import RunFolder
 from pa_dist.store.lease import Claim, last_seen, who
@@ -80,7 +81,7 @@ def _filled(record: dict[str, Any] | None, folder: RunFolder, into: Target, *, a
     if record is None:
         return f"{into.stage}: not begun"
     if record["done"]:
-        lost = f"; {said}" if (said := truncation.in_full(record)) else ""
+        lost = "".join(f"; {said}" for said in (truncation.in_full(record), noise_said.in_words(record)) if said)
         scored = f"{record['rows']:,} scored, {record['rejects']:,} rejected ({record['seconds']} s)"
         return f"{into.stage}: done, {scored}{lost}"
     files = folder.filesystem.get_file_info(committed(folder, into))

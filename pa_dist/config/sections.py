@@ -205,6 +205,24 @@ class Replicas(Section):
     """Labels of the nodes that may hold these actors, such as `ray.io/accelerator-type: H100` or one of your own."""
 
 
+# Arguments of vLLM's engine that are no options here, and what decides them.
+DECIDED_FOR_VLLM = {
+    **dict.fromkeys(("model", "revision", "code_revision", "trust_remote_code"), "pair"),
+    "dtype": "score.dtype",
+    "max_model_len": "score.max_length",
+    "max_logprobs": "score.top_k",
+    **{
+        name: f"score.vllm.{name}"
+        for name in ("tensor_parallel_size", "gpu_memory_utilization", "max_num_batched_tokens")
+    },
+    **dict.fromkeys(("tokenizer", "tokenizer_mode", "tokenizer_revision", "skip_tokenizer_init", "load_format")),
+    **dict.fromkeys(("seed", "logprobs_mode", "logits_processors", "speculative_config", "enable_lora")),
+    **dict.fromkeys(("runner", "convert", "distributed_executor_backend", "disable_log_stats")),
+    **dict.fromkeys(("enable_chunked_prefill", "enable_prefix_caching", "enforce_eager")),
+    "hf_token": "the environment's HF_TOKEN",
+}
+
+
 class Vllm(Section):
     """The engine `vllm`, which the extra of that name installs."""
 
@@ -215,6 +233,17 @@ class Vllm(Section):
     GPU, and 0.2 of a machine."""
     max_num_batched_tokens: Positive = 2048
     """Tokens of one pass. vLLM holds [tokens, vocabulary] float32 for them more than once, beside that share."""
+    options: dict[str, Any] = {}
+    """Other arguments of vLLM's engine by their names, such as `enable_expert_parallel: true` or
+    `limit_mm_per_prompt: {image: 0}`; a run is known by them."""
+
+    @field_validator("options")
+    @classmethod
+    def _left_to_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(options.keys() & DECIDED_FOR_VLLM.keys()):
+            key = DECIDED_FOR_VLLM[taken[0]]
+            raise ValueError(f"{taken[0]} is " + (f"what {key} says" if key else "set by pa_dist itself"))
+        return options
 
 
 class Score(Section):

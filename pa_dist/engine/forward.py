@@ -18,6 +18,7 @@ from pa_dist.engine.attention import KeysValues, Pass
 from pa_dist.engine.errors import first_line
 from pa_dist.engine.one_call import LEAST_TOKENS, TreeMask
 from pa_dist.engine.prefix_tree import Segment, prefix_tree, separate
+from pa_dist.engine.quantised import is_packed
 from pa_dist.engine.schedule import Schedule
 
 
@@ -154,12 +155,25 @@ def matrix_weights(decoder: nn.Module, config: Any) -> int:
     """
     experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
     active = getattr(config, "num_experts_per_tok", None) or getattr(config, "top_k_experts", None)
-    linear = sum(m.weight.numel() for m in decoder.modules() if isinstance(m, nn.Linear))
+    linear = sum(weights_of(m) for m in decoder.modules() if isinstance(m, nn.Linear) or _is_packed_matrix(m))
     if not (experts and active):
         return linear
     # transformers holds the experts of a layer as tensors of three axes, the first of which counts them.
     held = sum(p.numel() for p in decoder.parameters() if p.dim() == 3 and len(p) == experts)
     return linear + held * int(active) // int(experts)
+
+
+def weights_of(layer: Any) -> int:
+    """Weights of a linear layer's matrix; of packed ones as many as they stand for."""
+    weight = getattr(layer, "weight", None)
+    if weight is not None and weight.is_floating_point() and weight.dim() == 2:
+        return int(weight.numel())
+    return int(layer.in_features) * int(layer.out_features)
+
+
+def _is_packed_matrix(module: nn.Module) -> bool:
+    """Whether a layer of a quantiser's own class is a linear one; one of an adapter's holds it, and nothing packed."""
+    return hasattr(module, "in_features") and hasattr(module, "out_features") and is_packed(module)
 
 
 def reason_by_kind(model: PreTrainedModel) -> str | None:

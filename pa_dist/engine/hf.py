@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pa_dist.engine.forward import Forward, Memory, reason_to_stay_apart
+from pa_dist.engine.forward import Forward, Memory, reason_to_stay_apart, weights_of
 from pa_dist.engine.head import masks, token_columns
 from pa_dist.engine.kernels import missing_kernels
 from pa_dist.engine.prefix_tree import Segment, graft, prefix_tree, separate
 from pa_dist.engine.protocol import TokenColumns, TokenSequence, Work
+from pa_dist.engine.quantised import method_of
 from pa_dist.engine.rate import matrix_rate
 from pa_dist.engine.schedule import Schedule
 
@@ -81,7 +82,7 @@ class HFEngine:
             self.apart = reason_to_stay_apart(model)
         self._forward = Forward(model, together=self.apart is None, at_once=self.in_pieces is None)
         self._head = _head_of(model)
-        self._head_weights = model.get_output_embeddings().weight.numel()
+        self._head_weights = weights_of(model.get_output_embeddings())
         self._vocabulary = model.config.get_text_config().vocab_size
         self._kept: list[_Kept] = []
         # Of a model in float32 all buffers are, also those that always are.
@@ -96,6 +97,7 @@ class HFEngine:
     def _measured(self) -> dict[str, Any]:
         return {
             "device": str(self.model.device),
+            "packed_by": method_of(self.model),
             "matrix_flops_per_second": round(matrix_rate(self.model.device, self.model.dtype)),
             "prefixes_apart": self.apart,
             "attention_in_pieces": None if self.apart else self.in_pieces,
@@ -106,8 +108,9 @@ class HFEngine:
     @torch.inference_mode()
     def _masks_tokens(self) -> bool:
         """Whether the head masks tokens: it does so whatever the hidden state."""
-        weight = self.model.get_output_embeddings().weight
-        return masks(self._logits(torch.zeros(1, weight.shape[1], dtype=weight.dtype, device=self.model.device)))
+        head = self.model.get_output_embeddings()
+        width = getattr(head, "in_features", None) or head.weight.shape[1]
+        return masks(self._logits(torch.zeros(1, width, dtype=self.model.dtype, device=self.model.device)))
 
     def forget(self) -> None:
         """Leave nothing of earlier calls: what is done next has other weights, or another dtype."""

@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.utils import logging
+from transformers.utils.import_utils import is_accelerate_available
 
 from pa_dist.engine.attention import half_is_emulated
 from pa_dist.engine.errors import EngineError
@@ -23,6 +24,7 @@ from pa_dist.engine.merge import Merging, merge_into
 from pa_dist.engine.modules import become
 from pa_dist.engine.norms import fuse_norms
 from pa_dist.engine.precision import keep_logits_in_float32
+from pa_dist.engine.quantised import ask_for_plain, dequantised, is_packed, renamed, settings_of, settle
 
 # Where multimodal checkpoints keep their language model, as they are written now and as they were, and where a language
 # model alone has it.
@@ -44,33 +46,41 @@ def load_model(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     merging: Merging | None = None,
+    plain: bool = False,
 ) -> PreTrainedModel:
     """A causal language model ready to score, its logits in float32; of a multimodal checkpoint the language model, the
-    rest stays on disk.
+    rest stays on disk. Quantised weights stay packed where there are kernels for that.
 
     Args:
       name: a folder, or a name on the Hugging Face Hub.
       dtype: `float32`, `bfloat16`, `float16`, or `auto` for its config's, which on the CPU leaves weights in files.
       device: a torch device, or `auto` to spread the model over all visible GPUs (needs accelerate).
       merging: a policy to be merged into it.
+      plain: of a quantised checkpoint dequantise the weights.
 
     Raises:
       OSError: no such model. ImportError: `auto` without accelerate.
-      EngineError: the checkpoint lacks weights of the model, or has some in its layers that the model does not have.
+      EngineError: the checkpoint lacks weights of the model, or has some in its layers that the model does not have;
+        or quantised weights of a kind that cannot be dequantised.
     """
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     whole = AutoConfig.from_pretrained(name, **where)
     config = _language_model(whole)
+    if plain:
+        ask_for_plain(config)
     model = load_checked(
         AutoModelForCausalLM,
         name,
+        config,
         dtype=dtype,
         device=device,
-        config=config,
         key_mapping=None if config is whole else LANGUAGE_MODEL,
         attn_implementation=attn_implementation,
         **where,
     )
+    if plain:
+        with quiet():
+            model = dequantised(model, getattr(torch, dtype))
     if merging is not None:
         merge_policy(model, name, merging, revision=revision, trust_remote_code=trust_remote_code)
     keep_logits_in_float32(model)
@@ -95,24 +105,44 @@ def merge_policy(
     merge_into(model, policy, own, merging)
 
 
-def load_checked(kind: Any, name: str, *, dtype: str, device: str, **settings: Any) -> PreTrainedModel:
+def load_checked(
+    kind: Any, name: str, config: PreTrainedConfig, *, dtype: str, device: str, **settings: Any
+) -> PreTrainedModel:
     """A model of one of transformers' `AutoModel` classes in eval mode on its device. Raises as `load_model`."""
     with quiet():  # of weights left on disk; what matters is checked
         model, report = kind.from_pretrained(
             name,
+            config=config,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             use_safetensors=True,
-            device_map="auto" if device == "auto" else None,
+            device_map=_device_map(device),
             ignore_mismatched_sizes=True,  # else an error that does not say which
             output_loading_info=True,
             adapter_kwargs=NO_ADAPTER,
             **settings,
         )
     check_weights(name, model, report)
+    if settings_of(config) is not None and dtype != "auto":
+        settle(model, getattr(torch, dtype))
     model = model.eval() if device == "auto" else model.eval().to(device)
     if device == "cpu" and half_is_emulated(model.dtype):
         widen(model)
     return cast(PreTrainedModel, model)
+
+
+def _device_map(device: str) -> Any:
+    """Where transformers puts a model, as its `from_pretrained` takes it.
+
+    Straight to its device, a tensor goes there from the pages of its file, which are the system's and shared by all
+    processes: an actor holds no copy of the model in a node's memory, and those that load at a time read a file from
+    disk once. They are not made to wait for each other: where memory does not keep the files, each would read them
+    again. On a CPU tensors that have their dtype in the file stay its pages, which actors of a node share as well.
+
+    Without accelerate a model is made on the CPU, and moved.
+    """
+    if device == "auto":
+        return device
+    return {"": torch.device(device)} if is_accelerate_available() else None
 
 
 def skeleton(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -132,11 +162,16 @@ def empty_classifier(name: str, *, revision: str | None = None) -> PreTrainedMod
 
 def language_model_name(key: str, model: PreTrainedModel) -> str:
     """What a checkpoint's tensor is called in the language model that is made of it."""
-    for pattern, name in LANGUAGE_MODEL.items():
-        key = re.sub(pattern, name, key)
+    key = _without_wrapper(key)
     prefix = model.base_model_prefix
     # A checkpoint of the decoder alone has no prefix.
     return f"{prefix}.{key}" if key.split(".")[0] in dict(getattr(model, prefix).named_children()) else key
+
+
+def _without_wrapper(key: str) -> str:
+    for pattern, name in LANGUAGE_MODEL.items():
+        key = re.sub(pattern, name, key)
+    return key
 
 
 def _language_model(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -146,6 +181,8 @@ def _language_model(config: PreTrainedConfig) -> PreTrainedConfig:
         return config
     # The model as a whole is what its embeddings are tied by, whatever the part says of itself.
     text.tie_word_embeddings = getattr(config, "tie_word_embeddings", False)
+    if (settings := getattr(config, "quantization_config", None)) is not None:
+        text.quantization_config = renamed(settings, _without_wrapper)
     return text
 
 
@@ -189,7 +226,7 @@ def widen(model: nn.Module) -> None:
     """
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     for module in model.modules():
-        if type(module) is nn.Linear and module is not head:
+        if type(module) is nn.Linear and module is not head and not is_packed(module):
             become(module, _WideLinear)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pa_dist.engine.hf import HFEngine, out_of_memory
 from pa_dist.engine.modules import become
 from pa_dist.engine.protocol import TokenColumns, TokenSequence
+from pa_dist.engine.quantised import is_packed
 
 # A model is switched to bfloat16 where more sequences than this left the range, and more than this share of all.
 MOST_OVERFLOWS = 8
@@ -35,7 +36,7 @@ def dtype_on(device: str, asked: str) -> str:
 def keep_logits_in_float32(model: nn.Module) -> None:
     """Make the head of a model in half precision give float32 logits, summed in float32."""
     head = model.get_output_embeddings()  # type: ignore[operator]
-    if type(head) is nn.Linear and head.weight.dtype in (torch.float16, torch.bfloat16):
+    if type(head) is nn.Linear and head.weight.dtype in (torch.float16, torch.bfloat16) and not is_packed(head):
         become(head, _Float32Logits)
 
 

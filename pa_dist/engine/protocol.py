@@ -114,7 +114,7 @@ class Engine(Protocol):
         `device`; `dtype`; `matrix_flops_per_second`, null where operations are not counted; `prefixes_apart`, why
         prefixes are not shared, null where they are; `attention_in_pieces`, why a layer attends in a call for each
         segment, null where it does in one; `missing_kernels`, packages for want of which layers are slow;
-        perhaps `masked_vocabulary`, whether the head masks tokens, and `overflowed`, how many sequences left the range
-        of float16.
+        perhaps `packed_by`, how weights are quantised, null where they are not; `masked_vocabulary`, whether the head
+        masks tokens; and `overflowed`, how many sequences left the range of float16.
         """
         ...

@@ -5,7 +5,9 @@ It gives log-probs and their top-k mean; what takes the whole vocabulary it does
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -36,6 +38,15 @@ def installed() -> str | None:
         except PackageNotFoundError:
             continue
     return None
+
+
+def unknown_options(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names that no argument of vLLM's engine has, which has to be installed, each with the nearest that one has."""
+    use_this_process()
+    from vllm.engine.arg_utils import EngineArgs
+
+    known = {field.name for field in fields(EngineArgs)}
+    return {name: get_close_matches(name, known, n=1) for name in names if name not in known}
 
 
 def use_this_process() -> None:
@@ -76,6 +87,7 @@ class VLLMEngine:
         only_logprob: bool = False,
         gpus: float = 0.0,
         trust_remote_code: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         """Load a model, and score a few tokens: what is wrong with every row is then wrong here.
 
@@ -88,6 +100,7 @@ class VLLMEngine:
           max_num_batched_tokens: of one pass.
           only_logprob: give no other column, and have vLLM look for no other tokens.
           gpus: that this process may use; a fraction is of one GPU's memory, none is the CPU.
+          options: other arguments of vLLM's engine.
         """
         use_this_process()
         from vllm import LLM, SamplingParams
@@ -114,6 +127,7 @@ class VLLMEngine:
             tensor_parallel_size=tensor_parallel_size,
             distributed_executor_backend="uni" if tensor_parallel_size == 1 else "mp",
             disable_log_stats=True,
+            **(options or {}),
         )
         self._vocabulary = int(self._llm.model_config.get_vocab_size())
         self._top_k = 0 if only_logprob else min(top_k, self._vocabulary)

@@ -1,4 +1,4 @@
-"""What a model needs of an environment to be spread over devices."""
+"""What a model needs of an environment to be on a device, or spread over several."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -25,3 +25,19 @@ def check_accelerate(gpus: Mapping[str, float | None], device: str, settings: Sc
         raise ConfigError(
             f"{several[0]}: a model on several GPUs needs accelerate; `pip install 'pa-dist[multi-gpu]'` installs it"
         )
+
+
+def check_gpus(wanting: Mapping[str, str | None], gpus: Mapping[str, float], key: str) -> None:
+    """Refuse models that a GPU has to hold in actors without one.
+
+    Args:
+      wanting: of each model, why it needs one, as `quantised.check_quantised` found out.
+      gpus: of each model, how many an actor has.
+      key: that the models' own are below.
+
+    Raises:
+      ConfigError: naming the key and the reason.
+    """
+    for model, why in wanting.items():
+        if why is not None and not gpus[model]:
+            raise ConfigError(f"{key}.{model}.num_gpus: its actors have no GPU, and {why}")

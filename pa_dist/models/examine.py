@@ -14,9 +14,11 @@ from transformers import MODEL_FOR_MASKED_LM_MAPPING, PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from pa_dist.engine.load import language_model_name, quiet, skeleton
+from pa_dist.engine.quantised import settings_of
 from pa_dist.errors import PaDistError
 from pa_dist.models.files import ADAPTER, CONFIG, FolderFault, Weights, check_files, local, read_json, weights
 from pa_dist.models.loaded import load_config_once, load_tokenizer_once
+from pa_dist.models.quantised import made_for, method_of
 
 T = TypeVar("T")
 Empty = Callable[..., PreTrainedModel]
@@ -35,6 +37,7 @@ class Examined:
     Attributes:
       config: its own; `text` that of its language part.
       weights: of a folder; None for a model on the Hub.
+      parameters: how many they are, unpacked; None where there are no weights here.
       adapter: that it is given, by name.
     """
 
@@ -43,6 +46,7 @@ class Examined:
     text: Any
     tokenizer: Any
     weights: Weights | None
+    parameters: int | None = None
     adapter: str | None = None
 
     @property
@@ -53,7 +57,9 @@ class Examined:
             "name": self.name,
             "architecture": str(made[0]) if isinstance(made, list) else str(made),
             "files": None if self.weights is None else self.weights.files,
-            "parameters": None if self.weights is None else self.weights.numbers,
+            "parameters": self.parameters,
+            "quantised": method_of(self.config),
+            "made_for": made_for(self.config),
             "adapter": self.adapter,
         }
 
@@ -61,12 +67,13 @@ class Examined:
     def described(self) -> str:
         """The same in words."""
         facts = self.facts
+        kind = facts["architecture"] + (f" quantised by {facts['quantised']}" if facts["quantised"] else "")
         adapter = "no adapter" if self.adapter is None else f"with the adapter {self.adapter}"
         if self.weights is None:
-            return f"{self.name}, a {facts['architecture']} on the Hub, {adapter}"
+            return f"{self.name}, a {kind} on the Hub, {adapter}"
         files = self.weights.files
         named = files[0] if len(files) == 1 else f"{len(files)} files of weights, {files[0]} the first"
-        return f"{self.name}, a {facts['architecture']}: {named}, {self.weights.numbers:,} numbers, {adapter}"
+        return f"{self.name}, a {kind}: {named}, {self.weights.numbers:,} numbers, {adapter}"
 
 
 def examine(name: str, revision: str | None, trust_remote_code: bool, empty: Empty = skeleton) -> Examined:
@@ -96,11 +103,16 @@ def examine(name: str, revision: str | None, trust_remote_code: bool, empty: Emp
             f"{CONFIG}: {text.model_type} is an encoder, which reads what follows a token too: no probability of the "
             "next one is its own"
         )
+    parameters = None if held is None else held.numbers
     if held is not None and "auto_map" not in raw:
-        _check_fit(_guarded(CONFIG, lambda: empty(name, revision=revision)), raw, held)
+        model = _guarded(CONFIG, lambda: empty(name, revision=revision))
+        if settings_of(config) is None:
+            _check_fit(model, held)
+        else:  # its tensors are packed
+            parameters = sum(parameter.numel() for parameter in model.parameters())
     tokenizer = _guarded("its tokenizer", lambda: load_tokenizer_once(name, revision, trust_remote_code))
     _check_tokenizer(tokenizer)
-    return Examined(name, config, text, tokenizer, held)
+    return Examined(name, config, text, tokenizer, held, parameters)
 
 
 def _of_the_hub(name: str, revision: str | None) -> Path:
@@ -162,13 +174,11 @@ def _reads_ahead(text: Any) -> bool:
     return type(text) in MODEL_FOR_MASKED_LM_MAPPING and not whole and not getattr(text, "is_decoder", False)
 
 
-def _check_fit(model: PreTrainedModel, raw: dict[str, Any], held: Weights) -> None:
+def _check_fit(model: PreTrainedModel, held: Weights) -> None:
     """Refuse weights that are another model's than the config's.
 
     What has other names in the file than in the model is left for loading to judge.
     """
-    if "quantization_config" in raw:
-        return  # its tensors are packed
     file = held.files[0] if len(held.files) == 1 else f"{len(held.files)} files of weights"
     named = {language_model_name(key, model): shape for key, shape in held.shapes.items()}
     for key, tensor in model.state_dict().items():

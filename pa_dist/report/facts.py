@@ -9,7 +9,7 @@ from pa_dist.reduce.metrics.groups import Group
 from pa_dist.report.figures.points import RejectCounts
 from pa_dist.report.wording import listed, plain, titles
 from pa_dist.runtime.targets import judged_by, reward_target
-from pa_dist.score.noise import in_words
+from pa_dist.score.noise_said import in_words
 from pa_dist.store.folder import RunFolder
 from pa_dist.store.location import LOG
 

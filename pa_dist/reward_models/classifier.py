@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from pa_dist.engine.hf import out_of_memory
 from pa_dist.engine.load import load_checked
@@ -30,14 +30,9 @@ def load_classifier(
       OSError: no such model. ImportError: `auto` without accelerate.
       PaDistError: the checkpoint lacks weights, such as those of the head; transformers would make them up.
     """
-    return load_checked(
-        AutoModelForSequenceClassification,
-        name,
-        dtype=dtype,
-        device=device,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    where = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(name, **where)
+    return load_checked(AutoModelForSequenceClassification, name, config, dtype=dtype, device=device, **where)
 
 
 def reading(read: Literal["logit", "ordinal", "probability"], label: int | None) -> Callable[[Tensor], Tensor]:

@@ -23,6 +23,7 @@ from pa_dist.models.files import FolderFault, named_fault
 from pa_dist.models.hub import hub_commit
 from pa_dist.models.loaded import load_config_once, load_tokenizer_once
 from pa_dist.models.positions import positions
+from pa_dist.models.quantised import check_quantised
 from pa_dist.render.plain import ActionRule
 from pa_dist.render.trial import why_not
 from pa_dist.render.unrenderable import SECONDS, TookTooLong
@@ -160,8 +161,11 @@ def pinned_reward_model(settings: RewardModel, before: str | None) -> RewardMode
     return settings.model_copy(update={"revision": before or hub_commit(settings.model, settings.revision)})
 
 
-def check_reward_model(name: str, settings: RewardModel) -> None:
+def check_reward_model(name: str, settings: RewardModel) -> str | None:
     """Find out whether a reward model can be used as its settings say, before anything starts.
+
+    Returns:
+      Why it needs a GPU, as `check_quantised` has it.
 
     Raises:
       ConfigError: naming the key and the reason.
@@ -170,6 +174,8 @@ def check_reward_model(name: str, settings: RewardModel) -> None:
     empty = skeleton if isinstance(settings, ThinkPRM) else empty_classifier
     try:
         found = examine(settings.model, settings.revision, settings.trust_remote_code, empty)
+        by_vllm = isinstance(settings, ThinkPRM) and settings.engine == "vllm"
+        wanting = None if by_vllm else check_quantised(found.config)
     except FolderFault as fault:
         raise ConfigError(named_fault(f"{key}.model", settings.model, fault)) from None
     check_accelerate({f"{key}.num_gpus": settings.num_gpus}, f"{key}.device", settings)
@@ -193,3 +199,4 @@ def check_reward_model(name: str, settings: RewardModel) -> None:
         # It is asked for less than a policy's: only that it comes to an end.
         if (why := why_not(tokenizer, (), {})) == str(TookTooLong(SECONDS)):
             raise ConfigError(f"{key}.model: its chat template cannot be used: {why}")
+    return wanting

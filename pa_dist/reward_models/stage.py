@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from pa_dist.config import Replicas, RewardModel, ThinkPRM
+from pa_dist.models.devices import check_gpus
 from pa_dist.models.fingerprint import model_files, scoring_versions, weights_mark
 from pa_dist.render.plain import ActionRule
 from pa_dist.reward_models.rows import READS
@@ -30,6 +31,7 @@ class RewardStage(Stage):
         self.target = reward_target(name)
         self.name = self.target.stage
         self.writes = (self.target.table, "rejects")
+        self._wanting: str | None = None
 
     @cached_property
     def _weights(self) -> str | None:
@@ -49,12 +51,15 @@ class RewardStage(Stage):
         """Find out whether the model is there and can be used as its settings say."""
         from pa_dist.reward_models.pipeline import check_reward_model
 
-        check_reward_model(self.model_name, self.model)
+        self._wanting = check_reward_model(self.model_name, self.model)
 
     def check_cluster(self, *, complete: bool) -> None:
         """As any stage."""
         if complete:
-            pools.check_actors(pools.share_out_one(self.model_name, self.model), "reward_models")
+            actors = pools.share_out_one(self.model_name, self.model)
+            gpus = 0.0 if self.model.device == "cpu" else actors[self.model_name].num_gpus
+            check_gpus({self.model_name: self._wanting}, {self.model_name: gpus}, "reward_models")
+            pools.check_actors(actors, "reward_models")
         else:
             pools.check_named({self.model_name: self.model}, "reward_models")
 

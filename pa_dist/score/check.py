@@ -17,6 +17,7 @@ from pa_dist.models.files import ADAPTER, CONFIG, FolderFault, named_fault, same
 from pa_dist.models.hub import hub_commit
 from pa_dist.models.loaded import tokenizer
 from pa_dist.models.positions import has_table, positions, shortened
+from pa_dist.models.quantised import check_quantised
 from pa_dist.render.chat import control_tokens
 from pa_dist.render.trial import why_not
 from pa_dist.render.unrenderable import SECONDS
@@ -41,10 +42,12 @@ class Checked:
     Attributes:
       models: what was found out of each.
       positions: of each, the tokens that the engine can give it at most; None where no limit is known.
+      wanting: of each, why it needs a GPU, as far as this machine without one tells; None where it does not.
     """
 
     models: dict[str, Examined]
     positions: dict[str, int | None]
+    wanting: dict[str, str | None]
 
     @property
     def loaded(self) -> dict[str, Any]:
@@ -64,12 +67,14 @@ def check_models(pair: Pair, settings: Score) -> Checked:
         torch.device("cpu" if settings.device in (None, "auto") else settings.device)
     except RuntimeError as error:
         raise ConfigError(f"score.device: {first_line(error)}") from None
-    models, faults = {}, []
+    models, wanting, faults = {}, dict[str, str | None](), []
     for model in schema.MODELS:
         adapter = getattr(pair, f"{model}_adapter")
         try:
             name, revision = getattr(pair, model), getattr(pair, f"{model}_revision")
             models[model] = replace(examine(name, revision, pair.trust_remote_code), adapter=adapter)
+            if settings.engine == "hf":
+                wanting[model] = check_quantised(models[model].config, adapter=adapter is not None)
         except FolderFault as fault:
             faults.append(named_fault(f"pair.{model}", name, fault))
         try:
@@ -85,10 +90,14 @@ def check_models(pair: Pair, settings: Score) -> Checked:
     check_accelerate(gpus, "score.device", settings)
     if settings.engine == "vllm" and vllm.installed() is None:
         raise ConfigError("score.engine: vllm is not installed; `pip install 'pa-dist[vllm]'` installs it")
+    if settings.engine == "vllm" and settings.vllm.options:
+        for name, near in vllm.unknown_options(settings.vllm.options).items():
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"score.vllm.options.{name}: no argument of the engine of vLLM {vllm.installed()}{meant}")
     # One position is left to the token that every request of vLLM's draws.
     spare = 1 if settings.engine == "vllm" else 0
     most = {model: positions(found.text) for model, found in models.items()}
-    return Checked(models, {model: None if n is None else n - spare for model, n in most.items()})
+    return Checked(models, {model: None if n is None else n - spare for model, n in most.items()}, wanting)
 
 
 def check_lengths(sections: ScoreSections, found: Checked) -> list[str]:

@@ -1,10 +1,12 @@
 """How large the rounding of half precision is beside the advantage: some trajectories are scored again in float32.
 
 The advantage is a small difference of large numbers. What the dtype makes of it depends on the pair and the text, so it
-is measured in every run that is not in float32, on the run's own trajectories.
+is measured in every run that is not in float32, on the run's own trajectories. Of quantised models it is what their
+kernels add, which round in a way of their own, to the same weights dequantised; what quantising cost the weights is no
+part of it: they are the model that is scored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,18 +17,16 @@ import pyarrow.parquet as pq
 from pa_dist import schema
 from pa_dist.config import ScoreSections
 from pa_dist.engine.protocol import score_rows
-from pa_dist.errors import first_line
 from pa_dist.runtime import pools
-from pa_dist.runtime.tasks import on_a_device
+from pa_dist.runtime.tasks import cause, on_a_device
 from pa_dist.score import rows
 from pa_dist.score.check import shares_tokens
+from pa_dist.score.noise_said import EMPTY, EXACT, NOT_ASKED
 from pa_dist.score.scorer import Tokenize, load_engine, load_engines
 from pa_dist.store.folder import RunFolder
 from pa_dist.store.index import locate
 from pa_dist.store.index import rows as rows_of
 
-# A share of the spread from which the noise is a warning.
-LOUD = 0.2
 _LOGPROBS = [f"{model}_logprob" for model in schema.MODELS]
 _READ = ["trajectory_id", "token_ids_reference", *_LOGPROBS]
 
@@ -36,19 +36,19 @@ def measure(sections: ScoreSections, folder: RunFolder, dtypes: Sequence[str]) -
 
     Args:
       folder: a run's whose `logprobs` are written, or an alpha's.
-      dtypes: that the actors computed in, as far as they are known.
+      dtypes: that the actors computed in, as far as they are known, as `computed_in` has it.
 
     Returns:
       As `compare`, with `dtypes`; or `reason`, why nothing was measured.
     """
     wanted = sections.score.noise_rows
     if not wanted:
-        return {"reason": "score.noise_rows is 0"}
+        return {"reason": NOT_ASKED}
     if set(dtypes or [sections.score.dtype]) == {"float32"}:
-        return {"reason": "all is scored in float32"}
+        return {"reason": EXACT}
     stored = _some(folder, wanted)
     if not len(stored):
-        return {"reason": "nothing is scored"}
+        return {"reason": EMPTY}
     ids = stored["trajectory_id"].to_pylist()
     given = rows_of(folder.whole, locate(folder.whole, "trajectories").holding(ids), ids, schema.TRAJECTORIES.names)
     try:
@@ -56,7 +56,7 @@ def measure(sections: ScoreSections, folder: RunFolder, dtypes: Sequence[str]) -
         pool = max(held.values(), key=lambda actors: actors.num_gpus)
         exact = on_a_device(partial(_again, sections, folder), pool, given)
     except Exception as error:  # whatever a device has no room for, or a library no code: the run is done without
-        return {"reason": f"{type(error).__name__}: {first_line(error)}"}
+        return {"reason": cause(error)}
     return {**compare(stored, exact), "dtypes": sorted(set(dtypes))}
 
 
@@ -74,15 +74,16 @@ def _some(folder: RunFolder, n: int) -> pa.Table:
 
 
 def _again(sections: ScoreSections, folder: RunFolder, trajectories: pa.Table) -> pa.Table:
-    """Ray task: their rows of `logprobs`, by plain passes in float32, one model after the other."""
+    """Ray task: their rows of `logprobs`, by plain passes in float32 over plain weights, one model after the other."""
     plain = sections.score.model_copy(update={"engine": "hf", "dtype": "float32", "prefix_sharing": "off"})
     sections = sections._replace(score=plain)
     shared = shares_tokens(sections)
     [(tokens, _)] = Tokenize(sections, folder, shared, tally=None).tokenize([trajectories])
-    together = load_engines(sections.pair, plain) if sections.pair.one_base else None
+    together = load_engines(sections.pair, plain, plain=True) if sections.pair.one_base else None
     for model in schema.MODELS:
         of, alpha = "policy" if shared else model, folder.alpha if model == "reference" else None
-        engine = together[model] if together else load_engine(model, sections.pair, plain, sections.merge, alpha)
+        load = partial(load_engine, model, sections.pair, plain, sections.merge, alpha, plain=True)
+        engine = together[model] if together else load()
         found = score_rows(engine, rows.token_rows(tokens, of))
         columns = [columns for columns in found if columns is not None]
         tokens = tokens.filter(pa.array([columns is not None for columns in found], pa.bool_()))
@@ -126,22 +127,3 @@ def compare(stored: pa.Table, exact: pa.Table) -> dict[str, Any]:
         "share": error / spread if spread else None,
         "correlation": float(np.corrcoef(half, full)[0, 1]) if varies else None,
     }
-
-
-def in_words(record: Mapping[str, Any]) -> str:
-    """What was measured of a stage `score`, in a sentence; nothing where all is in float32, or it was not asked for.
-
-    Args:
-      record: of the manifest.
-    """
-    found = record.get("noise") or {}
-    if found.get("share") is None:
-        why = found.get("reason", "")
-        return f"noise of {record['settings']['score']['dtype']}: not measured: {why}" if "Error" in why else ""
-    loud = "" if found["share"] <= LOUD else "; that is much, and score.dtype=float32 has none"
-    correlation = "" if found["correlation"] is None else f", correlation {found['correlation']:.3f}"
-    return (
-        f"noise of {' and '.join(found['dtypes']) or 'half precision'}: the advantage of a {found['of']} is off by "
-        f"{found['share']:.1%} of its spread{correlation} (standard deviations, {found['rows']} trajectories again in "
-        f"float32, {found['n']:,} {found['of']}s){loud}"
-    )

@@ -1,6 +1,6 @@
 """What the tasks and actors of scoring do. They carry numbers that modules without Ray compute."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -112,12 +112,18 @@ class PairScorer:
         return batch
 
 
-def dtype_of(settings: Score, device: str) -> str:
-    """What `score.dtype` means on a device. vLLM gets no float16 unasked: nothing would score again what leaves it."""
+def dtype_of(settings: Score, device: str, made_for: Iterable[str] = ()) -> str:
+    """What `score.dtype` means on a device. vLLM gets no float16 unasked, nor does a quantised model that was not made
+    for it: nothing would score again what leaves it.
+
+    Args:
+      made_for: of the quantised models of the pair, the dtypes that they were made for.
+    """
     from pa_dist.engine.precision import dtype_on
 
     found = dtype_on(device, settings.dtype)
-    return "bfloat16" if settings.engine == "vllm" and settings.dtype == "auto" and found == "float16" else found
+    unguarded = settings.engine == "vllm" or set(made_for) - {"float16"}
+    return "bfloat16" if unguarded and settings.dtype == "auto" and found == "float16" else found
 
 
 def gives_only_logprob(settings: Score, model: str) -> bool:
@@ -125,8 +131,10 @@ def gives_only_logprob(settings: Score, model: str) -> bool:
     return settings.columns == "auto" and model == "reference"
 
 
-def load_engine(model: str, pair: Pair, settings: Score, merge: Merge | None, alpha: float | None) -> Engine:
-    """The engine of one model, merged where an alpha is given."""
+def load_engine(
+    model: str, pair: Pair, settings: Score, merge: Merge | None, alpha: float | None, *, plain: bool = False
+) -> Engine:
+    """The engine of one model, merged where an alpha is given; `plain`: of a quantised one with weights dequantised."""
     if settings.engine == "vllm":
         return _vllm(model, pair, settings)
     from pa_dist.engine.load import load_model
@@ -134,18 +142,18 @@ def load_engine(model: str, pair: Pair, settings: Score, merge: Merge | None, al
 
     device, how = _how(model, pair, settings)
     into = None if merge is None or alpha is None else merging(pair, merge, alpha)
-    loaded = load_model(getattr(pair, model), device=device, merging=into, **how)
+    loaded = load_model(getattr(pair, model), device=device, merging=into, plain=plain, **how)
     if getattr(pair, f"{model}_adapter") is not None:
         return _sides(loaded, pair, settings, [model])[model]
     return _engine(model, settings, loaded)
 
 
-def load_engines(pair: Pair, settings: Score) -> dict[str, Engine]:
-    """The engines of both models of one base, which is loaded once."""
+def load_engines(pair: Pair, settings: Score, *, plain: bool = False) -> dict[str, Engine]:
+    """The engines of both models of one base, which is loaded once; `plain` as `load_engine` has it."""
     from pa_dist.engine.load import load_model
 
     device, how = _how("policy", pair, settings)
-    return _sides(load_model(pair.policy, device=device, **how), pair, settings, schema.MODELS)
+    return _sides(load_model(pair.policy, device=device, plain=plain, **how), pair, settings, schema.MODELS)
 
 
 def _how(model: str, pair: Pair, settings: Score) -> tuple[str, dict[str, Any]]:
@@ -174,6 +182,7 @@ def _engine(model: str, settings: Score, loaded: Any) -> Engine:
     """Of a loaded model of transformers'."""
     from pa_dist.engine.hf import HFEngine
     from pa_dist.engine.precision import Guarded
+    from pa_dist.engine.quantised import method_of
 
     engine = HFEngine(
         loaded,
@@ -182,7 +191,8 @@ def _engine(model: str, settings: Score, loaded: Any) -> Engine:
         share_prefixes=settings.prefix_sharing == "auto" and settings.attn_implementation is None,
         only_logprob=gives_only_logprob(settings, model),
     )
-    return Guarded(engine) if str(loaded.dtype) == "torch.float16" else engine
+    # Packed weights take no other dtype: what leaves the range of float16 is a reject.
+    return Guarded(engine) if str(loaded.dtype) == "torch.float16" and method_of(loaded) is None else engine
 
 
 def _vllm(model: str, pair: Pair, settings: Score) -> Engine:

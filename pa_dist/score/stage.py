@@ -12,13 +12,14 @@ from pa_dist import schema, truncation
 from pa_dist.config import ScoreSections
 from pa_dist.engine.kernels import lost_kernels_in_words
 from pa_dist.errors import PaDistError
+from pa_dist.models.devices import check_gpus
 from pa_dist.models.fingerprint import model_files, scoring_versions, weights_mark
 from pa_dist.models.positions import limited
 from pa_dist.runtime import pools
 from pa_dist.runtime.settle import settle_late
 from pa_dist.runtime.targets import LOGPROBS
 from pa_dist.runtime.tasks import mapper
-from pa_dist.score import sweep
+from pa_dist.score import noise_said, sweep
 from pa_dist.score.rows import CHAT_READS, READS
 from pa_dist.stage import Say, Stage
 from pa_dist.store.contents import read_beside
@@ -47,6 +48,7 @@ class ScoreStage(Stage):
         # The same, with the commits that are scored with; what the config names is what a run is known by.
         self._pinned = self.sections
         self._facts: dict[str, Any] = {}
+        self._wanting: dict[str, str | None] = {}
 
     @cached_property
     def _weights(self) -> dict[str, str | None]:
@@ -62,6 +64,8 @@ class ScoreStage(Stage):
             "score": score.model_dump(mode="json", include=_DECIDING),
             "versions": scoring_versions(score.engine, adapters=len(pair.parts) > len(schema.MODELS)),
         }
+        if score.engine == "vllm" and score.vllm.options:
+            settings["vllm_options"] = score.vllm.model_dump(mode="json")["options"]
         if merge is not None and alpha is not None:
             settings["merge"] = {**merge.model_dump(mode="json", exclude={"alphas"}), "alpha": alpha}
         return settings
@@ -99,15 +103,19 @@ class ScoreStage(Stage):
         self.sections = limited(self.sections, found.positions)
         self._pinned = self.sections._replace(pair=pair)
         length = self.sections.score.max_length
+        self._wanting = found.wanting
         self._facts = {"loaded": found.loaded, "positions": found.positions, "max_length": length}
 
     def check_cluster(self, *, complete: bool) -> None:
         """As any stage."""
-        score = self.sections.score
+        score, held = self.sections.score, self._pinned.pair.pools
         if complete:
-            pools.check_actors(self._actors(self._pinned.pair.pools))
+            actors = self._actors(held)
+            gpus = {model: 0.0 if score.device == "cpu" else pool.num_gpus for model, pool in actors.items()}
+            check_gpus({model: self._wanting.get(model) for model in held}, gpus, self.name)
+            pools.check_actors(actors)
         else:
-            pools.check_named({model: getattr(score, model) for model in self._pinned.pair.pools})
+            pools.check_named({model: getattr(score, model) for model in held})
 
     def _actors(self, models: Sequence[str]) -> dict[str, pools.Actors]:
         """Of models, by what their tokens cost where their sizes are known."""
@@ -156,7 +164,7 @@ class ScoreStage(Stage):
             facts = score(self._pinned, folder, actors)
         cut = truncation.count_cut(folder, mapper("truncation"))
         unseen = {} if folder.alpha is not None else left_out(folder, templates_of(self._pinned), mapper("reasoning"))
-        dtypes = [place.get("dtype", "") for did in facts["models"].values() for place in did["actors"]]
+        dtypes = [noise_said.computed_in(place) for did in facts["models"].values() for place in did["actors"]]
         noisy = noise.measure(self._pinned, folder, dtypes)
         seconds = round(time.perf_counter() - began, 1)
         folder.finish(self.name, **facts, noise=noisy, truncated=cut, reasoning_left_out=unseen, seconds=seconds)
@@ -165,7 +173,7 @@ class ScoreStage(Stage):
         say(f"score: {facts['rows']} trajectories scored, {facts['rejects']} rejected{earlier} ({seconds} s)")
         record = folder.manifest["stages"][self.name]
         unseen_said = lost_in_words(self.sections.render, unseen)
-        for line in (truncation.in_full(record), unseen_said, noise.in_words(record)):
+        for line in (truncation.in_full(record), unseen_said, noise_said.in_words(record)):
             if line:
                 say(f"score: {line}")
         _say_rates(facts["models"], say)
@@ -176,7 +184,8 @@ class ScoreStage(Stage):
 
         settings = self._pinned.score
         gpus = any(pool.num_gpus for pool in actors.values())
-        now = dtype_of(settings, settings.device or ("cuda" if gpus else "cpu"))
+        made_for = filter(None, (loaded["made_for"] for loaded in self._facts.get("loaded", {}).values()))
+        now = dtype_of(settings, settings.device or ("cuda" if gpus else "cpu"), made_for)
         before: str | None = self.folder.manifest["stages"].get(self.name, {}).get("dtype")
         if before not in (None, now):
             say(f"score: it goes on in {before}, as it began; here score.dtype=auto would be {now}")

@@ -11,6 +11,7 @@ from pa_dist import config, schema, stages
 from pa_dist.report.facts import facts
 from pa_dist.runtime.pools import Actors
 from pa_dist.score import noise
+from pa_dist.score.noise_said import in_words
 from pa_dist.score.scorer import dtype_of
 from pa_dist.score.stage import ScoreStage
 from pa_dist.store.folder import RunFolder
@@ -58,17 +59,17 @@ def test_what_does_not_vary_has_no_share():
 def test_in_words():
     settings = {"score": {"dtype": "auto"}}
     found = {"rows": 4, "of": "token", "n": 1234, "share": 0.044, "correlation": 0.999, "dtypes": ["float16"]}
-    said = noise.in_words({"settings": settings, "noise": found})
+    said = in_words({"settings": settings, "noise": found})
     assert said == (
         "noise of float16: the advantage of a token is off by 4.4% of its spread, correlation 0.999 (standard "
         "deviations, 4 trajectories again in float32, 1,234 tokens)"
     )
-    loud = noise.in_words({"settings": settings, "noise": {**found, "share": 0.34}})
+    loud = in_words({"settings": settings, "noise": {**found, "share": 0.34}})
     assert loud == said.replace("4.4%", "34.0%") + "; that is much, and score.dtype=float32 has none"
-    assert noise.in_words({"settings": settings, "noise": {"reason": "all is scored in float32"}}) == ""
-    assert noise.in_words({"settings": settings}) == ""
+    assert in_words({"settings": settings, "noise": {"reason": "all is scored in float32"}}) == ""
+    assert in_words({"settings": settings}) == ""
     failed = {"reason": "OutOfMemoryError: no room"}
-    assert noise.in_words({"settings": settings, "noise": failed}).endswith("not measured: OutOfMemoryError: no room")
+    assert in_words({"settings": settings, "noise": failed}).endswith("not measured: OutOfMemoryError: no room")
 
 
 @pytest.mark.parametrize(("rows", "wanted"), [([5, 5], 4), ([1, 1, 1], 2), ([3], 8), ([], 4)])
@@ -115,7 +116,7 @@ def test_a_run_in_half_precision_says_how_noisy_it_is(pair, chat_file, tmp_path)
     ]
     np.testing.assert_allclose(noise.compare(*by_id)["share"], found["share"], rtol=1e-3)
     (line,) = (line for line in said if "noise of bfloat16" in line)
-    assert line == f"score: {noise.in_words(folder.manifest['stages']['score'])}"
+    assert line == f"score: {in_words(folder.manifest['stages']['score'])}"
     assert dict(facts(folder))["Precision"] in line
     assert json.loads(folder.read("manifest.json"))
 

@@ -20,6 +20,7 @@ from pa_dist.reduce.metrics.groups import Group, by_name
 from pa_dist.report.numbers import difference, figure, number
 from pa_dist.report.tables.headline import BUILDERS, Headline, headline
 from pa_dist.report.wording import titles
+from pa_dist.score.noise_said import in_words
 from pa_dist.store.folder import RunFolder
 from pa_dist.terminal import console_for, visible
 
@@ -56,6 +57,8 @@ def show_metrics(
         console.print(_printed(f"{scenario}: {named[group]}", BUILDERS[scenario](rows)))
         for line in _honest(compared, where):
             console.print(line, soft_wrap=True)
+    if noise := in_words(folder.manifest["stages"]["score"]):
+        console.print(Text(visible(noise)), soft_wrap=True)
     for scenario, n in sorted(Counter(scenario for scenario, _ in left_out).items(), reverse=True):
         console.print(Text(f"{scenario}: {n} groups more, in {out}/metrics.parquet"), soft_wrap=True)
     if groups:
