@@ -65,7 +65,8 @@ def check_quantised(config: Any, *, adapter: bool = False) -> str | None:
         )
     if lacking := [package for package in _PACKAGES.get(method or "", ()) if not _installed(package)]:
         raise FolderFault(
-            f"{CONFIG}: quantised by {method}, which {' and '.join(lacking)} reads; `pip install {' '.join(lacking)}`"
+            f"{CONFIG}: quantised by {method}, which takes {' and '.join(lacking)}; `pip install {' '.join(lacking)}` "
+            "installs it"
         )
     try:
         with quiet():

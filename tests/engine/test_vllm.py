@@ -118,6 +118,22 @@ def test_without_vllm_or_with_too_many_tokens_nothing_starts(pair, tmp_path, mon
     assert ScoreStage(RunFolder(loaded.output), loaded.scoring).settings()["versions"]["vllm"] == "0.32.0"
 
 
+def test_what_pa_dist_decides_is_no_option(pair, tmp_path):
+    for name, key in (("dtype", "what score.dtype says"), ("seed", "set by pa_dist itself")):
+        with pytest.raises(ConfigError, match=rf"^score\.vllm\.options: {name} is {key}$"):
+            settings(pair, tmp_path, vllm={"options": {"enable_expert_parallel": True, name: 0}})
+
+
+def test_a_run_is_known_by_its_options(pair, tmp_path):
+    def known(**score):
+        loaded = settings(pair, tmp_path, **score)
+        return ScoreStage(RunFolder(loaded.output), loaded.scoring).settings().get("vllm_options")
+
+    options = {"limit_mm_per_prompt": {"image": 0}}
+    assert known(engine="vllm", vllm={"options": options}) == options
+    assert known(engine="vllm") is known(vllm={"options": options}) is None
+
+
 def test_an_actor_takes_the_gpus_of_its_tensor_parallel_engine(monkeypatch):
     def with_gpus(n):
         node = {"Alive": True, "Resources": {"GPU": n, "CPU": 16.0}, "Labels": {}}
@@ -186,8 +202,9 @@ def tiny_chat(tiny, tmp_path_factory):
 @pytest.mark.timeout(600)
 def test_vllm_gives_what_hf_gives(tiny):
     # Prompts of several passes, a whole one, one token, and a token that is not asked for.
-    small = {"max_num_batched_tokens": 64, "gpu_memory_utilization": 0.1}
+    small = {"max_num_batched_tokens": 64, "gpu_memory_utilization": 0.1, "options": {"max_num_seqs": 3}}
     engine = vllm.VLLMEngine(tiny["policy"], max_length=300, top_k=5, **small)
+    assert engine._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs == 3
     rng = np.random.default_rng(0)
     sequences = []
     for length in (300, 64, 2, 1, 65, 200):
@@ -203,6 +220,17 @@ def test_vllm_gives_what_hf_gives(tiny):
     assert engine.work.tokens == 2 * sum(len(s.ids) for s in sequences)
     with pytest.raises(ValueError, match="301 tokens; vLLM takes 1 to 300"):
         engine.score([TokenSequence(np.zeros(301, np.int32), np.array([1], np.int32))])
+
+
+@pytest.mark.vllm
+def test_options_are_arguments_of_its_engine(tiny, tmp_path):
+    loaded = settings(tiny, tmp_path, engine="vllm", vllm={"options": {"limit_mm_per_prompts": {"image": 0}}})
+    with pytest.raises(
+        ConfigError, match=r"^score\.vllm\.options\.limit_mm_per_prompts: no argument .*'limit_mm_per_p"
+    ):
+        check_models(loaded.pair, loaded.score)
+    loaded = settings(tiny, tmp_path, engine="vllm", vllm={"options": {"enable_expert_parallel": True}})
+    check_models(loaded.pair, loaded.score)
 
 
 @pytest.mark.vllm

@@ -1,19 +1,27 @@
 """The noise of half precision: by hand, in words, and measured in a run."""
 
+import io
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import shared_ray
+from rich.console import Console
+from test_quantised_checkpoints import by_torchao, save_fp8, save_packed
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from pa_dist import config, schema, stages
+from pa_dist import config, open_run, schema, stages
 from pa_dist.report.facts import facts
+from pa_dist.report.terminal.metrics import show_metrics
 from pa_dist.runtime.pools import Actors
 from pa_dist.score import noise
 from pa_dist.score.noise_said import in_words
 from pa_dist.score.scorer import dtype_of
 from pa_dist.score.stage import ScoreStage
+from pa_dist.status import status
 from pa_dist.store.folder import RunFolder
 
 
@@ -119,6 +127,50 @@ def test_a_run_in_half_precision_says_how_noisy_it_is(pair, chat_file, tmp_path)
     assert line == f"score: {in_words(folder.manifest['stages']['score'])}"
     assert dict(facts(folder))["Precision"] in line
     assert json.loads(folder.read("manifest.json"))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("by", "dtype"), [("fp8", "bfloat16"), ("bitsandbytes", "float32"), ("torchao", "float32")])
+def test_the_noise_of_quantised_models_is_against_their_dequantised_weights(by, dtype, pair, chat_file, tmp_path):
+    if by != "fp8":
+        pytest.importorskip(by)
+    shared_ray.join()
+    folders = {}
+    for name in schema.MODELS:
+        folders[name] = Path(shutil.copytree(pair[name], tmp_path / name))
+        model = AutoModelForCausalLM.from_pretrained(pair[name])
+        if by == "fp8":
+            save_fp8(model, folders[name])
+        elif by == "torchao":
+            save_packed(model, folders[name], by_torchao())
+        else:
+            save_packed(model, folders[name], BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"))
+    loaded = config.parse(
+        {
+            "trajectories": {"format": "chat", "paths": [str(chat_file)]},
+            "pair": {name: str(folder) for name, folder in folders.items()},
+            "score": {"dtype": dtype, "device": "cpu", "max_length": 60, "noise_rows": 3},
+            "evaluate": {"resamples": 0},
+            "output": str(tmp_path / "out"),
+        }
+    )
+    said = []
+    stages.run(loaded, said.append)
+    run = open_run(loaded.output)
+    assert run.manifest["stages"]["score"]["loaded"]["policy"]["quantised"] == by
+    packed = dtype if by == "fp8" else f"{dtype} with {by}"  # FP8 is dequantised where there is no GPU
+    if by == "torchao":
+        assert run.noise == {"reason": "EngineError: transformers does not dequantise weights packed by torchao"}
+        words = "noise of float32: not measured: EngineError: "
+    else:
+        assert (run.noise["rows"], run.noise["dtypes"]) == (3, [packed])
+        assert 0 < run.noise["share"] < 0.2
+        words = f"noise of {packed}: the advantage of a token is off by "
+    assert [line for line in said if words in line]
+    assert [line for line in status(run.folder) if words in line]
+    out = io.StringIO()
+    show_metrics(loaded.output, Console(file=out))
+    assert words in out.getvalue()
 
 
 def test_a_table_has_one_dtype_wherever_the_run_goes_on(pair, tmp_path):
