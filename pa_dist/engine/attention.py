@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from pa_dist.engine.linear import Recurrence
 from pa_dist.engine.one_call import TreeMask, attend_once
 from pa_dist.engine.prefix_tree import Segment
 
@@ -41,6 +42,8 @@ class Pass:
           mask: of the tree, where a layer attends in one call.
         """
         self.mask = mask
+        self.recurrence: Recurrence | None = None
+        """Of linear-attention layers, where there are any that take a pass in one row."""
         self.places, self.memory, self.store = places, memory, store
         self.attention_flops = 0
         self.followers: dict[Segment, slice] = {}

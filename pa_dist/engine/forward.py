@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from transformers.cache_utils import DynamicLayer
 from pa_dist.engine import attention
 from pa_dist.engine.attention import KeysValues, Pass
 from pa_dist.engine.errors import first_line
+from pa_dist.engine.linear import Recurrence, State, Way, put_on_trees, ways
 from pa_dist.engine.one_call import LEAST_TOKENS, TreeMask
 from pa_dist.engine.prefix_tree import Segment, prefix_tree, separate
 from pa_dist.engine.quantised import is_packed
@@ -27,8 +29,10 @@ class Memory:
     """What a segment that ran leaves for those below it."""
 
     layers: KeysValues = field(default_factory=dict)
-    state: Cache | None = None
+    states: list[State] = field(default_factory=list)
     """Of layers that keep a state instead of keys and values."""
+    cache: Cache | None = None
+    """The same of models that keep it themselves."""
 
 
 # Kinds of layers that run on a tree. Others would need what is neither keys that all later tokens see nor a state.
@@ -41,19 +45,24 @@ class Forward:
     Attributes:
       together: whether prefixes are shared; if not, segments must be whole sequences, and the model attends as it does.
       at_once: whether a layer of a tree attends in one call, and not in one for each segment.
+      linear: how linear-attention layers run on a tree; None of a model without any.
       rows: whether segments of a pass stand in rows of their own, padded on the right; otherwise side by side in one.
       memory: of segments that ran, for those below them.
       flops: floating point operations so far, of linear layers and attention.
     """
 
-    def __init__(self, model: PreTrainedModel, *, together: bool, at_once: bool = False) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, together: bool, at_once: bool = False, linear: Way | None = None
+    ) -> None:
+        """`linear`: how linear-attention layers run on a tree; None for the best way of the model's kind."""
         self.decoder = getattr(model, model.base_model_prefix)
         self.device = model.device
         self.config = model.config.get_text_config()
-        # Such layers read their tokens one after the other, so that each sequence needs a row.
-        self.stateful = "linear_attention" in (getattr(self.config, "layer_types", None) or ())
+        self.linear = (linear or linear_ways(model)[0]) if has_linear_layers(self.config) else None
         self.together, self.at_once = together, at_once
-        self.rows = self.stateful or not together
+        self.rows = self.linear == "rows" or not together
+        if together and self.linear in ("lengths", "batches"):
+            put_on_trees(self.decoder)
         self.memory: dict[Segment, Memory] = {}
         self.flops = 0
         self._weights = matrix_weights(self.decoder, self.config)
@@ -84,13 +93,16 @@ class Forward:
             self.memory[segment] = Memory()
         mask = TreeMask(places, len(ids), self.device) if self.at_once else None
         tree = Pass(places, {s: m.layers for s, m in self.memory.items()}, set(store), mask)
-        state = self._state(segments) if self.stateful else None
+        if self.linear in ("lengths", "batches"):
+            states = {s: m.states for s, m in self.memory.items()}
+            tree.recurrence = Recurrence(places, len(ids), states, list(store), self.device, self.linear)
+        cache = self._cache(segments) if self.linear == "rows" else None
         with self._tree_attention():
             hidden = self.decoder(
-                input_ids=inputs, position_ids=at, past_key_values=state, use_cache=state is not None, tree=tree
+                input_ids=inputs, position_ids=at, past_key_values=cache, use_cache=cache is not None, tree=tree
             ).last_hidden_state
         for segment in store:
-            self.memory[segment].state = state
+            self.memory[segment].cache = cache
         self.flops += tree.attention_flops
         return hidden.flatten(0, 1), places
 
@@ -112,17 +124,17 @@ class Forward:
             width = max(sum(lengths), LEAST_TOKENS if self.at_once else 0)
         return {s: slice(a, a + n) for s, a, n in zip(segments, starts, lengths, strict=True)}, width
 
-    def _state(self, segments: Sequence[Segment]) -> Cache:
-        """The state that segments of one parent go on from, a row each."""
+    def _cache(self, segments: Sequence[Segment]) -> Cache:
+        """The states that segments of one parent go on from, a row each."""
         parent = segments[0].parent
         if parent is None:
             cache = DynamicCache(config=self.config)
             cache.layers = [_NoKeys() if isinstance(x, DynamicLayer) else x for x in cache.layers]  # type: ignore[no-untyped-call]
             return cache
-        state = copy.deepcopy(self.memory[parent].state)
-        assert state is not None, "a parent's state is kept until its last child ran"
-        state.reorder_cache(cast(torch.LongTensor, torch.zeros(len(segments), dtype=torch.long)))
-        return state
+        above = copy.deepcopy(self.memory[parent].cache)
+        assert above is not None, "a parent's states are kept until its last child ran"
+        above.reorder_cache(cast(torch.LongTensor, torch.zeros(len(segments), dtype=torch.long)))
+        return above
 
     @contextmanager
     def _tree_attention(self) -> Iterator[None]:
@@ -186,17 +198,45 @@ def reason_by_kind(model: PreTrainedModel) -> str | None:
     return None
 
 
-def reason_to_stay_apart(model: PreTrainedModel, *, at_once: bool = False) -> str | None:
+def has_linear_layers(config: Any) -> bool:
+    """Whether a model has layers that keep a state, by the config of its language part."""
+    return "linear_attention" in (getattr(config, "layer_types", None) or ())
+
+
+def linear_ways(model: PreTrainedModel) -> list[Way]:
+    """How linear-attention layers of a model of this kind may run on a tree, the best way first."""
+    return ways(getattr(model, model.base_model_prefix), model.device)
+
+
+def linear_way(model: PreTrainedModel) -> tuple[Way | None, str | None]:
+    """The best way of a model's linear-attention layers that gives what a plain pass does, and why not a better one.
+
+    None of a model without such layers.
+    """
+    if not has_linear_layers(model.config.get_text_config()):
+        return None, None
+    *better, least = linear_ways(model)
+    reason = None
+    for way in better:
+        if (why := reason_to_stay_apart(model, linear=way)) is None:
+            return way, reason
+        reason = reason or why
+    return least, reason
+
+
+def reason_to_stay_apart(model: PreTrainedModel, *, at_once: bool = False, linear: Way | None = None) -> str | None:
     """Why a model's prefixes cannot be shared; None where they can, as tried on a few tokens.
 
     Args:
       at_once: whether its layers are to attend in one call.
+      linear: as `Forward` takes it.
     """
     if reason := reason_by_kind(model):
         return reason
     name = type(model).__name__
     try:
-        tree, plain = _trial(model, together=True, at_once=at_once), _trial(model, together=False)
+        tree = _trial(model, together=True, at_once=at_once, linear=linear)
+        plain = _trial(model, together=False)
     except Exception as error:
         # Whatever a model we do not know raises, it can still be scored plainly.
         return f"{name} does not run on a prefix tree: {type(error).__name__}: {first_line(error)}"
@@ -206,15 +246,17 @@ def reason_to_stay_apart(model: PreTrainedModel, *, at_once: bool = False) -> st
 
 
 @torch.inference_mode()
-def _trial(model: PreTrainedModel, *, together: bool, at_once: bool = False) -> Tensor:
+def _trial(model: PreTrainedModel, *, together: bool, at_once: bool = False, linear: Way | None = None) -> Tensor:
     """[tokens, d] hidden states of two short sequences with a common beginning."""
-    forward = Forward(model, together=together, at_once=at_once)
+    forward = Forward(model, together=together, at_once=at_once, linear=linear)
     ids = np.random.default_rng(0).integers(0, forward.config.vocab_size, (2, 24)).astype(np.int32)
     ids[1, :16] = ids[0, :16]
     roots = (prefix_tree if together else separate)(list(ids))
     schedule = Schedule(roots, rows=forward.rows, cut=together)
     states: dict[tuple[int, int], Tensor] = {}
-    while segments := schedule.take(6):
+    # Passes that follow earlier ones, and one that holds a segment, those below it, and what ran before neither.
+    budgets = itertools.chain((6, 6), itertools.repeat(64))
+    while segments := schedule.take(next(budgets)):
         hidden, places = forward(segments, schedule.path().intersection(segments))
         states.update({(i, s.start): hidden[places[s]] for s in segments for i in s.sequences})
     return torch.cat([states[key] for key in sorted(states)])

@@ -4,7 +4,7 @@ import copy
 import itertools
 import time
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pa_dist.engine.forward import Forward, Memory, reason_to_stay_apart, weights_of
+from pa_dist.engine.forward import Forward, Memory, linear_way, reason_to_stay_apart, weights_of
 from pa_dist.engine.head import masks, token_columns
 from pa_dist.engine.kernels import missing_kernels
 from pa_dist.engine.prefix_tree import Segment, graft, prefix_tree, separate
@@ -39,6 +39,7 @@ class HFEngine:
     Attributes:
       apart: why prefixes are not shared, or None where they are.
       in_pieces: why a layer attends in a call for each segment; None where it does in one.
+      linear_fell_back: why linear-attention layers do not run in the best way of their kind; None where they do.
       batch_tokens: as given, or less for some calls after memory ran out.
       work: what was done so far.
       of_dtype: names of weights and buffers in the model's dtype; some it keeps in float32, whatever its dtype.
@@ -76,11 +77,13 @@ class HFEngine:
         self.only_logprob = only_logprob
         self.work = Work()
         at_once = model.device.type == "cuda" if at_once is None else at_once
-        self.in_pieces = reason_to_stay_apart(model, at_once=True) if share_prefixes and at_once else "as asked"
+        linear, self.linear_fell_back = linear_way(model) if share_prefixes else (None, None)
+        tried = partial(reason_to_stay_apart, model, linear=linear)
+        self.in_pieces = tried(at_once=True) if share_prefixes and at_once else "as asked"
         self.apart = None if self.in_pieces is None else "as asked"
         if share_prefixes and self.in_pieces is not None:
-            self.apart = reason_to_stay_apart(model)
-        self._forward = Forward(model, together=self.apart is None, at_once=self.in_pieces is None)
+            self.apart = tried()
+        self._forward = Forward(model, together=self.apart is None, at_once=self.in_pieces is None, linear=linear)
         self._head = _head_of(model)
         self._head_weights = weights_of(model.get_output_embeddings())
         self._vocabulary = model.config.get_text_config().vocab_size
@@ -101,6 +104,7 @@ class HFEngine:
             "matrix_flops_per_second": round(matrix_rate(self.model.device, self.model.dtype)),
             "prefixes_apart": self.apart,
             "attention_in_pieces": None if self.apart else self.in_pieces,
+            "linear_attention_fell_back": self.linear_fell_back,
             "missing_kernels": missing_kernels(self.model.config) if self.model.device.type == "cuda" else [],
             "masked_vocabulary": self._masks_tokens(),
         }

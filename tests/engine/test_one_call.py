@@ -102,7 +102,9 @@ def test_what_one_call_cannot_do_falls_back_and_is_named(monkeypatch):
 
 def test_a_gpu_attends_at_once_by_default(monkeypatch):
     asked = []
-    monkeypatch.setattr("pa_dist.engine.hf.reason_to_stay_apart", lambda model, at_once=False: asked.append(at_once))
+    monkeypatch.setattr(
+        "pa_dist.engine.hf.reason_to_stay_apart", lambda model, at_once=False, linear=None: asked.append(at_once)
+    )
     model = FAMILIES["llama"]()
     monkeypatch.setattr(type(model), "device", torch.device("cuda"))
     HFEngine(model)
