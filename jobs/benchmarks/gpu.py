@@ -21,14 +21,17 @@ import numpy as np
 import torch
 import transformers as tf
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.gemma4.configuration_gemma4 import Gemma4TextConfig
 from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from pa_dist.engine import linear
 from pa_dist.engine.forward import Forward
 from pa_dist.engine.hf import BATCH_TOKENS, HFEngine
+from pa_dist.engine.linear import Way
 from pa_dist.engine.norms import fuse_norms
 from pa_dist.engine.precision import keep_logits_in_float32, recast
 from pa_dist.engine.prefix_tree import prefix_tree
@@ -71,6 +74,9 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 PARTS = ("speed", "launches", "memory", "error", "noise")
 HALVES = (torch.float16, torch.bfloat16)
+# Of flash-linear-attention 0.6, as Triton's interpreter runs them: norms of queries and keys, sums of decays, two of
+# products in chunks, states, output.
+_RULE_KERNELS = 7
 # Of the reference's weights, beside the policy's: a share of each matrix's spread.
 APART = 0.02
 Logprobs = NDArray[np.float32]
@@ -210,25 +216,50 @@ def launches(model: Any, corpora: dict[str, list[TokenSequence]], device: str) -
 def _counted(model: Any) -> Iterator[str]:
     """The same on the meta device, of passes of 16,000 tokens: attention is one operation there, as on a GPU."""
     rng = np.random.default_rng(0)
+    config = model.config.get_text_config()
 
     def ids(n: int) -> NDArray[np.int32]:
-        return rng.integers(0, 9, n).astype(np.int32)
+        return rng.integers(0, config.vocab_size, n).astype(np.int32)
 
-    above = ids(1000)
+    above, tasks = ids(1000), [ids(200) for _ in range(12)]
     corpora = {
         "32 sequences of 500": [ids(500) for _ in range(32)],
         "300 branches of 50 below 1,000": [np.concatenate([above, ids(50)]) for _ in range(300)],
+        "12 tasks of 4 rollouts of 250 below 1,000": [
+            np.concatenate([above, task, ids(250)]) for task in tasks for _ in range(4)
+        ],
     }
-    layers = model.config.get_text_config().num_hidden_layers
+    if kernels := linear.source(model.base_model):
+        setattr(kernels, linear.RULE, linear.over_trees(_rule_on_meta))
+        setattr(kernels, linear.CONVOLUTION, linear.over_trees(causal_conv1d_fn))
     for (name, sequences), at_once in itertools.product(corpora.items(), (True, False)):
-        forward = Forward(model, together=True, at_once=at_once)
+        # As on a GPU with the kernels; in pieces, linear-attention layers take siblings in rows of their own.
+        way: Way = "lengths" if at_once else "rows"
+        forward = Forward(model, together=True, at_once=at_once, linear=way)
         schedule, passes = Schedule(prefix_tree(sequences), rows=forward.rows, cut=True), 0
         with torch.inference_mode(), _Operations() as operations:
             while segments := schedule.take(BATCH_TOKENS):
                 forward(segments, schedule.path().intersection(segments))
                 passes += 1
         how = "in one call" if at_once else "in a call for each segment"
-        yield f"{name}, attending {how}: {operations.count / layers / passes:.0f} launches a layer and pass"
+        each = operations.count / config.num_hidden_layers / passes
+        yield f"{name}, attending {how}: {each:.0f} launches a layer and pass, {passes} passes"
+
+
+def causal_conv1d_fn(row: Tensor, *_: Any, **__: Any) -> Tensor:
+    """The shape that causal-conv1d's kernel of that name gives."""
+    return torch.empty_like(row)
+
+
+def _rule_on_meta(
+    query: Tensor, key: Tensor, value: Tensor, *, cu_seqlens: Tensor | None = None, **others: Any
+) -> tuple[Tensor, Tensor | None]:
+    """The shapes that flash-linear-attention's rule gives, by as many operations as it launches kernels."""
+    for _ in range(_RULE_KERNELS - 1 - others["output_final_state"]):
+        value.new_empty(0)
+    n = len(value) if cu_seqlens is None else len(cu_seqlens) - 1
+    state = value.new_empty(n, value.shape[2], key.shape[3], value.shape[3], dtype=torch.float32)
+    return torch.empty_like(value), state if others["output_final_state"] else None
 
 
 def memory(model: Any, corpora: dict[str, list[TokenSequence]], device: str) -> Iterator[str]:

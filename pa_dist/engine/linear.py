@@ -35,40 +35,45 @@ MOST_SEGMENTS = 256
 CHUNK = 64
 LEAST_CHUNK = 8
 Ints = NDArray[np.int64]
+Places = Tensor | slice
+"""Numbers of tokens; a slice where they follow each other, for a view in place of a copy."""
 
 
 def ways(decoder: nn.Module, device: torch.device) -> list[Way]:
     """Ways that linear-attention layers of a decoder may run on a tree, the best first; the last one needs nothing."""
-    if _source(decoder) is None:
+    if source(decoder) is None:
         return ["rows"]
     return ["lengths", "batches", "rows"] if device.type != "cpu" and find_spec("fla") else ["batches", "rows"]
 
 
 def put_on_trees(decoder: nn.Module) -> None:
     """Have the layers of a decoder call functions that know trees."""
-    module = _source(decoder)
-    for name in (CONVOLUTION, RULE):
-        setattr(module, name, over_trees(getattr(module, name)))
+    module = source(decoder)
+    setattr(module, RULE, over_trees(getattr(module, RULE)))
+    kernel = None if find_spec("causal_conv1d") else convolve
+    setattr(module, CONVOLUTION, over_trees(getattr(module, CONVOLUTION), kernel))
 
 
-def _source(decoder: nn.Module) -> Any:
+def source(decoder: nn.Module) -> Any:
     """The module whose layers call both functions."""
     modules = (sys.modules[kind.__module__] for kind in type(decoder).__mro__)
     return next((m for m in modules if hasattr(m, CONVOLUTION) and hasattr(m, RULE)), None)
 
 
-def over_trees(given: Callable[..., Any]) -> Callable[..., Any]:
-    """One of the two functions, which on a tree does what is said above; without one it is what it was."""
+def over_trees(given: Callable[..., Any], kernel: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """One of the two functions, which on a tree does what is said above; without one it is what it was.
+
+    Args:
+      kernel: that runs on a tree in its stead.
+    """
     if hasattr(given, "_on_trees"):
         return given
-    convolution = given.__name__ == CONVOLUTION
-    kernel = given if not convolution or find_spec("causal_conv1d") else convolve
-    ours = Recurrence.convolve if convolution else Recurrence.apply_rule
+    ours: Callable[..., Any] = Recurrence.convolve if given.__name__ == CONVOLUTION else Recurrence.apply_rule
 
     @wraps(given)
     def function(*args: Any, tree: Any = None, **kwargs: Any) -> Any:
         recurrence = getattr(tree, "recurrence", None)
-        return given(*args, **kwargs) if recurrence is None else ours(recurrence, kernel, *args, **kwargs)
+        return given(*args, **kwargs) if recurrence is None else ours(recurrence, kernel or given, *args, **kwargs)
 
     function._on_trees = True  # type: ignore[attr-defined]
     return function
@@ -77,7 +82,7 @@ def over_trees(given: Callable[..., Any]) -> Callable[..., Any]:
 def convolve(
     row: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any
 ) -> Tensor:
-    """As causal_conv1d_fn, where that is a library's, which takes ten times as long on a CPU for tokens before channels.
+    """As transformers' own causal_conv1d_fn, which takes ten times as long on a CPU for channels side by side.
 
     Args:
       row: [n, channels, tokens]; weight: [channels, kernel].
@@ -109,9 +114,9 @@ class Group:
 
     Attributes:
       leave: whether some are gone on from.
-      tokens: [n] places of their tokens in the pass's row; None where they are all of it, in order.
+      tokens: [n] places of their tokens in the pass's row.
       width: of the batch's rows, or None for a call that takes lengths.
-      taken: [rows * width] which of the pass's tokens stands where in the batch, a segment's last one in place of pads.
+      taken: [rows * width] which of the row's tokens stands where in the batch, a segment's last one in place of pads.
       given: [n] where the tokens stand in the batch; None where there are no pads.
       real: [rows, width, 1]: 1, and 0 for pads.
       ends: of the segments, when they follow each other, from 0 on; on the device, and not.
@@ -119,9 +124,9 @@ class Group:
 
     segments: Sequence[Segment]
     leave: bool
-    tokens: Tensor | None
+    tokens: Places
+    taken: Places
     width: int | None = None
-    taken: Tensor | None = None
     given: Tensor | None = None
     real: Tensor | None = None
     ends: tuple[Tensor, Tensor] | None = None
@@ -174,15 +179,14 @@ class Recurrence:
     def _group(self, segments: Sequence[Segment], leave: bool, *, by_lengths: bool) -> Group:
         lengths = np.array([len(segment.ids) for segment in segments])
         places = np.concatenate([np.arange(p.start, p.stop) for p in map(self._places.__getitem__, segments)])
-        whole = len(places) == self._tokens and bool((places == np.arange(self._tokens)).all())
-        group = Group(segments, leave, None if whole else self._index(places))
+        tokens = self._slice(places)
+        group = Group(segments, leave, tokens, tokens)
         if by_lengths:
             ends = torch.from_numpy(np.cumsum([0, *lengths]))
             group.ends = (ends.to(self._device), ends)
             return group
         group.width = width = int(lengths.max())
         if (lengths == width).all():
-            group.taken = group.tokens
             return group
         starts = np.cumsum(lengths) - lengths
         at = np.minimum(np.arange(width), lengths[:, None] - 1)
@@ -192,10 +196,14 @@ class Recurrence:
         group.real = torch.from_numpy(real.astype(np.float32)).unsqueeze(-1).to(self._device)
         return group
 
+    def _slice(self, places: Ints) -> Places:
+        first, n = int(places[0]), len(places)
+        return slice(first, first + n) if (places == np.arange(first, first + n)).all() else self._index(places)
+
     def _index(self, places: Ints) -> Tensor:
         return torch.from_numpy(places).to(self._device)
 
-    def convolve(self, given: Callable[..., Tensor], row: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def convolve(self, given: Callable[..., Any], row: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As causal_conv1d_fn. Args: row: [1, channels, tokens]. Returns the same shape.
 
         The row is convolved as if it were one sequence, and then the first tokens of each segment once more, behind
@@ -206,7 +214,7 @@ class Recurrence:
         if self._seams is None:
             self._seams = _Seams(self._places, self._before, self._store, kernel - 1, self._device)
         seams = self._seams
-        out = given(row, *args, **kwargs)
+        out: Tensor = given(row, *args, **kwargs)
         if not len(seams.needed):
             return out
         memory = [self._memory[segment][self._layer].columns for segment in self._before]
@@ -221,9 +229,7 @@ class Recurrence:
             self._columns = {s: columns.clone() for s, columns in zip(self._store, ends, strict=True)}
         return out
 
-    def apply_rule(
-        self, given: Callable[..., tuple[Tensor, Tensor | None]], *inputs: Tensor, **kwargs: Any
-    ) -> tuple[Tensor, None]:
+    def apply_rule(self, given: Callable[..., Any], *inputs: Tensor, **kwargs: Any) -> tuple[Tensor, None]:
         """As torch_chunk_gated_delta_rule, of [1, tokens, heads, d] queries, keys and values; no state is returned."""
         inputs = (*inputs, kwargs.pop("g"), kwargs.pop("beta"))
         states: dict[Segment | None, Tensor] = {s: self._memory[s][self._layer].rule for s in self._before}
@@ -241,12 +247,11 @@ class Recurrence:
                 states |= zip(group.segments, left.split(1), strict=True)
             out = out.flatten(0, 1)
             out = out if group.given is None else out.index_select(0, group.given)
-            if group.tokens is None:
+            if group.tokens == slice(0, self._tokens):
                 found = out
                 continue
-            if found is None:
-                found = out.new_zeros(self._tokens, *out.shape[1:])
-            found.index_copy_(0, group.tokens, out)
+            found = out.new_zeros(self._tokens, *out.shape[1:]) if found is None else found
+            found[group.tokens] = out
         for segment in self._store:
             state = State(self._columns[segment], states[segment].clone())
             self._memory.setdefault(segment, []).append(state)
@@ -254,9 +259,9 @@ class Recurrence:
         return found.unsqueeze(0), None
 
     def _taken(self, group: Group, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """[rows, width, ...] of each input; in pads nothing decays and nothing is learnt, so that they leave a state."""
-        index = group.tokens if group.ends else group.taken
-        taken = [x[0] if index is None else x[0].index_select(0, index) for x in inputs]
+        """[rows, width, ...] of each input; in pads nothing decays and nothing is learnt, so that states stay."""
+        at = group.taken
+        taken = [x[0][at] if isinstance(at, slice) else x[0].index_select(0, at) for x in inputs]
         taken = [x.unflatten(0, (-1, group.width or len(x))) for x in taken]
         if group.real is not None:
             taken[3:] = [x * group.real.to(x.dtype) for x in taken[3:]]
