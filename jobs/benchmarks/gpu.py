@@ -13,9 +13,11 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from pa_dist.engine import linear
 from pa_dist.engine.forward import Forward
-from pa_dist.engine.hf import BATCH_TOKENS, HFEngine
+from pa_dist.engine.hf import BATCH_TOKENS, WORTHWHILE, HFEngine
 from pa_dist.engine.linear import Way
 from pa_dist.engine.norms import fuse_norms
 from pa_dist.engine.precision import keep_logits_in_float32, recast
@@ -229,15 +231,12 @@ def _counted(model: Any) -> Iterator[str]:
             np.concatenate([above, task, ids(250)]) for task in tasks for _ in range(4)
         ],
     }
-    if kernels := linear.source(model.base_model):
-        setattr(kernels, linear.RULE, linear.over_trees(_rule_on_meta))
-        setattr(kernels, linear.CONVOLUTION, linear.over_trees(causal_conv1d_fn))
     for (name, sequences), at_once in itertools.product(corpora.items(), (True, False)):
         # As on a GPU with the kernels; in pieces, linear-attention layers take siblings in rows of their own.
         way: Way = "lengths" if at_once else "rows"
         forward = Forward(model, together=True, at_once=at_once, linear=way)
-        schedule, passes = Schedule(prefix_tree(sequences), rows=forward.rows, cut=True), 0
-        with torch.inference_mode(), _Operations() as operations:
+        schedule, passes = Schedule(prefix_tree(sequences, WORTHWHILE), rows=forward.rows, cut=True), 0
+        with torch.inference_mode(), _linear_kernels(model), _Operations() as operations:
             while segments := schedule.take(BATCH_TOKENS):
                 forward(segments, schedule.path().intersection(segments))
                 passes += 1
@@ -246,20 +245,27 @@ def _counted(model: Any) -> Iterator[str]:
         yield f"{name}, attending {how}: {each:.0f} launches a layer and pass, {passes} passes"
 
 
-def causal_conv1d_fn(row: Tensor, *_: Any, **__: Any) -> Tensor:
-    """The shape that causal-conv1d's kernel of that name gives."""
-    return torch.empty_like(row)
+@contextmanager
+def _linear_kernels(model: Any) -> Iterator[None]:
+    """As if the kernels of linear-attention layers were here: their shapes, by as many operations as they are."""
 
+    def causal_conv1d_fn(row: Tensor, *_: Any, **__: Any) -> Tensor:
+        return torch.empty_like(row)
 
-def _rule_on_meta(
-    query: Tensor, key: Tensor, value: Tensor, *, cu_seqlens: Tensor | None = None, **others: Any
-) -> tuple[Tensor, Tensor | None]:
-    """The shapes that flash-linear-attention's rule gives, by as many operations as it launches kernels."""
-    for _ in range(_RULE_KERNELS - 1 - others["output_final_state"]):
-        value.new_empty(0)
-    n = len(value) if cu_seqlens is None else len(cu_seqlens) - 1
-    state = value.new_empty(n, value.shape[2], key.shape[3], value.shape[3], dtype=torch.float32)
-    return torch.empty_like(value), state if others["output_final_state"] else None
+    def torch_chunk_gated_delta_rule(
+        query: Tensor, key: Tensor, value: Tensor, *, cu_seqlens: Tensor | None = None, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        for _ in range(_RULE_KERNELS - 2):
+            query.new_empty(0)
+        n = len(value) if cu_seqlens is None else len(cu_seqlens) - 1
+        return torch.empty_like(value), value.new_empty(n, value.shape[2], key.shape[3], value.shape[3])
+
+    if (module := linear.source(model.base_model)) is None:
+        yield
+        return
+    ours = {f.__name__: linear.over_trees(f) for f in (causal_conv1d_fn, torch_chunk_gated_delta_rule)}
+    with patch.dict(vars(module), ours):
+        yield
 
 
 def memory(model: Any, corpora: dict[str, list[TokenSequence]], device: str) -> Iterator[str]:

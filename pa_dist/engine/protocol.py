@@ -113,7 +113,8 @@ class Engine(Protocol):
 
         `device`; `dtype`; `matrix_flops_per_second`, null where operations are not counted; `prefixes_apart`, why
         prefixes are not shared, null where they are; `attention_in_pieces`, why a layer attends in a call for each
-        segment, null where it does in one; `missing_kernels`, packages for want of which layers are slow;
+        segment, null where it does in one; `linear_attention_fell_back`, why linear-attention layers do not run in the
+        best way of their kind; `missing_kernels`, packages for want of which layers are slow;
         perhaps `packed_by`, how weights are quantised, null where they are not; `masked_vocabulary`, whether the head
         masks tokens; and `overflowed`, how many sequences left the range of float16.
         """

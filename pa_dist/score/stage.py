@@ -202,6 +202,8 @@ def _say_rates(models: dict[str, Any], say: Say) -> None:
             say(f"score: the {model}'s prefixes were not shared: {min(reasons)}")
         if why := {place.get("attention_in_pieces") for place in done["actors"]} - {None, "as asked"}:
             say(f"score: the {model}'s layers attend in a call for each segment, not in one: {min(why)}")
+        if why := {place.get("linear_attention_fell_back") for place in done["actors"]} - {None}:
+            say(f"score: the {model}'s linear-attention layers run in a slower way: {min(why)}")
         if lacking := sorted({package for place in done["actors"] for package in place.get("missing_kernels", [])}):
             say(f"score: the {model}'s {lost_kernels_in_words(lacking)}")
         if over := sum(place.get("overflowed", 0) for place in done["actors"]):

@@ -44,22 +44,40 @@ def test_without_a_gpu_it_ends_at_once():
     assert done.stderr.strip() == f"torch {torch.__version__} finds no GPU here"
 
 
-@pytest.mark.parametrize(("name", "layers"), [("qwen3-8b", 4), ("olmo3-7b", 4), ("gemma4-e4b", 12)])
-def test_a_layer_launches_as_much_whatever_the_number_of_segments(name, layers, monkeypatch):
-    """Of models whose layers are all attention: linear ones take kernels that are not here."""
+def counted(name, layers, monkeypatch, **changes):
+    """Launches a layer and pass, and passes, of a few layers of a model: of each corpus in one call, then in pieces."""
     config = gpu.MODELS[name]()
-    config.num_hidden_layers = layers
+    config.update({"num_hidden_layers": layers, **changes})
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
-    if name.startswith("gemma"):
-        config.num_kv_shared_layers = 6
     monkeypatch.setitem(gpu.MODELS, name, lambda: config)
     lines = list(gpu.launches(gpu.build(name, torch.float16, "meta"), {}, "meta"))
-    found = [int(re.search(r": ([0-9]+) launches", line)[1]) for line in lines]
-    assert ["in one call" in line for line in lines] == [True, False, True, False]
-    assert found[0] == found[2] <= 40
-    assert found[1] > 200
-    assert found[3] > 2000
+    assert ["in one call" in line for line in lines] == [True, False] * 3
+    found = [re.search(r": ([0-9]+) launches .*, ([0-9]+) passes", line).groups() for line in lines]
+    return [(int(launches), int(passes)) for launches, passes in found]
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "changes"),
+    [("qwen3-8b", 4, {}), ("olmo3-7b", 4, {}), ("gemma4-e4b", 12, {"num_kv_shared_layers": 6})],
+)
+def test_a_layer_launches_as_much_whatever_the_number_of_segments(name, layers, changes, monkeypatch):
+    found = counted(name, layers, monkeypatch, **changes)
+    assert {passes for _, passes in found} == {1}
+    launches = [launches for launches, _ in found]
+    assert launches[0] == launches[2] == launches[4] <= 40
+    assert launches[1] > 150
+    assert launches[3] > 1500
+    assert launches[5] > 300
+
+
+def test_linear_layers_launch_a_little_more_for_each_level_of_a_tree(monkeypatch):
+    found = counted("qwen3.5-9b", 4, monkeypatch)
+    assert [passes for _, passes in found[::2]] == [1, 1, 1]
+    apart, branches, tasks = (launches for launches, _ in found[::2])
+    assert apart < branches < tasks <= 90
+    # By the model's own cache a parent has a pass to itself, and so have its children.
+    assert found[5][1] == 1 + 2 * 12
 
 
 @pytest.mark.integration
