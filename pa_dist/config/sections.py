@@ -254,12 +254,12 @@ class Score(Section):
     null, each sequence by itself; `batch_tokens` and `prefix_sharing` are not read."""
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """auto: float16 on a GPU, float32 on a CPU. What leaves the range of float16 is scored again in float32, and a
-    model that does so often goes on in bfloat16; on a GPU vLLM and quantised models, which cannot, take bfloat16, or the
-    float16 that weights were packed for. What auto means a run finds out when it begins. `evaluate.preset: paper` makes
-    it bfloat16, as it was published."""
+    model that does so often goes on in bfloat16; on a GPU vLLM and quantised models, which cannot, take bfloat16, or
+    the float16 that weights were packed for. What auto means a run finds out when it begins. `evaluate.preset: paper`
+    makes it bfloat16, as it was published."""
     noise_rows: Annotated[int, Field(ge=0)] = 4
-    """In half precision, or with packed weights: trajectories that are scored once more in float32, to say how large the
-    noise of the advantage is beside its spread; 0 leaves that out."""
+    """In half precision, or with packed weights: trajectories that are scored once more in float32, to say how large
+    the noise of the advantage is beside its spread; 0 leaves that out."""
     device: str | None = None
     """A torch device; null takes the actor's GPU where it has one, else the CPU."""
     attn_implementation: str | None = None
