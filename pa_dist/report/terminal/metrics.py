@@ -57,7 +57,7 @@ def show_metrics(
         console.print(_printed(f"{scenario}: {named[group]}", BUILDERS[scenario](rows)))
         for line in _honest(compared, where):
             console.print(line, soft_wrap=True)
-    if noise := in_words(folder.manifest["stages"]["score"]):
+    if noise := in_words(folder.manifest["stages"].get("score", {})):
         console.print(Text(visible(noise)), soft_wrap=True)
     for scenario, n in sorted(Counter(scenario for scenario, _ in left_out).items(), reverse=True):
         console.print(Text(f"{scenario}: {n} groups more, in {out}/metrics.parquet"), soft_wrap=True)
