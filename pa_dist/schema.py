@@ -1,5 +1,6 @@
 """The Arrow schema of every table a run folder holds. Stages write with these and nothing else."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -132,6 +133,28 @@ def scores(columns: list[str]) -> pa.Schema:
     """Schema of `scores`: keys, labels, step counts and one float column per `METHOD__TOKENAGG__STEPAGG`."""
     counts = [pa.field("n_steps", pa.int32()), pa.field("n_scored_steps", pa.int32())]
     return pa.schema([*KEYS, *LABELS, *counts, *(pa.field(name, pa.float64()) for name in columns)])
+
+
+# Shares of a trajectory's steps after which its score is kept.
+PREFIX_SHARES = (0.25, 0.5, 0.75, 1.0)
+# Of each running score: the steps, counted from 1, at which it is worse than ever before, and what it is there.
+WORST_STEP, WORST = "worst_step", "worst"
+
+
+def prefix_columns(method: str, k: Sequence[int]) -> list[str]:
+    """A method's columns of `prefixes`: its score after each share of the steps in percent, and after k steps."""
+    after = [*(f"share_{share:.0%}".rstrip("%") for share in PREFIX_SHARES), *(f"after_{t}" for t in k)]
+    return [f"{method}__{name}" for name in after]
+
+
+def prefixes(methods: Sequence[str], k: Sequence[int]) -> pa.Schema:
+    """Schema of `prefixes`, of which the rows are those of `scores`."""
+    fields = [KEYS[0]]
+    for method in methods:
+        fields += [pa.field(name, pa.float64()) for name in prefix_columns(method, k)]
+        fields += [pa.field(f"{method}__{WORST_STEP}", pa.list_(pa.int32()))]
+        fields += [pa.field(f"{method}__{WORST}", pa.list_(pa.float64()))]
+    return pa.schema(fields)
 
 
 _CELL = [pa.field("method", pa.string()), pa.field("token_agg", pa.string()), pa.field("step_agg", pa.string())]

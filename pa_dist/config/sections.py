@@ -4,6 +4,7 @@ import os
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,7 +19,7 @@ from pa_dist.config.yaml_text import typed
 
 FileFormat = Literal["tau2", "tau_bench", "who_and_when", "agentdojo", "inspect_log", "chat", "parquet"]
 Format = Literal[FileFormat, "auto"]
-Scenario = Literal["auto", "uq", "best_of_n", "fa"]
+Scenario = Literal["auto", "uq", "prefix", "best_of_n", "fa"]
 MergeMethod = Literal["linear", "ties", "dare_linear", "dare_ties", "emr"]
 Positive = Annotated[int, Field(gt=0, lt=2**31)]
 
@@ -317,6 +318,10 @@ class Merge(Section):
         return alphas
 
 
+def _ascending(numbers: list[int]) -> list[int]:
+    return sorted(set(numbers))
+
+
 class Evaluate(Section):
     """The readings of the log-prob columns."""
 
@@ -334,6 +339,10 @@ class Evaluate(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     within: list[Annotated[int, Field(ge=0, lt=2**31)]] = [1, 3, 5]
     """Distances of `step_accuracy_within`."""
+    prefix_steps: Annotated[list[Annotated[int, Field(ge=1, lt=2**31)]], AfterValidator(_ascending)] = [1, 2, 3, 5, 8]
+    """Numbers of first steps after which scenario `prefix` reads a score, beside each quarter of the steps."""
+    false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the successes that an alarm may flag at any of their steps; scenario `prefix` says what it catches."""
     reward_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """A step that a reward model finds correct with less probability is wrong: what `earliest_below` blames, and the
     zero of the other predictors of such models."""

@@ -1,4 +1,4 @@
-"""The driver of a reduction: `logprobs` in; `steps`, `scores`, `selections`, `attributions`, `metrics` and
+"""The driver of a reduction: `logprobs` in; `steps`, `scores`, `prefixes`, `selections`, `attributions`, `metrics` and
 `comparisons` out.
 
 The driver plans tasks and adds up counts; rows of the tables live only in tasks, a bounded number at a time. Tasks
@@ -22,14 +22,14 @@ from pa_dist.reduce.block.methods import Cell, Lacking, RewardMethod, all_method
 from pa_dist.reduce.block.rewards import Judged, read_judged
 from pa_dist.reduce.block.tables import COLUMNS, reduce_block
 from pa_dist.reduce.choice.differences import METHOD, Reading
-from pa_dist.reduce.metrics import measure
+from pa_dist.reduce.metrics import measure, prefix
 from pa_dist.reduce.metrics.gather import compare_slices, gather, names_in_order
 from pa_dist.reduce.metrics.slices import COMPARISONS, METRICS, MetricRow, write_rows
 from pa_dist.reduce.metrics.survey import Slicing, Survey, read_plan, survey
 from pa_dist.store.folder import REDUCING, REWARDS, RunFolder
 from pa_dist.store.index import locate
 
-OUTPUTS = ("steps", "scores", "selections", "attributions")
+OUTPUTS = ("steps", "scores", "prefixes", "selections", "attributions")
 
 # Compressed bytes of `logprobs` that one task reads, and bytes and rows that it holds at a time: of each row, fault
 # attribution makes some hundreds.
@@ -153,6 +153,8 @@ def _reduce_part(
         name = f"{part.name}-{index:04d}"
         folder.write("steps", name, reduced.steps)
         folder.write("scores", name, reduced.scores)
+        if len(reduced.prefixes):
+            folder.write("prefixes", name, reduced.prefixes)
         if len(attributions := reduced.attributions):
             # A row group holds one method's token aggregation, so that the task that measures it reads no other.
             size = len(schema.PREDICTORS) * pc.count_distinct(attributions["trajectory_id"]).as_py()
@@ -210,10 +212,11 @@ def _write_if_absent(folder: RunFolder, settings: Evaluate, rewards: Rewards, *n
     empty = {
         "steps": schema.STEPS,
         "scores": schema.scores([cell.column for cell in cells(settings.preset, rewards)]),
+        "prefixes": schema.prefixes([cell.method for cell in _prefix_cells(settings, rewards)], settings.prefix_steps),
         "selections": schema.SELECTIONS,
         "attributions": schema.ATTRIBUTIONS,
     }
-    for name in names or ("steps", "scores", "attributions"):
+    for name in names or ("steps", "scores", "prefixes", "attributions"):
         if not folder.parts(name):
             folder.write(name, "part-00000", empty[name].empty_table())
 
@@ -246,6 +249,10 @@ def _jobs(settings: Evaluate, folder: RunFolder, surveyed: Survey, lacking: Lack
     memory = _BASE_BYTES + _ROW_BYTES * n * _ROWS_OF_BLAME
     if "best_of_n" in chosen:
         jobs.append(_Job(partial(measure.bon_baselines, folder, settings), memory))
+    if "uq" in chosen:
+        jobs.append(_Job(partial(measure.uq_baselines, folder, settings), memory))
+    if "prefix" in chosen:
+        jobs += _prefix_jobs(settings, folder, n, lacking, rewards)
     if "fa" in chosen:
         jobs += [
             _Job(partial(measure.fa_of_method, folder, settings, method.name, names), memory)
@@ -254,6 +261,34 @@ def _jobs(settings: Evaluate, folder: RunFolder, surveyed: Survey, lacking: Lack
         ]
         jobs.append(_Job(partial(measure.fa_baselines, folder, settings), memory))
     return [replace(job, number=number) for number, job in enumerate(jobs)]
+
+
+def _prefix_cells(settings: Evaluate, rewards: Rewards) -> list[Cell]:
+    """The first cell of each method that has steps."""
+    first: dict[str, Cell] = {}
+    for cell in cells(settings.preset, rewards):
+        first.setdefault(cell.method, cell)
+    return [cell for name, cell in first.items() if name not in _judging_whole(rewards)]
+
+
+def _judging_whole(rewards: Rewards) -> set[str]:
+    """Reward models that say nothing of steps."""
+    return {method.name for method in rewards if not method.judges_steps}
+
+
+def _prefix_jobs(settings: Evaluate, folder: RunFolder, n: int, lacking: Lacking, rewards: Rewards) -> list[_Job]:
+    every = _prefix_cells(settings, rewards)
+    reasons = {cell: lacking[cell.method, cell.token_agg] for cell in every if (cell.method, cell.token_agg) in lacking}
+    known = [cell for cell in every if cell not in reasons]
+    reasons |= {
+        cell: prefix.NO_STEPS for cell in cells(settings.preset, rewards) if cell.method in _judging_whole(rewards)
+    }
+    memory = _BASE_BYTES + _ROW_BYTES * n * (len(known) + _ROWS_BESIDE)
+    jobs = [_Job(partial(prefix.unknown, settings, reasons))]
+    jobs += [
+        _Job(partial(prefix.after_steps, folder, settings, known, point), memory) for point in prefix.points(settings)
+    ]
+    return jobs + [_Job(partial(prefix.alarm_of_method, folder, settings, cell), memory) for cell in known]
 
 
 def _measure(folder: RunFolder, job: _Job) -> int:

@@ -29,7 +29,7 @@ class EvaluateStage(Stage):
 
     name = "evaluate"
     reads: Mapping[str, Sequence[str]] = {"logprobs": schema.LOGPROBS.names}
-    writes = ("steps", "scores", "selections", "attributions", *FILES)
+    writes = ("steps", "scores", "prefixes", "selections", "attributions", *FILES)
 
     def __init__(self, folder: RunFolder, section: Evaluate, reward_models: Iterable[str] = ()) -> None:
         """`reward_models`: names of those that are to be judged first."""

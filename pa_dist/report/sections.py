@@ -15,7 +15,7 @@ from pa_dist.reduce.metrics.groups import Group
 from pa_dist.report import facts
 from pa_dist.report.facts import Fact
 from pa_dist.report.figures import plots, points
-from pa_dist.report.figures.by_group import Drawing, Figures, of_best_of_n, of_fa, of_sweep, of_uq
+from pa_dist.report.figures.by_group import Drawing, Figures, of_best_of_n, of_fa, of_prefix, of_sweep, of_uq
 from pa_dist.report.figures.svg import inlined
 from pa_dist.report.numbers import number
 from pa_dist.report.tables.comparisons import CROSS_FITTED, Comparisons, Differences
@@ -40,6 +40,7 @@ _HINDSIGHT = (
 )
 _NO_LABELS = {
     "uq": "no trajectory has a reward",
+    "prefix": "no trajectory has a reward",
     "best_of_n": "no task has two trials with a reward",
     "fa": "no trajectory has a mistake_step",
 }
@@ -181,18 +182,20 @@ class _Writer:
         figures = self._figures(of) if drawn else Figures(left_out=[_TOO_MANY])
         slug = self._slugs.of(of.scenario, *of.group)
         best, other_data = _in_hindsight(of), self._compared.cross_fitted(of)
-        more = ["best cell in hindsight", *(["cross-fitted"] if other_data else [])]
+        # Of prefixes one cell a method is measured: there is none to choose.
+        chosen = {"best cell in hindsight": best} if of.scenario != "prefix" else {}
+        chosen |= {"cross-fitted": other_data} if other_data else {}
         return GroupSection(
             title=title,
             finding=finding(of.scenario, of.headline),
-            heads=[*table.heads, *more],
+            heads=[*table.heads, *chosen],
             lines=[
-                (plain(method), [*cells, *(of_method.get(method, "") for of_method in (best, other_data)[: len(more)])])
+                (plain(method), [*cells, *(of_method.get(method, "") for of_method in chosen.values())])
                 for method, cells in table.lines.items()
             ],
             below=[
                 plain(table.below) + ".",
-                _HINDSIGHT,
+                *([_HINDSIGHT] if of.scenario != "prefix" else []),
                 *([CROSS_FITTED] if other_data else []),
                 *figures.left_out,
             ],
@@ -206,6 +209,8 @@ class _Writer:
             case "uq":
                 curves = {method: of_each.get(of.group) for method, of_each in self._read.curves.items()}
                 return of_uq(of, {method: found for method, found in curves.items() if found})
+            case "prefix":
+                return of_prefix(of)
             case "best_of_n":
                 return of_best_of_n(of)
             case _:

@@ -13,11 +13,12 @@ Row = dict[str, Any]
 
 SCENARIOS = {
     "uq": "Which trajectories succeed",
+    "prefix": "How early it shows",
     "best_of_n": "Choosing the best of n trials",
     "fa": "Where failures begin",
 }
 # What each is judged by.
-MAIN = {"uq": "auroc", "best_of_n": "success", "fa": "step_accuracy"}
+MAIN = {"uq": "auroc", "prefix": "auroc", "best_of_n": "success", "fa": "step_accuracy"}
 MINE = "progress_advantage"
 # The predictor of whose baseline the random choice is the fair one.
 CHANCE = "random"
@@ -72,6 +73,8 @@ def finding(scenario: str, rows: Sequence[Row]) -> str:
         case "uq":
             row = next((row for row in mine if row["metric"] == "auroc"), None)
             return f"AUROC {_told(row)} over {_count(row, 'trajectory', 'trajectories')}"
+        case "prefix":
+            return early(mine)
         case "best_of_n":
             row = max((row for row in mine if row["metric"] == "success"), key=_at, default=None)
             if row is None:
@@ -88,6 +91,19 @@ def finding(scenario: str, rows: Sequence[Row]) -> str:
             found += [f"a step at random {_told(row)}" for row in chance]
             n = _count(exact[0] if exact else None, "labelled trajectory", "labelled trajectories")
             return "; ".join([f"the labelled step is found in a share of {n}: {', '.join(found)}", *reachable(rows)])
+
+
+def early(rows: Sequence[Row]) -> str:
+    """What one method says before trajectories end; rows of the scenario `prefix` in one group."""
+    shares = [f"{_told(row)} after {row['at']:.0%} of the steps" for row in rows if row["metric"] == "auroc"]
+    alarm = {row["metric"]: row for row in rows if row["metric"] in ("false_alarms", "caught", "caught_step")}
+    said = f"AUROC {', '.join(shares)}" if shares else "undefined"
+    if alarm.get("caught", {}).get("value") is None:
+        return said
+    at = f"{number(alarm['false_alarms']['value'])} of the successes flagged at any step"
+    said += f"; with {at}, {_told(alarm['caught'])} of {_count(alarm['caught'], 'failure', 'failures')} are caught"
+    step = alarm["caught_step"]["value"]
+    return said if step is None else f"{said}, half of these by step {step:g}"
 
 
 def reachable(rows: Sequence[Row]) -> list[str]:

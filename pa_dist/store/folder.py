@@ -20,7 +20,7 @@ from pa_dist.store.tables import Tables
 
 # What a run folder holds while ingest is at work.
 STAGING = "staging"
-TABLES = ("trajectories", "rejects", "logprobs", "steps", "scores", "selections", "attributions")
+TABLES = ("trajectories", "rejects", "logprobs", "steps", "scores", "prefixes", "selections", "attributions")
 # Tables of one file, with the same records beside it as JSON.
 FILES = ("metrics", "comparisons")
 # And while evaluate is: what its tasks leave for each other.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pa_dist.ragged import Bools, Floats, Ints, offsets
-from pa_dist.schema import TOKEN_AGGS
+from pa_dist.schema import NONE, TOKEN_AGGS
 
 
 def token_aggregates(values: NDArray[np.floating], counts: Ints) -> Floats:
@@ -106,7 +106,7 @@ def step_aggregates(values: Floats, layout: Sequence[Bucket], n_trajectories: in
       values: [k, steps], k readings of the same steps.
       layout: the valid steps, from `buckets`.
       n_trajectories: how many trajectories there are.
-      aggs: names out of `schema.STEP_AGGS`.
+      aggs: names out of `schema.STEP_AGGS`, or `schema.NONE`.
 
     Returns:
       [k, len(aggs), n_trajectories]; NaN where a trajectory has no valid step.
@@ -114,7 +114,7 @@ def step_aggregates(values: Floats, layout: Sequence[Bucket], n_trajectories: in
     result = np.full((len(values), len(aggs), n_trajectories), np.nan)
     for bucket in layout:
         dense = values[:, bucket.index]
-        total = cumulative(dense, bucket.inside)[:, -1] if {"mean", "sum"} & set(aggs) else np.empty(0)
+        total = cumulative(dense, bucket.inside)[:, -1] if {"mean", "sum", NONE} & set(aggs) else np.empty(0)
         for place, agg in enumerate(aggs):
             result[:, place, bucket.rows] = _step_aggregate(agg, dense, total, bucket)
     return result
@@ -125,7 +125,7 @@ def _step_aggregate(agg: str, dense: Floats, total: Floats, bucket: Bucket) -> F
     match agg:
         case "mean":
             result = total / bucket.counts
-        case "sum":
+        case "sum" | "none":  # counts, which have one aggregation
             result = total
         case "last":
             result = dense[:, -1]

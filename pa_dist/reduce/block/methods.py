@@ -23,6 +23,7 @@ class StepColumns:
       tokens: policy_logprob, reference_logprob, policy_topk_logprob_mean, policy_entropy, policy_self_certainty.
       advantage: beta times (aggregated policy log-probs minus aggregated reference log-probs).
       advantage_per_token: the aggregated per-token beta * (policy - reference).
+      n_tokens: [steps], those of the policy.
       empty: [steps], True where a step of a scored trajectory has no policy or no reference tokens.
       shared_tokens: [steps], False where the reference reads other tokens than the policy.
     """
@@ -30,6 +31,7 @@ class StepColumns:
     tokens: dict[str, Floats]
     advantage: Floats
     advantage_per_token: Floats
+    n_tokens: Floats
     empty: Bools
     shared_tokens: Bools
 
@@ -138,6 +140,17 @@ def _self_certainty(columns: StepColumns) -> Floats:
     return columns.tokens["policy_self_certainty"]
 
 
+# What any score is to be held against: a trajectory's length alone. Whatever the data say, shorter is better.
+_LENGTHS = tuple(
+    Method(name, read, token_aggs=(NONE,), step_aggs=(NONE,), orientation=-1)
+    for name, read in (
+        ("fewest_steps", lambda c: np.ones((1, len(c.n_tokens)))),
+        ("fewest_tokens", lambda c: c.n_tokens[None]),
+    )
+)
+LENGTHS = tuple(method.name for method in _LENGTHS)
+
+
 def methods(preset: str) -> tuple[Method, ...]:
     """The methods under a preset (`published` or `paper`), in the order of reports."""
     paper = preset == "paper"
@@ -170,6 +183,13 @@ def methods(preset: str) -> tuple[Method, ...]:
             orientation=-1,
             empty_is_zero_in_fa=paper,
         ),
+        Method(
+            "sequence_probability",
+            lambda c: np.exp(c.tokens["policy_logprob"][:2]),
+            token_aggs=("mean", "sum"),
+            step_aggs=("mean",),
+        ),
+        *_LENGTHS,
     )
 
 
@@ -192,7 +212,7 @@ def missing(preset: str, null_columns: Mapping[str, str], *, apart: bool = False
         for token_agg in method.token_aggs:
             if method.column in null_columns:
                 lacking[method.name, token_agg] = null_columns[method.column]
-            elif apart and token_agg not in method.apart:
+            elif apart and method.compares and token_agg not in method.apart:
                 lacking[method.name, token_agg] = OTHER_TOKENS
     return lacking
 

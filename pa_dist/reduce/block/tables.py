@@ -25,6 +25,7 @@ from pa_dist.ragged import (
 from pa_dist.reduce.block.aggregate import Bucket, buckets, step_aggregates, token_aggregates, token_extremes
 from pa_dist.reduce.block.methods import OTHER_TOKENS, Method, RewardMethod, StepColumns, all_methods, cells, methods
 from pa_dist.reduce.block.predictors import agent_matches, fell_back, predictions
+from pa_dist.reduce.block.prefixes import prefix_arrays
 from pa_dist.reduce.block.rewards import Judged, of_steps, of_trajectories
 from pa_dist.schema import TOKEN_AGGS
 
@@ -41,10 +42,11 @@ COLUMNS = [*_KEYS, *_LABELS, "step", *_PER_STEP, "token_ids_reference", *_POLICY
 
 @dataclass(frozen=True)
 class Reduced:
-    """A block's rows of three tables, each with its schema of `pa_dist.schema`."""
+    """A block's rows of four tables, each with its schema of `pa_dist.schema`; none of `prefixes` unless asked for."""
 
     steps: pa.Table
     scores: pa.Table
+    prefixes: pa.Table
     attributions: pa.Table
 
 
@@ -97,6 +99,7 @@ def reduce_block(
     return Reduced(
         _steps_table(table, steps),
         _scores_table(table, steps, readings, whole, columns),
+        _prefixes_table(table, steps, [r for r in readings if r[0].name not in whole], settings),
         _attributions_table(table, steps, [r for r in readings if r[0].name not in missing], settings),
     )
 
@@ -123,14 +126,14 @@ def _read(table: pa.Table, beta: float) -> _Steps:
     paired = Tokens(reference.values, reference.counts, reference.scored & ~differs, reference.given)
     require_one_length(table, n_steps, {"policy_logprob": policy, "reference_logprob": paired})
     truncated = per_step["truncated"].fill_null(False).to_numpy(zero_copy_only=False)
-    columns = _step_columns(by_name, np.repeat(~differs, n_steps), truncated, n_steps, beta)
     # One column may lack a step that the others have.
     n_tokens = np.maximum.reduce([by_name[name].counts for name in _POLICY])
+    columns = _step_columns(by_name, np.repeat(~differs, n_steps), truncated, n_steps, n_tokens, beta)
     return _Steps(n_steps, step.flatten(), per_step, n_tokens, policy.given & reference.given, columns, {})
 
 
 def _step_columns(
-    by_name: dict[str, Tokens], shared: Bools, truncated: Bools, n_steps: Ints, beta: float
+    by_name: dict[str, Tokens], shared: Bools, truncated: Bools, n_steps: Ints, n_tokens: Ints, beta: float
 ) -> StepColumns:
     policy, reference = by_name["policy_logprob"], by_name["reference_logprob"]
     aggregated = {name: token_aggregates(column.values, column.counts) for name, column in by_name.items()}
@@ -143,6 +146,7 @@ def _step_columns(
         tokens=aggregated,
         advantage=advantage,
         advantage_per_token=_per_token(policy, reference, advantage, scored & shared, beta),
+        n_tokens=np.where(policy.given, n_tokens, np.nan),
         empty=scored & ((policy.counts == 0) | (reference.counts == 0)),
         shared_tokens=shared,
     )
@@ -221,6 +225,26 @@ def _scores_table(
         aggregated = step_aggregates(read, steps.layout(_valid(read)), n_rows, method.step_aggs)
         arrays += [_floats(score) for of_token_agg in aggregated for score in of_token_agg]
     return pa.Table.from_arrays(arrays, schema=schema.scores(columns))
+
+
+def _prefixes_table(table: pa.Table, steps: _Steps, readings: Sequence[_Reading], settings: Evaluate) -> pa.Table:
+    """A row a trajectory, of methods that have steps."""
+    of = schema.prefixes([method.name for method, _ in readings], settings.prefix_steps)
+    if not {"auto", "prefix"} & set(settings.scenarios):
+        return of.empty_table()
+    arrays = [column(table, "trajectory_id")]
+    for method, read in readings:
+        valid = _valid(read)
+        arrays += prefix_arrays(
+            read[0],
+            steps.layout(valid),
+            valid,
+            steps.n_steps,
+            agg=method.step_aggs[0],
+            orientation=method.orientation,
+            k=settings.prefix_steps,
+        )
+    return pa.Table.from_arrays(arrays, schema=of)
 
 
 @dataclass(frozen=True)

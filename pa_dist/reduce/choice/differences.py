@@ -3,7 +3,7 @@
 Two figures of the same clusters have their parts in the same bins, so the variance of their difference takes into
 account that they move together (`intervals.difference`). Of fewer tasks than an interval takes there is no p-value.
 Holm's adjustment holds the chance of one false finding in a family to its level. A family is all differences of one
-scenario, group, metric, way to choose cells, and predictor.
+scenario, group, metric (at one point of it), way to choose cells, and predictor.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,7 +75,9 @@ def compare(readings: Sequence[Reading], settings: Evaluate) -> list[Compared]:
     families: dict[tuple[object, ...], list[Compared]] = {}
     for mine in readings:
         if mine.method == METHOD and mine.choice != HINDSIGHT:
-            family = families.setdefault((mine.scenario, mine.group, mine.metric, mine.choice, mine.cell[2]), [])
+            family = families.setdefault(
+                (mine.scenario, mine.group, mine.metric, mine.at, mine.choice, mine.cell[2]), []
+            )
             family += [_difference(mine, other, settings, intervals) for other in _others(mine, readings)]
     return [*own, *(row for family in families.values() for row in _adjusted(family))]
 
@@ -84,6 +86,9 @@ def _others(mine: Reading, readings: Sequence[Reading]) -> Iterator[Reading]:
     where = (mine.scenario, mine.group, mine.metric)
     for other in readings:
         if other.method in (METHOD, *VARIANTS) or where != (other.scenario, other.group, other.metric):
+            continue
+        # A figure that cannot be is of no point in particular.
+        if None not in (mine.at, other.at) and mine.at != other.at:
             continue
         if other.choice is None or (other.choice == mine.choice and other.cell[2] == mine.cell[2]):
             yield other

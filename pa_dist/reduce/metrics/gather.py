@@ -17,15 +17,17 @@ import pyarrow.parquet as pq
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.reduce.choice.differences import CHOICES, compare
+from pa_dist.reduce.metrics import beyond_length
 from pa_dist.reduce.metrics.fa import BASELINES
 from pa_dist.reduce.metrics.fa import METRICS as FA_METRICS
 from pa_dist.reduce.metrics.groups import GROUP, by_name
+from pa_dist.reduce.metrics.prefix import METRICS as PREFIX_METRICS
 from pa_dist.reduce.metrics.slices import COMPARISONS, METRICS, READINGS, Row, SliceReader, compared, readings, writing
 from pa_dist.reduce.metrics.survey import SCENARIOS
 from pa_dist.store.folder import RunFolder
 
-_UQ_METRICS = ("auroc", "auprc", "spearman", "aurc", "risk")
-_METRIC_ORDER = (*_UQ_METRICS, "success", "reward", "mean", "oracle", *FA_METRICS)
+_UQ_METRICS = ("auroc", "auprc", "spearman", beyond_length.METRIC, "aurc", "risk", "majority")
+_METRIC_ORDER = (*_UQ_METRICS, *PREFIX_METRICS[2:], "success", "reward", "mean", "oracle", *FA_METRICS)
 # Rows of a Parquet file's row group, and what is held of them.
 _GROUP_ROWS = 1 << 16
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -123,7 +125,7 @@ def _order(names: Names, row: Row) -> tuple[Any, ...]:
 def _order_compared(names: Names, row: Row) -> tuple[Any, ...]:
     """As `_order`, each group's own figures before the differences."""
     cell = [names[row[name]] for name in ("against", "choice", "method", "token_agg", "step_agg", "predictor")]
-    return _group(row), row["against"] is not None, _METRIC_ORDER.index(row["metric"]), cell
+    return _group(row), row["against"] is not None, _METRIC_ORDER.index(row["metric"]), cell, row["at"] or 0
 
 
 def _group(row: Row) -> tuple[tuple[bool, str], ...]:

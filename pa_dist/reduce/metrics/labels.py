@@ -46,13 +46,13 @@ def kept_labels(folder: RunFolder) -> tuple[Ints, Labels]:
     return place, Labels(*labels)
 
 
-def read_scores(folder: RunFolder, names: Sequence[str], place: Ints) -> Floats:
-    """Columns of `scores`, [columns, rows] in the order of `place`; NaN for null."""
+def read_scores(folder: RunFolder, names: Sequence[str], place: Ints, kind: str = "scores") -> Floats:
+    """Columns of `scores`, or of a table with the same rows, [columns, rows] in the order of `place`; NaN for null."""
     at = np.empty(len(place), np.int64)  # where each row of the table goes
     at[place] = np.arange(len(place))
     found = np.empty((len(names), len(place)))
     start = 0
-    for path in folder.parts("scores"):  # what a file says of hundreds of columns is forgotten with it
+    for path in folder.parts(kind):  # what a file says of hundreds of columns is forgotten with it
         table = folder.read_table(path, names)
         rows = at[start : start + len(table)]
         for k, name in enumerate(names):

@@ -25,6 +25,7 @@ from pa_dist.reduce.choice.cells import (
     uq_choices,
 )
 from pa_dist.reduce.choice.differences import METHOD, CellName, Reading
+from pa_dist.reduce.metrics import beyond_length
 from pa_dist.reduce.metrics.best_of_n import Trials, baselines, best_of_n
 from pa_dist.reduce.metrics.fa import (
     NO_LABEL,
@@ -39,7 +40,7 @@ from pa_dist.reduce.metrics.intervals import Clusters, Estimate, Figure, estimat
 from pa_dist.reduce.metrics.labels import blamed_places, kept_labels, read_blame, read_scores
 from pa_dist.reduce.metrics.selections import Selections, selecting
 from pa_dist.reduce.metrics.slices import MetricRow
-from pa_dist.reduce.metrics.survey import SCENARIOS, Slicing
+from pa_dist.reduce.metrics.survey import Slicing
 from pa_dist.reduce.metrics.uq import METRICS, Outcomes, uncertainty
 from pa_dist.store.folder import RunFolder
 
@@ -52,7 +53,7 @@ _OF_TRIALS = [("success", None), ("reward", None)]
 
 def unmeasured(settings: Evaluate, lacking: Lacking, plan: Slicing) -> Iterator[MetricRow | Reading]:
     """Null figures of what a run lacks, with the reason."""
-    uq, bon, fa = (plan.planned[name] for name in SCENARIOS)
+    uq, bon, fa = (plan.planned[name] for name in ("uq", "best_of_n", "fa"))
     for group in plan.slices if lacking else ():
         for cell in cells(settings.preset):
             if reason := lacking.get((cell.method, cell.token_agg)):
@@ -63,8 +64,12 @@ def unmeasured(settings: Evaluate, lacking: Lacking, plan: Slicing) -> Iterator[
         for method in methods(settings.preset):
             names = [(method.name, token_agg) for token_agg in method.token_aggs]
             reasons = {token_agg: lacking[name, token_agg] for name, token_agg in names if (name, token_agg) in lacking}
+            first = method.token_aggs[0], method.step_aggs[0]
+            if group in uq and first[0] in reasons:
+                cell = Cell(method.name, *first, method.orientation)
+                yield from _of_cell("uq", group, cell, unlabelled([(beyond_length.METRIC, None)], reasons[first[0]]))
             if len(reasons) == len(names):
-                cell_name: list[CellName] = [(method.token_aggs[0], method.step_aggs[0], None)]
+                cell_name: list[CellName] = [(*first, None)]
                 for scenario in (name for name in ("uq", "best_of_n") if group in plan.planned[name]):
                     yield from lacking_choices(scenario, group, method.name, cell_name, reasons[method.token_aggs[0]])
             if method.attributes and group in fa:
@@ -124,11 +129,12 @@ def uq_of_method(
       plan: says which groups.
     """
     scored = _Scored.read(folder, [*cells, *others])
+    (n_steps,) = read_scores(folder, ["n_steps"], scored.place)
     for group, rows in plan.of("uq"):
-        labels, scores = scored.labels.some(rows), scored.scores[:, rows]
+        labels, scores, length = scored.labels.some(rows), scored.scores[:, rows], n_steps[rows]
         rated = ~np.isnan(labels.reward)
         if not rated.all():
-            labels, scores = labels.some(rated), scores[:, rated]
+            labels, scores, length = labels.some(rated), scores[:, rated], length[rated]
         success = labels.reward >= settings.success_threshold
         outcomes = Outcomes(labels.reward, success, labels.clusters(settings.seed))
         for k, cell in enumerate(cells):
@@ -137,8 +143,29 @@ def uq_of_method(
             else:
                 figures = unlabelled(METRICS, _NO_REWARD)
             yield from _of_cell("uq", group, cell, figures)
+        beyond = beyond_length.METRIC, None
+        figures = unlabelled([beyond], _NO_REWARD)
+        if len(labels):
+            estimate = beyond_length.beyond_length(scores[0], length, outcomes)
+            figures = _figures([beyond], [estimate], settings, headline=True)
+        yield from _of_cell("uq", group, cells[0], figures)
         theirs = {cell.method: score for cell, score in zip(others, scores[len(cells) :], strict=True)}
         yield from uq_choices(group, cells, scores[: len(cells)], outcomes, theirs, settings)
+
+
+def uq_baselines(folder: RunFolder, settings: Evaluate, plan: Slicing) -> Iterator[MetricRow | Reading]:
+    """What needs no score: AUPRC of any order is the share of successes, and who always names the commoner outcome is
+    right in the share `majority`."""
+    _, every = kept_labels(folder)
+    for group, rows in plan.of("uq"):
+        labels = every.some(rows)
+        labels = labels.some(~np.isnan(labels.reward))
+        success = (labels.reward >= settings.success_threshold).astype(np.float64)
+        commoner = success if success.sum() * 2 >= len(success) else 1 - success
+        values = np.stack([success, commoner], axis=1)
+        estimates = estimates_of_means(values, labels.clusters(settings.seed), undefined=_NO_REWARD)
+        for figure in _figures([("auprc", None), ("majority", None)], estimates, settings, headline=True):
+            yield MetricRow("uq", group, "baseline", None, None, None, figure)
 
 
 def bon_of_method(

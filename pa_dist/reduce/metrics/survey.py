@@ -18,7 +18,7 @@ from pa_dist.reduce.metrics.groups import GROUP, LABELLED, Group, Labels, by_gro
 from pa_dist.reduce.metrics.labels import keep_labels
 from pa_dist.store.folder import REDUCING, RunFolder
 
-SCENARIOS = ("uq", "best_of_n", "fa")
+SCENARIOS = ("uq", "prefix", "best_of_n", "fa")
 _TABLE = f"{REDUCING}/groups"
 _COUNTS = ("slice", "rows")
 _PLACE = "place"
@@ -88,6 +88,7 @@ def survey(settings: Evaluate, folder: RunFolder) -> Survey:
     auto = "auto" in settings.scenarios
     allowed = {
         "uq": [fact.n_rewards > 0 for fact in found],
+        "prefix": [fact.n_rewards > 0 for fact in found],
         "best_of_n": [fact.most_trials >= 2 for fact in found],
         "fa": [fact.n_mistakes > 0 for fact in found],
     }

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -107,19 +108,20 @@ class Outcomes:
         return self.clusters.counted(), self.clusters.counted(self.success), self.clusters.counted(~self.success)
 
 
-def uncertainty(score: Floats, outcomes: Outcomes) -> list[Estimate]:
+def uncertainty(score: Floats, outcomes: Outcomes, count: int = len(METRICS)) -> list[Estimate]:
     """AUROC, AUPRC, Spearman, area under the risk-coverage curve, and selective risk at each coverage, as `METRICS`.
 
     Args:
       score: [rows], higher is better; NaN rows are left out and counted in the notes.
+      count: how many of the metrics, the first ones, are wanted.
     """
     known = ~np.isnan(score)
     n_known = int(np.count_nonzero(known))
     notes = (f"{len(score) - n_known} trajectories without a score left out",) if n_known < len(score) else ()
     if not n_known:
-        return [Estimate(np.nan, np.empty(0), 0, 0, notes=notes, undefined="no trajectory has a score")] * len(METRICS)
+        return [Estimate(np.nan, np.empty(0), 0, 0, notes=notes, undefined="no trajectory has a score")] * count
     kept = outcomes.some(known)
-    return list(_measured(score if n_known == len(score) else score[known], kept, notes))
+    return list(islice(_measured(score if n_known == len(score) else score[known], kept, notes), count))
 
 
 def why_undefined(success: Bools) -> str:

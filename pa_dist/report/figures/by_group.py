@@ -118,6 +118,24 @@ def _distribution(curves: Curves) -> Drawing:
     return Drawing("scores", caption, rows, partial(plots.distribution, score=MINE))
 
 
+def of_prefix(measured: GroupMetrics) -> Figures:
+    """AUROC while trajectories are under way."""
+    methods = {row["method"] for row in measured.drawn()}
+    rows = [
+        {"method": plain(row["method"]), "share": row["at"], "auroc": row["value"]}
+        | {"ci_low": row["ci_low"], "ci_high": row["ci_high"], "n": row["n"]}
+        for row in measured.headline
+        if row["metric"] == "auroc" and row["method"] in methods and row["value"] is not None
+    ]
+    if not rows:
+        return Figures(left_out=[f"AUROC by share of the steps is left out: {measured.why_not()}."])
+    caption = (
+        "AUROC of what is known after a share of the steps. A share presumes that one knows how long the whole is. "
+        f"The band is the 95% interval of {rows[0]['method']}."
+    )
+    return Figures([Drawing("prefix", caption, rows, plots.prefix)])
+
+
 def of_best_of_n(measured: GroupMetrics) -> Figures:
     """Success for every n, and the aggregations at the largest."""
     found = Figures()

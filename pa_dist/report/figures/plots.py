@@ -143,6 +143,21 @@ def best_of_n(rows: Sequence[Row]) -> "Figure":
     return _with_legend(figure, axes)
 
 
+def prefix(rows: Sequence[Row]) -> "Figure":
+    """Rows: method, share, auroc, ci_low, ci_high; the first method with its interval."""
+    series = _series(rows)
+    figure, axes = _axes(2.3, len(series) + 1)
+    for place, (look, (method, points)) in enumerate(zip(_looks(markers=True), series.items(), strict=False)):
+        share, auroc = ([row[name] for row in points] for name in ("share", "auroc"))
+        axes.plot(share, auroc, label=f"{method}, {auroc[0]:.3f} after {share[0]:.0%}", **look)
+        if place == 0 and all(row["ci_low"] is not None for row in points):
+            low, high = ([row[name] for row in points] for name in ("ci_low", "ci_high"))
+            axes.fill_between(share, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    axes.axhline(0.5, color=MUTED, linewidth=0.8, label="chance")
+    axes.set(xlabel="share of the steps", ylabel="AUROC", xlim=(0, 1.03))
+    return _with_legend(figure, axes)
+
+
 def fa_errors(rows: Sequence[Row], most: int = 15) -> "Figure":
     """Rows: predictor, error, count. Errors beyond `most` are drawn at it."""
     from matplotlib.ticker import MaxNLocator

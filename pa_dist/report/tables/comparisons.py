@@ -61,6 +61,8 @@ class Comparisons:
         for row in rows:
             # Of FA the predictor that both are read by, chosen beforehand as well.
             head = row["predictor"] or _CHOICES[row["choice"]]
+            if row["scenario"] == "prefix":
+                head = f"after {row['at']:.0%} of the steps"
             p = "" if row["p_holm"] is None else f", p {number(row['p_holm'])}"
             found.setdefault(plain(row["against"]), {})[head] = f"{figure(row)}{p}"
         heads = list(dict.fromkeys(head for said in found.values() for head in said))
@@ -68,11 +70,11 @@ class Comparisons:
         return Differences(heads, lines, _below(rows)) if lines else None
 
     def _of(self, of: GroupMetrics) -> list[Row]:
-        """A group's rows; of best-of-N at the largest n."""
+        """A group's rows; of best-of-N at the largest n, of prefixes at every share."""
         where = (of.scenario, *of.group)
         rows = [r for r in self.rows if (r["scenario"], r["benchmark"], r["domain"], r["behavior"]) == where]
         most = max((row["at"] for row in rows if row["at"] is not None), default=None)
-        return [row for row in rows if row["at"] in (None, most)]
+        return [row for row in rows if row["at"] in (None, most) or row["scenario"] == "prefix"]
 
 
 def _below(rows: Sequence[Row]) -> str:

@@ -13,7 +13,13 @@ from pa_dist.report.wording import reachable
 from pa_dist.schema import NONE
 
 Row = dict[str, Any]
-UQ = {"auroc": "AUROC", "spearman": "Spearman", "auprc": "AUPRC", "aurc": "AURC"}
+UQ = {
+    "auroc": "AUROC",
+    "spearman": "Spearman",
+    "spearman_given_steps": "Spearman given steps",
+    "auprc": "AUPRC",
+    "aurc": "AURC",
+}
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -35,7 +41,25 @@ class Headline:
 
 
 def _uq(rows: Sequence[Row]) -> Headline:
-    return _table("", rows, lambda row: UQ.get(row["metric"]), ["AUROC", "Spearman"], list(UQ.values()))
+    shown = [row for row in rows if row["metric"] in UQ]
+    majority = [f"always the commoner outcome {figure(row)}" for row in rows if row["metric"] == "majority"]
+    with_interval = ["AUROC", "Spearman", "Spearman given steps"]
+    return _table("", shown, lambda row: UQ[row["metric"]], with_interval, list(UQ.values()), said=majority)
+
+
+def _prefix(rows: Sequence[Row]) -> Headline:
+    alarms = {"false_alarms": "false alarms", "caught": "caught", "caught_step": "at step", "caught_share": "at share"}
+
+    def head(row: Row) -> str | None:
+        if row["metric"] == "auroc_after":
+            return f"step {row['at']:g}"
+        return f"{row['at']:.0%}" if row["metric"] == "auroc" else alarms.get(row["metric"])
+
+    shown = [row for row in rows if head(row)]
+    heads = [name for name in dict.fromkeys(map(head, shown)) if name]
+    below = "AUROC after shares of the steps, and after steps; then what an alarm at any step flags of successes"
+    caught = "and catches of failures, and the median step and share of steps where it does"
+    return _table("AUROC", shown, head, [*heads[:2], "caught"], heads, said=[f"{below}, {caught}"])
 
 
 def _best_of_n(rows: Sequence[Row]) -> Headline:
@@ -70,7 +94,7 @@ def _fa(rows: Sequence[Row]) -> Headline:
     )
 
 
-BUILDERS = {"uq": _uq, "best_of_n": _best_of_n, "fa": _fa}
+BUILDERS = {"uq": _uq, "prefix": _prefix, "best_of_n": _best_of_n, "fa": _fa}
 
 
 def _table(

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pa_dist.reduce.block.methods import LENGTHS
 from pa_dist.reduce.metrics.groups import GROUP, Group, by_name
 from pa_dist.report.tables.headline import headline
 from pa_dist.report.wording import MAIN, MINE, SCENARIOS, plain
@@ -23,6 +24,11 @@ MOST_SERIES = 6
 MOST_GROUPS = 50
 # Of the sweep's FA figures one predictor is drawn.
 _SWEPT_PREDICTOR = "sharpest_drop"
+
+
+def _judges(row: Row) -> bool:
+    """Whether it is of a reward model."""
+    return row["token_agg"] == NONE and row["method"] not in LENGTHS
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class GroupMetrics:
     def drawn(self) -> list[Row]:
         """The headline's main figures of the methods that figures show, where they are known."""
         rows = [row for row in self.headline if row["metric"] == MAIN[self.scenario] and row["value"] is not None]
-        shown = [row["method"] for row in rows if row["method"] in DRAWN or row["token_agg"] == NONE]
+        shown = [row["method"] for row in rows if row["method"] in DRAWN or _judges(row)]
         methods = list(dict.fromkeys(shown))
         return [row for row in rows if row["method"] in methods[:MOST_SERIES]]
 
@@ -138,7 +144,7 @@ def swept(folder: RunFolder) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in (row for metrics in folder.batches(f"{ALPHAS}.parquet") for row in _shown(metrics).to_pylist()):
         mine = row["headline"] and row["method"] == MINE and row["metric"] == MAIN[row["scenario"]]
-        if mine and row["predictor"] in (None, _SWEPT_PREDICTOR):
+        if mine and row["scenario"] != "prefix" and row["predictor"] in (None, _SWEPT_PREDICTOR):
             found.setdefault(row["scenario"], []).append(row)
     largest = max((row["at"] for row in found.get("best_of_n", [])), default=None)
     return {name: [row for row in of if row["at"] in (None, largest)] for name, of in found.items()}

@@ -19,7 +19,7 @@ from pa_dist.reduce.choice.differences import CROSS_FITTED, HEADLINE, HINDSIGHT,
 from pa_dist.reduce.metrics.groups import Group, by_name
 from pa_dist.report.numbers import difference, figure, number
 from pa_dist.report.tables.headline import BUILDERS, Headline, headline
-from pa_dist.report.wording import titles
+from pa_dist.report.wording import early, titles
 from pa_dist.score.noise_said import in_words
 from pa_dist.store.folder import RunFolder
 from pa_dist.terminal import console_for, visible
@@ -54,6 +54,10 @@ def show_metrics(
     named = titles((group for _, group in groups), visible)
     for where, rows in sorted(groups.items(), key=lambda of: (of[0][0], by_name(of[0][1])), reverse=True):
         scenario, group = where
+        if scenario == "prefix":
+            for line in _early(named[group], rows):
+                console.print(line, soft_wrap=True)
+            continue
         console.print(_printed(f"{scenario}: {named[group]}", BUILDERS[scenario](rows)))
         for line in _honest(compared, where):
             console.print(line, soft_wrap=True)
@@ -69,6 +73,12 @@ def show_metrics(
             ),
             soft_wrap=True,
         )
+
+
+def _early(name: str, rows: Sequence[Row]) -> list[Text]:
+    """What progress advantage, and the policy's log-prob, say before trajectories end."""
+    of = {method: [row for row in rows if row["method"] == method] for method in (METHOD, "policy_logprob")}
+    return [Text(visible(f"prefix: {name}, {method}: {early(its)}")) for method, its in of.items() if its]
 
 
 def _where(row: Row) -> tuple[str, Group]:
