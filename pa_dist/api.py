@@ -11,8 +11,8 @@
 4
 >>> sorted(run.pandas("steps")["trajectory_id"])
 ['run-0', 'run-1', 'run-2', 'run-3']
->>> pa_dist.open_run(out).metrics[0]["metric"]
-'auroc'
+>>> pa_dist.open_run(out).metrics[0]["scenario"]
+'uq'
 """
 
 import os

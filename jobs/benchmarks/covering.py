@@ -13,6 +13,7 @@ from scipy.special import ndtri
 
 from pa_dist.ragged import Bools, Floats, Ints
 from pa_dist.reduce.choice.cross_fitting import Pairs, read_auroc, redraws
+from pa_dist.reduce.metrics.alarms import alarm_estimates, thresholds
 from pa_dist.reduce.metrics.best_of_n import Trials, best_of_n
 from pa_dist.reduce.metrics.intervals import Clusters, Estimate, estimates_of_means
 from pa_dist.reduce.metrics.uq import METRICS, Outcomes, uncertainty
@@ -72,6 +73,8 @@ class World:
         tried = Trials(self.task, self.success.astype(np.float64), self.success)
         picked = best_of_n(self.score, tried, Clusters.of(tried.clusters, 0), [])
         (blamed,) = estimates_of_means(self.right[:, None], self.clusters)
+        threshold = thresholds(self.score, self.success, self.clusters.folds, 0.1)
+        _, caught = alarm_estimates(self.score, threshold, self.success, self.clusters, 0.1, [])
         return {
             "AUROC": uq["auroc", None],
             "AUPRC": uq["auprc", None],
@@ -79,6 +82,7 @@ class World:
             "AURC": uq["aurc", None],
             "risk at 50%": uq["risk", 0.5],
             "step accuracy": blamed,
+            "caught at 10%": caught,
             "best-of-n success": next(of for metric, n, of in picked if (metric, n) == ("success", tried.largest)),
         }
 

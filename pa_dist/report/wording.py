@@ -18,7 +18,7 @@ SCENARIOS = {
     "fa": "Where failures begin",
 }
 # What each is judged by.
-MAIN = {"uq": "auroc", "prefix": "auroc", "best_of_n": "success", "fa": "step_accuracy"}
+MAIN = {"uq": "auroc", "prefix": "auroc_at", "best_of_n": "success", "fa": "step_accuracy"}
 MINE = "progress_advantage"
 # The predictor of whose baseline the random choice is the fair one.
 CHANCE = "random"
@@ -95,9 +95,9 @@ def finding(scenario: str, rows: Sequence[Row]) -> str:
 
 def early(rows: Sequence[Row]) -> str:
     """What one method says before trajectories end; rows of the scenario `prefix` in one group."""
-    shares = [f"{_told(row)} after {row['at']:.0%} of the steps" for row in rows if row["metric"] == "auroc"]
+    shares = [f"{_told(row)} after {row['at']:.0%}" for row in rows if row["metric"] == "auroc_at"]
     alarm = {row["metric"]: row for row in rows if row["metric"] in ("false_alarms", "caught", "caught_step")}
-    said = f"AUROC {', '.join(shares)}" if shares else "undefined"
+    said = f"AUROC {', '.join(shares)} of the steps" if shares else "undefined"
     if alarm.get("caught", {}).get("value") is None:
         return said
     at = f"{number(alarm['false_alarms']['value'])} of the successes flagged at any step"

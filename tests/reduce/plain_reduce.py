@@ -18,6 +18,7 @@ def token_agg(name, tokens):
     return {
         "mean": lambda: sum(tokens) / len(tokens),
         "sum": lambda: sum(tokens),
+        "none": lambda: sum(tokens),
         "last": lambda: tokens[-1],
         "min": lambda: min(tokens),
         "max": lambda: max(tokens),
@@ -32,6 +33,16 @@ def step_agg(name, steps):
         lowest = sorted(steps)[: max(1, -(-len(steps) // 10))]
         return sum(lowest) / len(lowest)
     return token_agg(name, steps)
+
+
+def prefix(name, steps, ends, sign):
+    """The score of the first steps, for each number of them, and the (number, score) where it is worse than before."""
+    running = [step_agg(name, steps[: t + 1]) for t in range(len(steps))]
+    worst = []
+    for t, score in enumerate(running):
+        if score is not None and (not worst or sign * score < sign * worst[-1][1]):
+            worst.append((t + 1, score))
+    return [running[min(t, len(steps)) - 1] if steps else None for t in ends], worst
 
 
 def predict(steps):
@@ -92,6 +103,12 @@ def step_values(row, method, agg, preset="published", beta=1.0, fa=False):
             value = token_agg(agg, row["policy_entropy"][i])
         elif method == "perplexity":
             value = None if policy is None else math.exp(-policy)
+        elif method == "sequence_probability":
+            value = None if policy is None else math.exp(policy)
+        elif method == "fewest_steps":
+            value = 1.0
+        elif method == "fewest_tokens":
+            value = float(len(row["policy_logprob"][i]))
         log_prob = method.endswith("_logprob") or method.startswith("progress_advantage")
         if apart and compares:
             # Of other tokens only the sums compare, of the same text.
@@ -111,6 +128,8 @@ def cells():
     yield from (("deepconf_tail", t, "last") for t in schema.TOKEN_AGGS)
     yield from (("deepconf_bottom10", t, "bottom10") for t in schema.TOKEN_AGGS)
     yield from (("perplexity", "mean", s) for s in schema.STEP_AGGS)
+    yield from (("sequence_probability", t, "mean") for t in ("mean", "sum"))
+    yield from ((method, "none", "none") for method in ("fewest_steps", "fewest_tokens"))
 
 
 def row(trajectory_id, steps, **other):

@@ -13,6 +13,7 @@ from pa_dist.reduce.block.methods import OTHER_TOKENS, cells
 from pa_dist.reduce.block.tables import reduce_block
 
 ORIENTATION = {"entropy": -1, "perplexity": -1}
+NO_BLAME = ("deepconf_tail", "deepconf_bottom10", "sequence_probability", "fewest_steps", "fewest_tokens")
 
 
 @settings(max_examples=60, deadline=None)
@@ -51,7 +52,7 @@ def _check_attributions(rows, attributions, preset, beta):
     found = {(a["trajectory_id"], a["method"], a["token_agg"], a["predictor"]): a for a in attributions}
     assert len(found) == len(attributions) == 36 * 3 * sum(row["mistake_step"] is not None for row in rows)
     for row in (row for row in rows if row["mistake_step"] is not None):
-        for method, token_agg in dict.fromkeys((m, t) for m, t, _ in plain.cells() if not m.startswith("deepconf")):
+        for method, token_agg in dict.fromkeys((m, t) for m, t, _ in plain.cells() if m not in NO_BLAME):
             values = plain.step_values(row, method, token_agg, preset, beta, fa=True)
             oriented = [None if v is None else ORIENTATION.get(method, 1) * v for v in values]
             for predictor, position in plain.predict(oriented).items():

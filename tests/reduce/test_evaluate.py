@@ -31,6 +31,8 @@ def _pickled(function, items):
 def test_the_run_folder_keeps_the_contract(done):
     folder, summary, records = done
     schemas = {"steps": schema.STEPS, "selections": schema.SELECTIONS, "attributions": schema.ATTRIBUTIONS}
+    names = dict.fromkeys(cell.method for cell in cells("published"))
+    schemas["prefixes"] = schema.prefixes(list(names), SETTINGS.prefix_steps)
     schemas["scores"] = schema.scores([cell.column for cell in cells("published")])
     for name, expected in schemas.items():
         assert folder.dataset(name).to_table().schema.equals(expected), name
@@ -56,9 +58,9 @@ def test_check_run_passes(done):
 
 def test_auto_takes_what_the_labels_allow(done):
     _, summary, records = done
-    assert summary.scenarios == ("uq", "best_of_n", "fa")
+    assert summary.scenarios == ("uq", "prefix", "best_of_n", "fa")
     groups = {(r["scenario"], r["benchmark"], r["domain"]) for r in records}
-    assert groups == {("uq", "tau", "airline"), ("best_of_n", "tau", "airline"), ("fa", "who", None)}
+    assert groups == {*((name, "tau", "airline") for name in ("uq", "prefix", "best_of_n")), ("fa", "who", None)}
     rows = corpus()
     assert summary.trajectories == len(rows)
     assert summary.steps == sum(len(row["step"]) for row in rows)

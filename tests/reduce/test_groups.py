@@ -69,7 +69,7 @@ def test_repeated_trials_are_said_and_kept_apart(tmp_path):
     # All are one trial: there is no choice to make, and that is said.
     alone = run_folder(tmp_path / "alone", rows[:3])
     summary = evaluate(SETTINGS, alone, map)
-    assert (summary.scenarios, summary.note[:18]) == (("uq",), "2 rollouts repeat ")
+    assert (summary.scenarios, summary.note[:18]) == (("uq", "prefix"), "2 rollouts repeat ")
 
 
 def test_few_tasks_have_no_interval_and_no_p_value(done, tmp_path):

@@ -103,7 +103,7 @@ def test_methods_without_their_column_are_missing_with_the_reason(tmp_path):
     assert [row for row in records if row["method"] not in ("entropy", "self_certainty")] == others
     for method, reason in (("entropy", "no entropy here"), ("self_certainty", "nor this")):
         found = pick(records, method=method)
-        assert {row["scenario"] for row in found} == {"uq", "best_of_n", "fa"}
+        assert {row["scenario"] for row in found} == {"uq", "prefix", "best_of_n", "fa"}
         assert all((row["value"], row["n"], row["note"]) == (None, 0, reason) for row in found)
     assert "entropy" not in folder.dataset("attributions").to_table()["method"].to_pylist()
     scores = folder.dataset("scores").to_table()

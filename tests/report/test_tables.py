@@ -129,5 +129,4 @@ def test_behaviors_are_named_where_several_share_a_domain(tmp_path):
     behaviors = ({"behavior": "gpt"}, {"behavior": None}, {"domain": "retail", "behavior": "gpt"})
     lines = shown(tmp_path, *({**row, **behavior} for behavior in behaviors))
     titles = [line for line in lines if line.startswith("uq:")]
-    # A table's title is no wider than the table.
-    assert titles == ["uq: tau2 retail", "uq: tau2 airline, by gpt", "uq: tau2 airline, by a policy without a"]
+    assert titles == ["uq: tau2 retail", "uq: tau2 airline, by gpt", "uq: tau2 airline, by a policy without a name"]

@@ -27,7 +27,7 @@ from pa_dist.reduce.metrics.survey import SCENARIOS
 from pa_dist.store.folder import RunFolder
 
 _UQ_METRICS = ("auroc", "auprc", "spearman", beyond_length.METRIC, "aurc", "risk", "majority")
-_METRIC_ORDER = (*_UQ_METRICS, *PREFIX_METRICS[2:], "success", "reward", "mean", "oracle", *FA_METRICS)
+_METRIC_ORDER = (*_UQ_METRICS, *PREFIX_METRICS, "success", "reward", "mean", "oracle", *FA_METRICS)
 # Rows of a Parquet file's row group, and what is held of them.
 _GROUP_ROWS = 1 << 16
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode

@@ -25,7 +25,7 @@ from pa_dist.store.folder import RunFolder
 _NO_REWARD = "no trajectory has a reward"
 NO_STEPS = "it judges whole trajectories, so that it says nothing before they end"
 ALARMS = ("false_alarms", "caught", "caught_step", "caught_share")
-METRICS = ("auroc", "auprc", "auroc_after", "auprc_after", *ALARMS)
+METRICS = ("auroc_at", "auprc_at", "auroc_after", "auprc_after", *ALARMS)
 _TABLE = "prefixes"
 
 
@@ -45,7 +45,7 @@ class Point:
 
 def points(settings: Evaluate) -> list[Point]:
     """After each share of the steps, and after each number of them."""
-    shares = [(at, ("auroc", "auprc")) for at in schema.PREFIX_SHARES]
+    shares = [(at, ("auroc_at", "auprc_at")) for at in schema.PREFIX_SHARES]
     numbers = [(float(k), ("auroc_after", "auprc_after")) for k in settings.prefix_steps]
     columns = schema.prefix_columns("", settings.prefix_steps)
     return [Point(column, *of) for column, of in zip(columns, [*shares, *numbers], strict=True)]

@@ -125,7 +125,7 @@ def of_prefix(measured: GroupMetrics) -> Figures:
         {"method": plain(row["method"]), "share": row["at"], "auroc": row["value"]}
         | {"ci_low": row["ci_low"], "ci_high": row["ci_high"], "n": row["n"]}
         for row in measured.headline
-        if row["metric"] == "auroc" and row["method"] in methods and row["value"] is not None
+        if row["metric"] == "auroc_at" and row["method"] in methods and row["value"] is not None
     ]
     if not rows:
         return Figures(left_out=[f"AUROC by share of the steps is left out: {measured.why_not()}."])
@@ -133,7 +133,7 @@ def of_prefix(measured: GroupMetrics) -> Figures:
         "AUROC of what is known after a share of the steps. A share presumes that one knows how long the whole is. "
         f"The band is the 95% interval of {rows[0]['method']}."
     )
-    return Figures([Drawing("prefix", caption, rows, plots.prefix)])
+    return Figures([Drawing("by-share", caption, rows, plots.prefix)])
 
 
 def of_best_of_n(measured: GroupMetrics) -> Figures:

@@ -16,7 +16,7 @@ Row = dict[str, Any]
 UQ = {
     "auroc": "AUROC",
     "spearman": "Spearman",
-    "spearman_given_steps": "Spearman given steps",
+    "spearman_given_steps": "given steps",
     "auprc": "AUPRC",
     "aurc": "AURC",
 }
@@ -41,10 +41,13 @@ class Headline:
 
 
 def _uq(rows: Sequence[Row]) -> Headline:
-    shown = [row for row in rows if row["metric"] in UQ]
-    majority = [f"always the commoner outcome {figure(row)}" for row in rows if row["metric"] == "majority"]
-    with_interval = ["AUROC", "Spearman", "Spearman given steps"]
-    return _table("", shown, lambda row: UQ[row["metric"]], with_interval, list(UQ.values()), said=majority)
+    shown = [row for row in rows if row["metric"] in UQ and row["method"] != "baseline"]
+    known = {row["metric"]: figure(row) for row in rows if row["method"] == "baseline"}
+    said = [f"any order: AUPRC {known['auprc']}", f"always the commoner outcome: {known['majority']}"] if known else []
+    if any(row["metric"] == "spearman_given_steps" for row in shown):
+        said.append("given steps: Spearman beyond the number of steps")
+    with_interval = ["AUROC", "Spearman", "given steps"]
+    return _table("", shown, lambda row: UQ[row["metric"]], with_interval, list(UQ.values()), said=said)
 
 
 def _prefix(rows: Sequence[Row]) -> Headline:
@@ -53,7 +56,7 @@ def _prefix(rows: Sequence[Row]) -> Headline:
     def head(row: Row) -> str | None:
         if row["metric"] == "auroc_after":
             return f"step {row['at']:g}"
-        return f"{row['at']:.0%}" if row["metric"] == "auroc" else alarms.get(row["metric"])
+        return f"{row['at']:.0%}" if row["metric"] == "auroc_at" else alarms.get(row["metric"])
 
     shown = [row for row in rows if head(row)]
     heads = [name for name in dict.fromkeys(map(head, shown)) if name]
