@@ -55,6 +55,7 @@ TRAJECTORIES = pa.schema(
         pa.field("system", pa.string()),  # a system message that a log keeps apart from `messages`
         pa.field("tools", pa.string()),  # JSON of the schemas offered to the agent
         *LABELS,
+        pa.field("answer", pa.string()),  # what the trajectory came to, where a record says so
         pa.field("extra", pa.string()),
     ]
 )
@@ -131,7 +132,8 @@ STEPS = pa.schema(
 
 def scores(columns: list[str]) -> pa.Schema:
     """Schema of `scores`: keys, labels, step counts and one float column per `METHOD__TOKENAGG__STEPAGG`."""
-    counts = [pa.field("n_steps", pa.int32()), pa.field("n_scored_steps", pa.int32())]
+    # n_tokens: of all actions, as the policy's tokenizer has them; without what truncation cut.
+    counts = [pa.field(name, pa.int32()) for name in ("n_steps", "n_scored_steps", "n_tokens")]
     return pa.schema([*KEYS, *LABELS, *counts, *(pa.field(name, pa.float64()) for name in columns)])
 
 

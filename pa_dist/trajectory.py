@@ -43,6 +43,8 @@ class Trajectory:
     mistake_step: int | None
     mistake_agent: str | None
     extra: str | None
+    answer: str | None = None
+    """What it came to, where the record says so."""
     left_behind: Mapping[str, int] = field(default_factory=dict)
     """How often a key of its messages held something that has no column."""
     unread: Sequence[str] = ()

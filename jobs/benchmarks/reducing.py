@@ -130,7 +130,7 @@ def plain_loop(row: dict[str, Any]) -> tuple[list[Step], Step, list[Step]]:
     ]  # fmt: skip
     valid = [i for i, values in enumerate(read) if values]
     scores = keys | {field.name: row[field.name] for field in schema.LABELS}
-    scores |= {"n_steps": len(read), "n_scored_steps": len(valid)}
+    scores |= {"n_steps": len(read), "n_scored_steps": len(valid), "n_tokens": sum(step["n_tokens"] for step in steps)}
     for method, token_aggs, step_aggs, _ in _LOOP_METHODS:
         for token_agg in token_aggs:
             values = np.array([read[i][_SOURCE.get(method, method), token_agg] for i in valid])

@@ -329,9 +329,13 @@ class Evaluate(Section):
     """published: the methods as their papers define them; paper: as this paper's released code computes them."""
     beta: Annotated[float, Field(gt=0)] = 1.0
     scenarios: Annotated[list[Scenario], BeforeValidator(_as_list), Field(min_length=1)] = ["auto"]
-    """auto takes what the labels allow; a scenario named is evaluated, if only to say why it cannot be."""
+    """auto takes what the labels allow, and best_of_n wherever a task has two trials, which takes no label; a scenario
+    named is evaluated, if only to say why it cannot be."""
     success_threshold: float = 1.0
     """A trajectory succeeded when its reward is at least this."""
+    answers: Literal["auto", "last_message", "none"] = "auto"
+    """What votes among a task's trials count. auto: `final_answer` or `answer` of chat and Parquet records, where they
+    have it; last_message: the text of the assistant's last message; none: there is no vote."""
     intervals: Literal["all", "headlines", "none"] = "all"
     """Which figures get a 95% interval: all, those of cells chosen beforehand and of cross-fitted ones, or none."""
     resamples: Annotated[int, Field(ge=10)] = 1000

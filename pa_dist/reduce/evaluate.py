@@ -23,6 +23,7 @@ from pa_dist.reduce.block.rewards import Judged, read_judged
 from pa_dist.reduce.block.tables import COLUMNS, reduce_block
 from pa_dist.reduce.choice.differences import METHOD, Reading
 from pa_dist.reduce.metrics import measure, prefix
+from pa_dist.reduce.metrics.answers import keep_answers
 from pa_dist.reduce.metrics.gather import compare_slices, gather, names_in_order
 from pa_dist.reduce.metrics.slices import COMPARISONS, METRICS, MetricRow, write_rows
 from pa_dist.reduce.metrics.survey import Slicing, Survey, read_plan, survey
@@ -98,6 +99,8 @@ def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: Mapper, rewards: 
     _write_if_absent(folder, settings, rewards)
     _forget(folder)
     (surveyed,) = map_tasks(partial(survey, settings), [folder])
+    if "best_of_n" in surveyed.scenarios and settings.answers != "none":
+        sum(map_tasks(partial(keep_answers, settings), [folder]))
     jobs = _jobs(settings, folder, surveyed, lacking, rewards)
     n_metrics = sum(map_tasks(partial(_measure, folder), jobs))
     sum(map_tasks(partial(compare_slices, folder, settings), _ranges(surveyed.n_slices)))

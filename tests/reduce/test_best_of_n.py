@@ -5,8 +5,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pa_dist.reduce.metrics.best_of_n import Trials, baselines, best_of_n, selection_probabilities
-from pa_dist.reduce.metrics.intervals import Clusters, estimates_of_means
+from pa_dist.reduce.metrics.best_of_n import Trials, baselines, best_of_n, selection_probabilities, tokens_spent
+from pa_dist.reduce.metrics.intervals import Clusters, Scale, estimates_of_means
 
 SCORES = st.one_of(st.none(), st.integers(-2, 2).map(float))
 TASKS = st.lists(
@@ -95,3 +95,31 @@ def test_missing_scores_are_counted():
     said = ("1 trials without a reward left out", "1 trials without a score rank last")
     assert all(of.notes == said for *_, of in found)
     assert next(of.value for metric, n, of in found if (metric, n) == ("success", 2)) == 0
+
+
+def test_tokens_that_n_trials_take():
+    # Two trials of 10 and 30 tokens, one of 5: one trial takes (20 + 5) / 2, two of the task that has two 40.
+    trials, _ = _trials([[(None, 1.0), (None, 0.0)], [(None, 1.0)]])
+    found = tokens_spent(np.array([10.0, 30.0, 5.0]), trials, _of(trials), [])
+    assert [(metric, n, of.value, of.n) for metric, n, of in found] == [("tokens", 1, 12.5, 2), ("tokens", 2, 40, 1)]
+
+
+@settings(deadline=None)
+@given(TASKS, st.randoms(use_true_random=False))
+def test_tokens_agree_with_every_subset(tasks, random):
+    trials, _ = _trials(tasks)
+    tokens = [[float(random.randrange(100)) for _ in task] for task in tasks]
+    found = tokens_spent(np.concatenate(tokens), trials, _of(trials), [])
+    for _, n, of in found:
+        subsets = [list(itertools.combinations(task, int(n))) for task in tokens if len(task) >= n]
+        assert math.isclose(of.value, np.mean([np.mean([sum(s) for s in each]) for each in subsets]), abs_tol=1e-9)
+
+
+def test_tokens_are_no_share():
+    # Twenty tasks of 0 or 1 token a trial would look like one; and where all are alike there is no interval.
+    few = np.repeat([0.0, 1.0], 10)
+    trials = Trials(np.arange(20), few, few >= 1)
+    ((_, _, of),) = tokens_spent(few, trials, _of(trials), [])
+    assert of.scale is Scale.FREE
+    ((_, _, of),) = tokens_spent(np.full(20, 7.0), trials, _of(trials), [])
+    assert of.figure("tokens", 1).note == "no task differs from another: no interval"

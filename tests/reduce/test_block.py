@@ -143,7 +143,7 @@ def test_a_step_without_log_probs_of_a_model_is_left_out_and_is_no_truncated_one
             assert [step["n_tokens"] for step in steps] == [1, 2]
             assert [step["progress_advantage__mean"] for step in steps] == [1, None]
             assert [step["progress_advantage_per_token__sum"] for step in steps] == [1, None]
-            assert (score["n_steps"], score["n_scored_steps"]) == (2, 1)
+            assert (score["n_steps"], score["n_scored_steps"], score["n_tokens"]) == (2, 1, 3)
             assert (score["progress_advantage__mean__mean"], score["topk_logprob_mean__mean__mean"]) == (1, -4)
             other = "reference" if model == "policy" else "policy"
             assert score[f"{other}_logprob__sum__last"] == (-2 if model == "policy" else -8)
@@ -156,7 +156,8 @@ def test_trajectories_without_steps_or_scores_keep_their_row():
     rows[2]["reference_logprob"] = None
     for preset in ("published", "paper"):
         scores = reduce_block(plain.table(rows), Evaluate(preset=preset)).scores.to_pylist()
-        assert [(s["n_steps"], s["n_scored_steps"]) for s in scores] == [(0, 0), (2, 0), (1, 0)]
+        counts = [(s["n_steps"], s["n_scored_steps"], s["n_tokens"]) for s in scores]
+        assert counts == [(0, 0, 0), (2, 0, 0), (1, 0, 1)]
         values = [s["progress_advantage__mean__sum"] for s in scores]
         # Under `paper` a truncated step counts as 0.0; a trajectory never scored by the reference does not.
         assert values == [None, 0.0 if preset == "paper" else None, None]

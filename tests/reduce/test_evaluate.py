@@ -84,7 +84,11 @@ def test_figures_are_those_of_the_tables(done):
         (last,) = pick(records, metric="success", method=method, token_agg=token_agg, step_agg=step_agg, at=most)
         picked = [_best(task, column, sign) for task in tasks.values() if len(task) == most]
         assert math.isclose(last["value"], sum(s["reward"] for s in picked) / len(picked))
-        wanted = {s["task_id"]: s["trajectory_id"] for s in (_best(task, column, sign) for task in tasks.values())}
+        # Chosen is among all trials, rated or not.
+        every = {s["task_id"]: [] for s in scores if s["benchmark"] == "tau" and s["task_id"] is not None}
+        for s in (s for s in scores if s["benchmark"] == "tau" and s["task_id"] is not None):
+            every[s["task_id"]].append(s)
+        wanted = {s["task_id"]: s["trajectory_id"] for s in (_best(task, column, sign) for task in every.values())}
         selected = folder.dataset("selections").to_table().to_pylist()
         chosen = pick(selected, method=method, token_agg=token_agg, step_agg=step_agg)
         assert {s["task_id"]: s["trajectory_id"] for s in chosen} == wanted

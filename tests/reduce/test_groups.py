@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import random
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -130,3 +131,53 @@ def test_the_driver_gathers_counts_however_many_groups(tmp_path, monkeypatch):
     whole, _, _ = run(6, "whole")
     for name in ("metrics.json", "comparisons.json", "metrics.parquet", "comparisons.parquet"):
         assert Path(whole.path(name)).read_bytes() == Path(many.path(name)).read_bytes()
+
+
+def test_trials_are_chosen_without_any_reward(tmp_path):
+    """The choice is the same with rewards, with some and with none; what needs them is null, and says so."""
+    rng = random.Random(1)
+    rated = [
+        rollout("b", f"t{task}", trial, float(trial == 0), rng.random()) for task in range(4) for trial in range(3)
+    ]
+    some = [
+        row | {"reward": None if i % 4 == 0 or row["task_id"] == "t3" else row["reward"]} for i, row in enumerate(rated)
+    ]
+    none = [row | {"reward": None} for row in rated]
+    chosen, records, notes = {}, {}, {}
+    for name, rows in (("rated", rated), ("some", some), ("none", none)):
+        folder = run_folder(tmp_path / name, rows)
+        summary = evaluate(SETTINGS, folder, map)
+        records[name], notes[name] = metrics(folder), (summary.scenarios, summary.note)
+        chosen[name] = folder.dataset("selections").to_table().to_pylist()
+    assert notes["none"] == (("best_of_n",), "no trial has a reward: selections are filled, success is null")
+    assert notes["some"] == notes["rated"] == (("uq", "best_of_n"), None)
+    best = {
+        task: max((r for r in rated if r["task_id"] == task), key=_advantage) for task in {r["task_id"] for r in rated}
+    }
+    wanted = {"method": "progress_advantage", "token_agg": "mean", "step_agg": "mean"}
+    for name, rows in (("rated", rated), ("some", some), ("none", none)):
+        rewards = {row["trajectory_id"]: row["reward"] for row in rows}
+        picks = pick(chosen[name], **wanted)
+        assert {r["task_id"]: r["trajectory_id"] for r in picks} == {t: r["trajectory_id"] for t, r in best.items()}
+        assert all(r["n_trials"] == 3 and r["reward"] == rewards[r["trajectory_id"]] for r in picks)
+    # Figures are those of the rated trials alone, as if the others were not there.
+    alone = run_folder(tmp_path / "alone", [row for row in some if row["reward"] is not None])
+    evaluate(SETTINGS, alone, map)
+    of_some, of_alone = (
+        {(*list(r.values())[:10],): r["value"] for r in of} for of in (records["some"], metrics(alone))
+    )
+    assert of_some == of_alone
+    missing = [r for r in records["none"] if r["metric"] != "tokens"]
+    assert {r["metric"] for r in missing} == {"success", "reward", "mean", "oracle"}
+    assert {(r["value"], r["note"]) for r in missing} == {(None, "no task has a trial with a reward")}
+    tokens = [r["value"] for r in pick(records["none"], metric="tokens")]
+    assert tokens == [r["value"] for r in pick(records["rated"], metric="tokens")] == [1, 2, 3]
+    # One trial a task is no choice.
+    single = run_folder(tmp_path / "single", [row for row in none if row["trial"] == 0])
+    summary = evaluate(SETTINGS, single, map)
+    assert (summary.scenarios, summary.metrics) == ((), 0)
+    assert summary.note == "no metrics: no trajectory has a reward or a mistake_step"
+
+
+def _advantage(row):
+    return row["policy_logprob"][0][0] - row["reference_logprob"][0][0]

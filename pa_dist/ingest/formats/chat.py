@@ -1,7 +1,7 @@
 """Chat logs: JSONL, a conversation of OpenAI-style messages a line.
 
-Keys: messages, and optionally id, task_id, trial, reward, mistake_step, mistake_agent, system_message, tools,
-benchmark, domain and behavior; any other goes to `extra`.
+Keys: messages, and optionally id, task_id, trial, reward, mistake_step, mistake_agent, final_answer or answer,
+system_message, tools, benchmark, domain and behavior; any other goes to `extra`.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,8 @@ from pa_dist.trajectory import Trajectory
 
 BENCHMARK = "chat"
 _LABELS = ("task_id", "trial", "reward", "mistake_step", "mistake_agent", "benchmark", "domain", "behavior")
-_KEYS = frozenset(["messages", "id", "system_message", "tools", *_LABELS])
+_ANSWERS = ("final_answer", "answer")
+_KEYS = frozenset(["messages", "id", "system_message", "tools", *_LABELS, *_ANSWERS])
 
 
 def read(source: Source, limit: int = RECORD_BYTES) -> Iterator[Trajectory | Reject]:
@@ -39,7 +40,9 @@ def trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
     history, left_behind = messages(record.get("messages"))
     if padded:
         left_behind["tool_calls.function.arguments: nulls of padding"] = padded
-    others = [key for key in record if key not in _KEYS]
+    # Of two answers the second may be the right one, which the task's author gave.
+    answer = next((key for key in _ANSWERS if holds(record.get(key))), None)
+    others = [key for key in record if key not in _KEYS or (key in _ANSWERS and key != answer)]
     return Trajectory(
         place=origin.place,
         trajectory_id=records.given_id(record.get("id"), origin.source) or origin.new_id(),
@@ -54,10 +57,16 @@ def trajectory(record: dict[str, Any], origin: Origin) -> Trajectory:
         reward=records.number(record.get("reward"), "reward"),
         mistake_step=records.mistake_step(record.get("mistake_step"), len(history)),
         mistake_agent=records.optional_text(record.get("mistake_agent"), "mistake_agent"),
+        answer=_answer(record.get(answer)) if answer else None,
         extra=records.extra(record, others),
         left_behind=left_behind,
         unread=[key for key in others if holds(record[key])],
     )
+
+
+def _answer(value: Any) -> str | None:
+    """Text as it is; a number, a list and the like as JSON."""
+    return records.text(value, "answer") if isinstance(value, str) else records.as_json(value, "answer")
 
 
 def _tools(value: Any) -> str | None:

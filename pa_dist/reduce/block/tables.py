@@ -217,7 +217,8 @@ def _scores_table(
     n_rows = len(table)
     scored = np.bincount(steps.rows, weights=_valid(steps.columns.advantage), minlength=n_rows)
     arrays = [column(table, name) for name in [*_KEYS, *_LABELS]]
-    arrays += [pa.array(steps.n_steps, pa.int32()), pa.array(scored.astype(np.int32))]
+    n_tokens = np.bincount(steps.rows, weights=steps.n_tokens, minlength=n_rows)
+    arrays += [pa.array(of.astype(np.int32)) for of in (steps.n_steps, scored, n_tokens)]
     for method, read in readings:
         if method.name in whole:
             arrays.append(_floats(whole[method.name]))

@@ -5,7 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pa_dist.ragged import Bools, Floats, Ints
-from pa_dist.reduce.metrics.intervals import Clusters, Estimate, estimates_of_means
+from pa_dist.reduce.metrics.intervals import Clusters, Estimate, Scale, estimates_of_means
+
+METRICS = ("success", "reward", "weighted_vote", "mean", "oracle", "vote", "tokens")
+"""Of a cell, and of what needs no score, in the order of tables."""
 
 
 def selection_probabilities(n_trials: int) -> Floats:
@@ -100,11 +103,11 @@ def best_of_n(score: Floats, trials: Trials, clusters: Clusters, notes: list[str
     missing = int(np.isnan(score).sum())
     if missing == len(score):
         none = np.full((len(trials.sizes), 2 * trials.largest), np.nan)
-        return _named(("success", "reward"), none, trials, clusters, notes, "no trial has a score")
+        return named(("success", "reward"), none, trials, clusters, notes, "no trial has a score")
     notes = [*notes, f"{missing} trials without a score rank last"] if missing else notes
     ranked = trials.ranked(score)
     outcomes = np.hstack([trials.expected(ranked, of) for of in (trials.success.astype(np.float64), trials.reward)])
-    return _named(("success", "reward"), outcomes, trials, clusters, notes)
+    return named(("success", "reward"), outcomes, trials, clusters, notes)
 
 
 def baselines(trials: Trials, clusters: Clusters, notes: list[str]) -> Named:
@@ -113,17 +116,38 @@ def baselines(trials: Trials, clusters: Clusters, notes: list[str]) -> Named:
     # A score that knows the outcome picks a success whenever the subset has one: 1 - C(N-c, n) / C(N, n).
     oracle = trials.expected(trials.ranked(success), success)
     mean = np.where(np.isnan(oracle), np.nan, oracle[:, :1])
-    return _named(("mean", "oracle"), np.hstack([mean, oracle]), trials, clusters, notes)
+    return named(("mean", "oracle"), np.hstack([mean, oracle]), trials, clusters, notes)
 
 
-def _named(
-    metrics: tuple[str, str],
+def tokens_spent(tokens: Floats, trials: Trials, clusters: Clusters, notes: list[str]) -> Named:
+    """`tokens`: what n random trials of a task are expected to take, a macro-average over tasks, for every n.
+
+    Args:
+      tokens: [trials] that each one's agent wrote.
+      trials, clusters, notes: as of `baselines`.
+    """
+    n = np.arange(1, trials.largest + 1)
+    means = np.bincount(trials.task, weights=tokens) / trials.sizes
+    spent = np.where(n <= trials.sizes[:, None], means[:, None] * n, np.nan)
+    found = named(("tokens",), spent, trials, clusters, notes)
+    return [(metric, at, replace(of, scale=Scale.FREE)) for metric, at, of in found]
+
+
+def named(
+    metrics: tuple[str, ...],
     outcomes: Floats,
     trials: Trials,
     clusters: Clusters,
     notes: list[str],
     undefined: str = "",
 ) -> Named:
+    """Means of outcomes over tasks.
+
+    Args:
+      metrics: their names.
+      outcomes: [tasks, metrics times n] for every n from 1 to the largest; NaN where a task has fewer than n.
+      undefined: why there is none.
+    """
     estimates = estimates_of_means(outcomes, clusters, notes, undefined)
     names = [(metric, float(n)) for metric in metrics for n in range(1, trials.largest + 1)]
     # Tasks with fewer trials do not count, with a score or without.

@@ -106,8 +106,21 @@ def _numbered(codes: Ints) -> Ints:
     return numbers[which.reshape(-1)]
 
 
+def candidates(labels: Labels, settings: Evaluate) -> tuple[Ints, Trials]:
+    """A group's trials that a task chooses among, rated or not, in the order of `trials`, which has those that figures
+    are made of. No reward decides which these are, so that what is chosen stays so when labels come.
+
+    Args:
+      labels, settings: as of `trials`; a reward may be NaN.
+    """
+    rows, task = _in_order(labels, np.flatnonzero(labels.task >= 0))
+    reward = labels.reward[rows]
+    n_repeated = int((labels.task >= 0).sum()) - len(rows)
+    return rows, Trials(task, reward, reward >= settings.success_threshold, n_repeated)
+
+
 def trials(labels: Labels, settings: Evaluate) -> tuple[Ints, Trials, list[str]]:
-    """A group's trials that can take part in best-of-N, sorted by task, trial and trajectory_id.
+    """A group's trials that can take part in best-of-N's figures, sorted by task, trial and trajectory_id.
 
     Several rollouts that say they are one trial of one task are no trials of their own: of each such set the first by
     trajectory_id stands for all. Rollouts without a trial number are a trial each.
@@ -126,12 +139,9 @@ def trials(labels: Labels, settings: Evaluate) -> tuple[Ints, Trials, list[str]]
     n_unrated = int((has_task & ~has_reward).sum())
     as_zero = settings.preset == "paper" and bool(has_reward.any())
     unrated = (n_unrated, "trials without a reward", "count as 0.0 (preset paper)" if as_zero else "left out")
-    rows = np.flatnonzero(has_task if as_zero else has_task & has_reward)
-    task, trial = _numbered(labels.task[rows]), labels.trial[rows]
-    order = np.lexsort((np.where(np.isnan(trial), np.inf, trial), task))
-    order = order[~_repeats(task[order], trial[order])]
-    n_repeated = len(rows) - len(order)
-    rows = rows[order]
+    rated = np.flatnonzero(has_task if as_zero else has_task & has_reward)
+    rows, task = _in_order(labels, rated)
+    n_repeated = len(rated) - len(rows)
     reward = np.nan_to_num(labels.reward[rows])
     said = [
         (int((~has_task).sum()), "trajectories without a task", "left out"),
@@ -139,7 +149,15 @@ def trials(labels: Labels, settings: Evaluate) -> tuple[Ints, Trials, list[str]]
         (n_repeated, "rollouts that repeat a task and trial", "left out: the first by trajectory_id stands for them"),
     ]
     notes = [f"{count} {what} {done}" for count, what, done in said if count]
-    return rows, Trials(task[order], reward, reward >= settings.success_threshold, n_repeated), notes
+    return rows, Trials(task, reward, reward >= settings.success_threshold, n_repeated), notes
+
+
+def _in_order(labels: Labels, rows: Ints) -> tuple[Ints, Ints]:
+    """Rows by task and trial, of those that repeat both the first alone; and their tasks, numbered."""
+    task, trial = _numbered(labels.task[rows]), labels.trial[rows]
+    order = np.lexsort((np.where(np.isnan(trial), np.inf, trial), task))
+    order = order[~_repeats(task[order], trial[order])]
+    return rows[order], task[order]
 
 
 def _repeats(task: Ints, trial: Floats) -> Bools:

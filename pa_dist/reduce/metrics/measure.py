@@ -26,7 +26,8 @@ from pa_dist.reduce.choice.cells import (
 )
 from pa_dist.reduce.choice.differences import METHOD, CellName, Reading
 from pa_dist.reduce.metrics import beyond_length
-from pa_dist.reduce.metrics.best_of_n import Trials, baselines, best_of_n
+from pa_dist.reduce.metrics.answers import kept_answers
+from pa_dist.reduce.metrics.best_of_n import Named, Trials, baselines, best_of_n, tokens_spent
 from pa_dist.reduce.metrics.fa import (
     NO_LABEL,
     baseline_outcomes,
@@ -35,13 +36,14 @@ from pa_dist.reduce.metrics.fa import (
     metric_names,
     unreachable_labels,
 )
-from pa_dist.reduce.metrics.groups import Group, Labels, trials
+from pa_dist.reduce.metrics.groups import Group, Labels, candidates, trials
 from pa_dist.reduce.metrics.intervals import Clusters, Estimate, Figure, estimates_of_means, unlabelled
 from pa_dist.reduce.metrics.labels import blamed_places, kept_labels, read_blame, read_scores
 from pa_dist.reduce.metrics.selections import Selections, selecting
 from pa_dist.reduce.metrics.slices import MetricRow
 from pa_dist.reduce.metrics.survey import Slicing
 from pa_dist.reduce.metrics.uq import METRICS, Outcomes, uncertainty
+from pa_dist.reduce.metrics.votes import votes
 from pa_dist.store.folder import RunFolder
 
 _NO_REWARD = "no trajectory has a reward"
@@ -173,65 +175,115 @@ def bon_of_method(
 ) -> Iterator[MetricRow | Reading]:
     """Best-of-N of a method's cells, some at a time, and of the choice among them; writes their `selections`."""
     place, labels = kept_labels(folder)
-    groups = [_Tried.of(group, place[rows], labels.some(rows), settings) for group, rows in plan.of("best_of_n")]
+    answers = kept_answers(folder, place)
+    groups = [_Tried.of(group, rows, place, labels, answers, settings) for group, rows in plan.of("best_of_n")]
     at_a_time = max(1, _SCORES_HELD // max(len(place), 1))
     with selecting(folder, part) as selections:
         for start in range(0, len(cells), at_a_time):
             some = cells[start : start + at_a_time]
             scored = _Scored.read(folder, some)
-            for tried, (_, rows) in zip(groups, plan.of("best_of_n"), strict=True):
+            for tried in groups:
                 for k, cell in enumerate(some):
-                    score = scored.scores[k, rows][tried.taking_part]
-                    yield from tried.measured(cell, score, settings, selections, headline=not start + k)
+                    score = scored.scores[k, tried.rows]
+                    tried.select(cell, score, selections)
+                    yield from tried.measured(cell, score, settings, headline=not start + k)
     for tried in groups:
         yield from bon_choices(tried.group, cells, tried.picks, tried.trials, tried.clusters, tried.notes, settings)
 
 
 @dataclass(frozen=True)
 class _Tried:
-    """A group's trials, the rows of it that they are, and each cell's picks so far."""
+    """A group's trials.
+
+    Attributes:
+      rows: of the group, among all.
+      place, labels: of all its trials, of which `chosen_from` are a task's, and `candidates` the same as arrays.
+      rated, trials: those that have rewards, and the same as arrays.
+      answers: of these; null where none has one.
+      picks: of each cell so far.
+    """
 
     group: Group
-    taking_part: Ints
+    rows: slice
     place: Ints
     labels: Labels
+    chosen_from: Ints
+    candidates: Trials
+    rated: Ints
     trials: Trials
     clusters: Clusters
+    answers: Ints | None
     notes: list[str]
     picks: list[Floats]
 
     @staticmethod
-    def of(group: Group, place: Ints, labels: Labels, settings: Evaluate) -> "_Tried":
-        taking_part, tried, notes = trials(labels, settings)
+    def of(
+        group: Group, rows: slice, place: Ints, labels: Labels, answers: Ints | None, settings: Evaluate
+    ) -> "_Tried":
+        labels, place = labels.some(rows), place[rows]
+        chosen_from, among = candidates(labels, settings)
+        rated, tried, notes = trials(labels, settings)
         clusters = Clusters.of(tried.clusters, settings.seed)
-        return _Tried(group, taking_part, place[taking_part], labels.some(taking_part), tried, clusters, notes, [])
+        labels, place, answer = labels.some(chosen_from), place[chosen_from], _answers(answers, rows, rated)
+        return _Tried(group, rows, place, labels, chosen_from, among, rated, tried, clusters, answer, notes, [])
 
-    def measured(
-        self, cell: Cell, score: Floats, settings: Evaluate, selections: Selections, *, headline: bool
-    ) -> list[MetricRow]:
-        """A cell's figures; remembers what it picks."""
+    def select(self, cell: Cell, score: Floats, selections: Selections) -> None:
+        """Add what a cell chooses among all of a task's trials; `score` is of the group's rows."""
+        selections.add(self.group, cell, self.labels, self.place, self.candidates, score[self.chosen_from])
+
+    def measured(self, cell: Cell, score: Floats, settings: Evaluate, *, headline: bool) -> list[MetricRow]:
+        """A cell's figures, of the trials that have rewards; remembers what it picks."""
+        score = score[self.rated]
         self.picks.append(picked(self.trials, score))
-        if not len(self.labels):
-            return _of_cell("best_of_n", self.group, cell, unlabelled(_OF_TRIALS, NO_TRIAL))
-        selections.add(self.group, cell, self.labels, self.place, self.trials, score)
-        named = best_of_n(score, self.trials, self.clusters, self.notes)
-        figures = _figures([of[:2] for of in named], [of[2] for of in named], settings, headline=headline)
+        figures = unlabelled(_OF_TRIALS, NO_TRIAL)
+        if len(self.rated):
+            figures = _named(best_of_n(score, self.trials, self.clusters, self.notes), settings, headline=headline)
+        if headline and self.answers is not None:
+            voted = votes(score, self.answers, self.trials, self.clusters, self.notes)
+            figures += _named(voted, settings, headline=True)
         return _of_cell("best_of_n", self.group, cell, figures)
 
 
+def _answers(answers: Ints | None, rows: slice, rated: Ints) -> Ints | None:
+    """Those of a group's trials; null where none has one."""
+    found = None if answers is None else answers[rows][rated]
+    return found if found is not None and (found >= 0).any() else None
+
+
+def _named(found: Named, settings: Evaluate, *, headline: bool) -> list[Figure]:
+    return _figures([of[:2] for of in found], [of[2] for of in found], settings, headline=headline)
+
+
 def bon_baselines(folder: RunFolder, settings: Evaluate, plan: Slicing) -> Iterator[MetricRow | Reading]:
-    """mean@n and pass@n of each group."""
-    _, every = kept_labels(folder)
+    """mean@n, pass@n, the vote of equal ballots and the tokens of n trials, of each group."""
+    place, every = kept_labels(folder)
+    answers, (tokens,) = kept_answers(folder, place), read_scores(folder, ["n_tokens"], place)
+    cut = (folder.manifest["stages"].get("score", {}).get("truncated") or {}).get("trajectories")
+    uncounted = [f"without what truncation cut from {cut} trajectories of the run"] if cut else []
     for group, rows in plan.of("best_of_n"):
-        _, tried, notes = trials(every.some(rows), settings)
+        labels = every.some(rows)
+        rated, tried, notes = trials(labels, settings)
         clusters = Clusters.of(tried.clusters, settings.seed)
-        figures = unlabelled([("mean", None), ("oracle", None)], NO_TRIAL)
-        if len(tried.task):
-            named = baselines(tried, clusters, notes)
-            figures = _figures([of[:2] for of in named], [of[2] for of in named], settings, headline=True)
+        if len(rated):
+            figures = _named(baselines(tried, clusters, notes), settings, headline=True)
+        else:
+            figures = unlabelled([("mean", None), ("oracle", None)], NO_TRIAL)
+        if (answer := _answers(answers, rows, rated)) is not None:
+            figures += _named(votes(None, answer, tried, clusters, notes), settings, headline=True)
+        figures += _named(_tokens(labels, tokens[rows], uncounted, settings), settings, headline=True)
         for figure in figures:
             yield MetricRow("best_of_n", group, "baseline", None, None, None, figure)
         yield random_trial(group, tried, clusters, notes)
+
+
+def _tokens(labels: Labels, tokens: Floats, uncounted: list[str], settings: Evaluate) -> Named:
+    """What n trials take: of those that the figures beside it are of, or, where none has a reward, of all."""
+    taken, tried, notes = trials(labels, settings)
+    if not len(taken):
+        taken, tried = candidates(labels, settings)
+        notes = ["of all trials: none has a reward"]
+    clusters = Clusters.of(tried.clusters, settings.seed)
+    return tokens_spent(tokens[taken], tried, clusters, [*notes, *uncounted])
 
 
 @dataclass(frozen=True)

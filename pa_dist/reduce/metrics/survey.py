@@ -14,7 +14,7 @@ import pyarrow as pa
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.ragged import Ints
-from pa_dist.reduce.metrics.groups import GROUP, LABELLED, Group, Labels, by_group, trials
+from pa_dist.reduce.metrics.groups import GROUP, LABELLED, Group, Labels, by_group, candidates
 from pa_dist.reduce.metrics.labels import keep_labels
 from pa_dist.store.folder import REDUCING, RunFolder
 
@@ -74,14 +74,18 @@ def group_labels(folder: RunFolder) -> Iterator[tuple[Group, Ints, Labels]]:
 
 def facts_of(group: Group, labels: Labels, settings: Evaluate) -> GroupFacts:
     """Count a group's labels."""
-    _, tried, _ = trials(labels, settings)
+    _, tried = candidates(labels, settings)
     n_rewards, n_mistakes = (int((~np.isnan(of)).sum()) for of in (labels.reward, labels.mistake))
     return GroupFacts(group, len(labels), n_rewards, tried.largest, n_mistakes, tried.repeated)
 
 
 def survey(settings: Evaluate, folder: RunFolder) -> Survey:
     """Plan which groups each scenario is evaluated on: all where it is named, else those whose labels allow it; and
-    leave the labels in order."""
+    leave the labels in order.
+
+    Best-of-n takes two trials of a task and no reward: without any there is still a trial to choose, and its figures
+    are null.
+    """
     parts = list(group_labels(folder))
     keep_labels(folder, [(place, labels) for _, place, labels in parts])
     found = [facts_of(group, labels, settings) for group, _, labels in parts]
@@ -121,7 +125,10 @@ def _slices(found: list[GroupFacts]) -> list[int]:
 def _note(found: list[GroupFacts], taken: tuple[str, ...]) -> str | None:
     if not found:
         return "no metrics: no trajectory was scored"
+    bare = not any(fact.n_rewards or fact.n_mistakes for fact in found)
     said = [] if taken else ["no metrics: no trajectory has a reward or a mistake_step"]
+    if bare and taken == ("best_of_n",):
+        said.append("no trial has a reward: selections are filled, success is null")
     if repeated := sum(fact.n_repeated for fact in found):
         said.append(f"{repeated} rollouts repeat a task and trial and take no part in best-of-n")
     return "; ".join(said) or None
