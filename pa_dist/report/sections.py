@@ -41,7 +41,7 @@ _HINDSIGHT = (
 _NO_LABELS = {
     "uq": "no trajectory has a reward",
     "prefix": "no trajectory has a reward",
-    "best_of_n": "no task has two trials with a reward",
+    "best_of_n": "no task has two trials",
     "fa": "no trajectory has a mistake_step",
 }
 

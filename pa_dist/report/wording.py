@@ -77,8 +77,8 @@ def finding(scenario: str, rows: Sequence[Row]) -> str:
             return early(mine)
         case "best_of_n":
             row = max((row for row in mine if row["metric"] == "success"), key=_at, default=None)
-            if row is None:
-                return "undefined"
+            if row is None or row["at"] is None:
+                return (row and row["note"]) or "undefined"
             same = {other["metric"]: other["value"] for other in rows if _at(other) == _at(row)}
             ends = (("mean", "a random one"), ("oracle", "the best possible choice"))
             beside = [f"{said} {number(same[end])}" for end, said in ends if same.get(end) is not None]

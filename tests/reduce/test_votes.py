@@ -172,8 +172,8 @@ def test_votes_of_a_run(tmp_path, answers):
     assert counted == (
         [("baseline", n, pytest.approx(v)) for n, v in ((1, 2 / 3), (2, 2 / 3), (3, 1))] if asked else []
     )
-    # Of two that differ the better-scored one, which fails in two of three pairs. Of three the majority, 2 + 1, ties with
-    # the best one's 3, and ties are the best-scored trial's.
+    # Of two that differ the better-scored one, which fails in two of three pairs. Of three the majority, 2 + 1, ties
+    # with the best one's 3, and ties are the best-scored trial's.
     assert [r["value"] for r in weighted] == (pytest.approx([2 / 3, 1 / 3, 0]) if asked else [])
     assert {(r["token_agg"], r["step_agg"]) for r in weighted} == ({("mean", "mean")} if asked else set())
 

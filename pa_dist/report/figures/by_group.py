@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pa_dist.report.figures import plots
 from pa_dist.report.figures.points import Curves
 from pa_dist.report.numbers import figure
+from pa_dist.report.tables.headline import WITHOUT_SCORE, gain, series
 from pa_dist.report.tables.metrics import MOST_SERIES, GroupMetrics
 from pa_dist.report.wording import MAIN, MINE, plain, titles
 
@@ -137,21 +138,32 @@ def of_prefix(measured: GroupMetrics) -> Figures:
 
 
 def of_best_of_n(measured: GroupMetrics) -> Figures:
-    """Success for every n, and the aggregations at the largest."""
+    """Success for every n and for the tokens that n trials take, and the aggregations at the largest."""
     found = Figures()
     methods = [row["method"] for row in measured.drawn()]
-    kinds = {"success": None, "oracle": "oracle pass@n", "mean": "mean@n"}
-    rows = [
-        {"method": kinds[metric] or plain(row["method"]), "n": int(row["at"]), "success": row["value"]}
-        | {"ci_low": row["ci_low"], "ci_high": row["ci_high"], "tasks": row["n"]}
-        for metric in kinds
+    tokens = {row["at"]: row for row in measured.headline if row["metric"] == "tokens"}
+    known = [
+        row
+        for metric in ("success", "weighted_vote", *WITHOUT_SCORE)
         for row in measured.headline
         if row["metric"] == metric and row["value"] is not None and (metric != "success" or row["method"] in methods)
     ]
+    drawn: dict[str, dict[float, Row]] = {}
+    for row in known:
+        if name := series(row):
+            drawn.setdefault(plain(name), {})[row["at"]] = row
+    rows = [
+        {"method": name, "n": int(n), "success": row["value"], "ci_low": row["ci_low"], "ci_high": row["ci_high"]}
+        | {"tasks": row["n"], "tokens": tokens[n]["value"] if n in tokens else None}
+        | {"gain_per_1000_tokens": gain(of.get(n - 1), row, tokens.get(n - 1), tokens.get(n))}
+        for name, of in drawn.items()
+        for n, row in of.items()
+    ]
     if methods and max(row["n"] for row in rows) > 1:
+        spent = "; the upper axis has the tokens that n trials take" if tokens else ""
         caption = (
             "Success of the best-scored of n trials, between a random trial (mean@n) and a choice that knows the "
-            f"outcomes (oracle pass@n). The band is the 95% interval of {plain(methods[0])}."
+            f"outcomes (oracle pass@n){spent}. The band is the 95% interval of {plain(methods[0])}."
         )
         found.drawings.append(Drawing("best-of-n", caption, rows, plots.best_of_n))
     else:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pa_dist.report.tables.headline import WEIGHTED
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -123,14 +125,21 @@ def distribution(rows: Sequence[Row], score: str) -> "Figure":
 
 
 def best_of_n(rows: Sequence[Row]) -> "Figure":
-    """Rows: method, n, success, ci_low, ci_high; the first method with its interval, oracle and mean without marks."""
+    """Rows: method, n, success, ci_low, ci_high, tokens; the first method with its interval, oracle and mean without
+    marks, and what n trials take above, where it is known."""
     from matplotlib.ticker import MaxNLocator
 
     series = _series(rows)
-    figure, axes = _axes(2.5, len(series))
+    tokens = {row["n"]: row["tokens"] for row in rows if row["tokens"] is not None}
+    figure, axes = _axes(2.5, len(series), above=0.45 if tokens else 0.1)
     looks = _looks(markers=True)
-    oracle, mean = {"color": INK, "linestyle": (0, (1, 1))}, {"color": MUTED, "linewidth": 0.8}
-    plain: dict[str, dict[str, Any]] = {"oracle pass@n": oracle, "mean@n": mean}
+    vote = {"linestyle": "--", "linewidth": 0.8, "marker": "x"}  # which may be one point
+    plain: dict[str, dict[str, Any]] = {
+        "oracle pass@n": {"color": INK, "linestyle": (0, (1, 1))},
+        "mean@n": {"color": MUTED, "linewidth": 0.8},
+        "majority vote": {"color": MUTED, **vote},
+        WEIGHTED: {"color": SERIES[0], **vote},
+    }
     for place, (method, points) in enumerate(series.items()):
         n, success = ([row[name] for row in points] for name in ("n", "success"))
         look = plain.get(method) or next(looks)
@@ -140,7 +149,20 @@ def best_of_n(rows: Sequence[Row]) -> "Figure":
             axes.fill_between(n, low, high, color=look["color"], alpha=0.15, linewidth=0)
     axes.set(xlabel="n, trials to choose from", ylabel="success of the chosen one")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if tokens:
+        _with_tokens(axes, tokens)
     return _with_legend(figure, axes)
+
+
+def _with_tokens(axes: "Axes", tokens: Mapping[int, float]) -> None:
+    """A second axis above: what so many trials take, at the powers of two and at the most."""
+    ns = [n for n in tokens if n & (n - 1) == 0 or n == max(tokens)]
+    if len(ns) > 2 and ns[-1] - ns[-2] < ns[-1] / 8:  # no room for both
+        del ns[-2]
+    above = axes.secondary_xaxis("top")
+    above.set_xticks(ns[-4:], [f"{tokens[n]:,.0f}" for n in ns[-4:]])
+    above.set_xlabel("tokens of n trials")
+    above.spines["top"].set_visible(True)
 
 
 def prefix(rows: Sequence[Row]) -> "Figure":
@@ -261,12 +283,12 @@ def _looks(markers: bool = False) -> Iterator[dict[str, Any]]:
         yield {"color": colour, "linestyle": dash} | ({"marker": marker} if markers else {})
 
 
-def _axes(height: float, lines: int, panels: int = 1, left: float = 0.55) -> tuple["Figure", Any]:
+def _axes(height: float, lines: int, panels: int = 1, left: float = 0.55, above: float = 0.1) -> tuple["Figure", Any]:
     """Axes of so many inches, or a list of panels that share theirs, with room below for a legend of so many lines."""
     from matplotlib.figure import Figure
 
     legend = 0.15 * lines + (0.1 if lines else 0)
-    above, labels = (0.2 if panels > 1 else 0.1), 0.5
+    above, labels = (0.2 if panels > 1 else above), 0.5
     total = above + height + labels + legend
     figure = Figure(figsize=(_WIDTH, total))
     place = {"left": left / _WIDTH, "right": 0.98, "top": 1 - above / total, "bottom": (labels + legend) / total}

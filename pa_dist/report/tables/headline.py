@@ -1,14 +1,15 @@
 """A scenario's headline as a table of text, for pages and the terminal: a line a method, of cells chosen beforehand."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pa_dist.reduce.choice.differences import METHOD
-from pa_dist.report.numbers import figure, number
+from pa_dist.report.numbers import figure, number, signed
 from pa_dist.report.wording import reachable
 from pa_dist.schema import NONE
 
@@ -65,20 +66,58 @@ def _prefix(rows: Sequence[Row]) -> Headline:
     return _table("AUROC", shown, head, [*heads[:2], "caught"], heads, said=[f"{below}, {caught}"])
 
 
+# What best-of-n's tables and figures call what is no method's success.
+WITHOUT_SCORE = {"vote": "majority vote", "oracle": "oracle pass@n", "mean": "mean@n"}
+WEIGHTED = f"{METHOD}, weighted vote"
+GAIN = f"{METHOD}, gain a 1,000 tokens"
+
+
+def series(row: Row) -> str | None:
+    """The line of a table of success over n that a row of best-of-n belongs to; null where to none."""
+    if row["metric"] == "weighted_vote":
+        return WEIGHTED if row["method"] == METHOD else None
+    return row["method"] if row["metric"] == "success" else WITHOUT_SCORE.get(row["metric"])
+
+
 def _best_of_n(rows: Sequence[Row]) -> Headline:
-    names = {"mean": "mean@n", "oracle": "oracle pass@n"}
-    shown = [row for row in rows if row["metric"] in ("success", "mean", "oracle")]
-    shown = [{**row, "method": names.get(row["metric"], row["method"])} for row in shown]
-    largest = max((row["at"] for row in shown if row["at"] is not None), default=None)
-    shown = [row for row in shown if row["at"] is None or row["at"] in BEST_OF or row["at"] == largest]
-    heads = [f"best of {int(at)}" for at in sorted({row["at"] for row in shown if row["at"] is not None})]
-    return _table(
+    shown = [{**row, "method": name} for row in rows if (name := series(row))]
+    tokens = {row["at"]: row for row in rows if row["metric"] == "tokens"}
+    known = {row["at"] for row in shown if row["at"] is not None} or set(tokens)
+    ns = [at for at in sorted(known) if at in BEST_OF or at == max(known)]
+    heads = [f"best of {int(at)}" for at in ns]
+    table = _table(
         "success",
-        shown,
+        [row for row in shown if row["at"] is None or row["at"] in ns],
         lambda row: f"best of {int(row['at'])}" if row["at"] is not None else None,
         heads[-1:],
         heads,
     )
+    # Without a reward there is nothing but the cost to show.
+    lines = table.lines if any(row["at"] is not None for row in shown) else {}
+    return replace(table, lines={**lines, **_costs(ns, {row["at"]: row for row in _success(rows)}, tokens)})
+
+
+def _success(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["metric"] == "success" and row["method"] == METHOD]
+
+
+def _costs(ns: Sequence[float], success: Mapping[float, Row], tokens: Mapping[float, Row]) -> dict[str, list[str]]:
+    """What n trials take, and what progress advantage gains for it over the column before."""
+    spent = [tokens[at]["value"] if at in tokens else None for at in ns]
+    if not any(value is not None for value in spent):
+        return {}
+    lines = {"tokens of n trials": ["-" if value is None else f"{value:,.0f}" for value in spent]}
+    gains = [gain(success.get(n), success.get(m), tokens.get(n), tokens.get(m)) for n, m in pairwise(ns)]
+    return lines | ({GAIN: ["", *map(signed, gains)]} if any(of is not None for of in gains) else {})
+
+
+def gain(before: Row | None, after: Row | None, tokens_before: Row | None, tokens_after: Row | None) -> float | None:
+    """Success gained for each 1,000 tokens more; null where either is unknown or of other tasks."""
+    rows = [row for row in (before, after, tokens_before, tokens_after) if row and row["value"] is not None]
+    if len(rows) < 4 or len({row["n"] for row in rows}) > 1:
+        return None
+    less, more, spent_before, spent = (float(row["value"]) for row in rows)
+    return 1000 * (more - less) / (spent - spent_before) if spent > spent_before else None
 
 
 def _fa(rows: Sequence[Row]) -> Headline:
