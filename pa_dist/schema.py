@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # The token aggregations, step aggregations and FA predictors of METHOD.md, in the order reports show them.
 TOKEN_AGGS = ("mean", "sum", "last", "min", "max")
@@ -46,7 +46,11 @@ LABELS = [
     pa.field("reward", pa.float64()),
     pa.field("mistake_step", pa.int32()),
     pa.field("mistake_agent", pa.string()),
+    pa.field("pair_id", pa.string()),  # of trajectories that differ in the action for one history: their last labelled
 ]
+# Right, neutral or wrong, of each message; null where nobody said.
+RIGHT, NEUTRAL, WRONG = 1, 0, -1
+STEP_LABELS = pa.field("step_labels", pa.list_(pa.int8()))
 
 TRAJECTORIES = pa.schema(
     [
@@ -56,6 +60,7 @@ TRAJECTORIES = pa.schema(
         pa.field("tools", pa.string()),  # JSON of the schemas offered to the agent
         *LABELS,
         pa.field("answer", pa.string()),  # what the trajectory came to, where a record says so
+        STEP_LABELS,
         pa.field("extra", pa.string()),
     ]
 )
@@ -80,6 +85,7 @@ LOGPROBS = pa.schema(
     [
         *KEYS,
         *LABELS,
+        STEP_LABELS,
         pa.field("step", pa.list_(pa.int32())),  # message index of each action
         pa.field("agent", pa.list_(pa.string())),
         pa.field("text_hash", pa.list_(pa.string())),
@@ -123,6 +129,7 @@ STEPS = pa.schema(
         pa.field("n_tokens", pa.int32()),
         pa.field("text_hash", pa.string()),
         pa.field("truncated", pa.bool_()),
+        pa.field("label", pa.int8()),  # right, neutral or wrong; null where nobody said
         pa.field("reason", pa.string()),  # why the advantage is null
         *(pa.field(f"progress_advantage__{agg}", pa.float64()) for agg in TOKEN_AGGS),
         *(pa.field(f"progress_advantage_per_token__{agg}", pa.float64()) for agg in TOKEN_AGGS),
@@ -133,8 +140,10 @@ STEPS = pa.schema(
 def scores(columns: list[str]) -> pa.Schema:
     """Schema of `scores`: keys, labels, step counts and one float column per `METHOD__TOKENAGG__STEPAGG`."""
     # n_tokens: of all actions, as the policy's tokenizer has them; without what truncation cut.
-    counts = [pa.field(name, pa.int32()) for name in ("n_steps", "n_scored_steps", "n_tokens")]
-    return pa.schema([*KEYS, *LABELS, *counts, *(pa.field(name, pa.float64()) for name in columns)])
+    names = ("n_steps", "n_scored_steps", "n_tokens", "n_labelled_steps")
+    counts = [pa.field(name, pa.int32()) for name in names]
+    first_wrong = pa.field("first_wrong", pa.int32())  # the first message that `step_labels` have as wrong
+    return pa.schema([*KEYS, *LABELS, first_wrong, *counts, *(pa.field(name, pa.float64()) for name in columns)])
 
 
 # Shares of a trajectory's steps after which its score is kept.
@@ -191,6 +200,7 @@ ATTRIBUTIONS = pa.schema(
         pa.field("step", pa.int32()),  # null where no step could be read
         pa.field("fallback", pa.bool_()),  # nothing pointed at a step: it is the tie rule's; null without a step
         pa.field("agent", pa.string()),
+        pa.field("label", pa.int8()),  # of the blamed step among `step_labels`
         # Why the labelled step has no score, so that no predictor can blame it (preset `paper` may, where it is cut):
         # `UNREACHABLE`; null where it has one, and without a label.
         pa.field("unreachable", pa.string()),

@@ -49,3 +49,8 @@ class Trajectory:
     """How often a key of its messages held something that has no column."""
     unread: Sequence[str] = ()
     """Keys of the record that only `extra` keeps."""
+    pair_id: str | None = None
+    step_labels: Sequence[int | None] | None = None
+    """Of each message: 1 right, 0 neutral, -1 wrong; None where nobody said."""
+    mistake_from_labels: bool = False
+    """Whether `mistake_step` is the first wrong one of these, as nobody gave it."""

@@ -17,7 +17,9 @@ from pydantic import (
 from pa_dist.config.paths import AnyPath
 from pa_dist.config.yaml_text import typed
 
-FileFormat = Literal["tau2", "tau_bench", "who_and_when", "agentdojo", "inspect_log", "chat", "parquet"]
+FileFormat = Literal[
+    "tau2", "tau_bench", "who_and_when", "agentdojo", "agentprocessbench", "inspect_log", "chat", "parquet"
+]
 Format = Literal[FileFormat, "auto"]
 Scenario = Literal["auto", "uq", "prefix", "best_of_n", "fa"]
 MergeMethod = Literal["linear", "ties", "dare_linear", "dare_ties", "emr"]
@@ -347,6 +349,8 @@ class Evaluate(Section):
     """Numbers of first steps after which scenario `prefix` reads a score, beside each quarter of the steps."""
     false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the successes that an alarm may flag at any of their steps; scenario `prefix` says what it catches."""
+    lowest: list[Positive] = [1, 3, 5]
+    """How many of a trajectory's lowest-scored steps `precision_at` and `recall_at` hold against the wrong ones."""
     reward_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """A step that a reward model finds correct with less probability is wrong: what `earliest_below` blames, and the
     zero of the other predictors of such models."""

@@ -6,7 +6,16 @@ from typing import Protocol
 
 from pa_dist.config import FileFormat
 from pa_dist.ingest.containers import not_text
-from pa_dist.ingest.formats import agentdojo, chat, inspect_log, parquet, tau2, tau_bench, who_and_when
+from pa_dist.ingest.formats import (
+    agentdojo,
+    agentprocessbench,
+    chat,
+    inspect_log,
+    parquet,
+    tau2,
+    tau_bench,
+    who_and_when,
+)
 from pa_dist.ingest.json_stream import RECORD_BYTES, Broken
 from pa_dist.ingest.records import Reject, Unusable
 from pa_dist.ingest.sources import Source, Unreadable
@@ -24,6 +33,7 @@ READERS: dict[FileFormat, Reader] = {
     "tau_bench": tau_bench.read,
     "who_and_when": who_and_when.read,
     "agentdojo": agentdojo.read,
+    "agentprocessbench": agentprocessbench.read,
     "inspect_log": inspect_log.read,
     "chat": chat.read,
     "parquet": parquet.read,

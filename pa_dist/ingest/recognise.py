@@ -3,7 +3,7 @@
 from pa_dist.config import FileFormat
 from pa_dist.ingest import records
 from pa_dist.ingest.containers import not_text, of_list
-from pa_dist.ingest.formats import inspect_log, parquet
+from pa_dist.ingest.formats import agentprocessbench, chat, inspect_log, parquet
 from pa_dist.ingest.json_stream import RECORD_BYTES, Broken, Scanner, lines
 from pa_dist.ingest.records import Unusable
 from pa_dist.ingest.sources import Source
@@ -14,7 +14,9 @@ _OF_OBJECTS: list[tuple[FileFormat, frozenset[str]]] = [
     ("inspect_log", frozenset(["eval", "samples"])),
     ("agentdojo", frozenset(["suite_name", "user_task_id", "messages"])),
     ("who_and_when", frozenset(["history", "mistake_step"])),
+    ("agentprocessbench", agentprocessbench.KEYS),
     ("chat", frozenset(["messages"])),
+    ("chat", frozenset(chat.PAIR)),
 ]
 _LINES = 20
 

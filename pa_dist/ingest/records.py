@@ -55,6 +55,14 @@ class Origin:
 
 def usable(origin: Origin, build: Callable[[dict[str, Any], Origin], Trajectory]) -> Trajectory | Reject:
     """Parse one record and build its trajectory, or say why it cannot be used; `build` may raise `Unusable`."""
+    (only,) = all_usable(origin, lambda record, origin: [build(record, origin)])
+    return only
+
+
+def all_usable(
+    origin: Origin, build: Callable[[dict[str, Any], Origin], Sequence[Trajectory]]
+) -> Sequence[Trajectory | Reject]:
+    """The same of a record that may hold several trajectories: all of them, or one reject."""
     try:
         if origin.raw is None:
             raise Unusable(too_long(origin.limit))
@@ -63,9 +71,9 @@ def usable(origin: Origin, build: Callable[[dict[str, Any], Origin], Trajectory]
             raise Unusable(f"not a JSON object but {value_shown(record)}")
         return build(record, origin)
     except Unusable as error:
-        return Reject(origin.source.name, origin.place, str(error))
+        return [Reject(origin.source.name, origin.place, str(error))]
     except RecursionError:
-        return Reject(origin.source.name, origin.place, "nested too deeply")
+        return [Reject(origin.source.name, origin.place, "nested too deeply")]
 
 
 def whole(

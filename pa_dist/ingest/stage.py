@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from pa_dist.config import Trajectories
 from pa_dist.errors import PaDistError, RunFolderError
+from pa_dist.ingest import step_labels
 from pa_dist.ingest.left_behind import in_words
 from pa_dist.ingest.sources import Expanded, expand, look_up
 from pa_dist.ingest.tables import Counts, ingest
@@ -88,6 +89,8 @@ def said_of(counts: Counts) -> Iterator[str]:
     if counts.told_apart:
         labels = ", ".join(f"by {name} {n:,}" for name, n in counts.told_apart.items())
         yield f"ids that several trajectories share were told apart: {labels}"
+    if counts.step_labels:
+        yield step_labels.in_words(counts.step_labels)
     left = [
         f"{what}: {in_words(found)}"
         for what, found in (("of messages", counts.left_behind), ("of records, kept in extra only", counts.unread))

@@ -20,6 +20,7 @@ from pa_dist.ingest.recognise import recognise
 from pa_dist.ingest.records import Reject, Unusable
 from pa_dist.ingest.sources import Source, Unreadable, expand
 from pa_dist.ingest.staging import Rejects, Stager, gather
+from pa_dist.ingest.step_labels import counted
 from pa_dist.mapper import Mapper
 from pa_dist.store.folder import STAGING, RunFolder
 from pa_dist.trajectory import Trajectory
@@ -45,6 +46,9 @@ class Counts:
     """How often keys of messages held something that has no column, the most frequent first."""
     unread: dict[str, int] = field(default_factory=dict)
     """The same of keys of records that nothing reads and `extra` keeps."""
+    step_labels: dict[str, int] = field(default_factory=dict)
+    """Of trajectories with step labels: how many, and how many labels of each kind; and how many of their mistakes are
+    the first wrong ones, as no `mistake_step` was given."""
 
 
 class _Staged(NamedTuple):
@@ -55,6 +59,7 @@ class _Staged(NamedTuple):
     formats: Counter[str]
     left_behind: Mapping[str, int]
     unread: Mapping[str, int]
+    step_labels: Counter[str]
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ def ingest(
     groups = grouped(sources)
     n_staged = n_unusable = 0
     formats: Counter[str] = Counter()
+    step_labels: Counter[str] = Counter()
     left_behind, unread = KeyCounts(), KeyCounts()
     for staged in map_tasks(partial(_read_group, config, folder), groups):
         n_staged += staged.rows
@@ -95,6 +101,7 @@ def ingest(
         formats += staged.formats
         left_behind.merge(staged.left_behind)
         unread.merge(staged.unread)
+        step_labels.update(staged.step_labels)
     (ordered,) = map_tasks(partial(order, folder, config.limit), [len(groups)])
     n_kept = sum(map_tasks(partial(_write_part, folder), range(ordered.n_parts)))
     remove_staging(folder)
@@ -108,6 +115,7 @@ def ingest(
         told_apart=ordered.told_apart,
         left_behind=left_behind.sorted,
         unread=unread.sorted,
+        step_labels=dict(step_labels),
     )
 
 
@@ -141,6 +149,7 @@ def grouped(sources: Sequence[Source]) -> list[FileGroup]:
 def _read_group(config: Trajectories, folder: RunFolder, group: FileGroup) -> _Staged:
     """Stage a group's rows."""
     recognised: Counter[str] = Counter()
+    step_labels: Counter[str] = Counter()
     left_behind, unread = KeyCounts(), KeyCounts()
     limit = config.max_record_mib << 20
     given = {name: getattr(config, name) for name in ("benchmark", "domain", "behavior")}
@@ -160,9 +169,11 @@ def _read_group(config: Trajectories, folder: RunFolder, group: FileGroup) -> _S
                     staged.add(replace(item, **overrides), source.name)
                     left_behind.add(item.left_behind)
                     unread.add(dict.fromkeys(item.unread, 1))
+                    step_labels.update(counted(item))
                 else:
                     rejects.add(item)
-        return _Staged(staged.count, rejects.count, recognised, left_behind.counts, unread.counts)
+        counts = left_behind.counts, unread.counts, step_labels
+        return _Staged(staged.count, rejects.count, recognised, *counts)
 
 
 def _write_part(folder: RunFolder, index: int) -> int:

@@ -18,7 +18,7 @@ from pa_dist.runtime.attempts import Outcome, reason
 from pa_dist.score.tokenize import TokenizedTrajectory, tokenize, tokenize_chat
 
 _INTS = pa.list_(pa.int32())
-_KEYS_AND_LABELS = [*schema.KEYS, *schema.LABELS]
+_KEYS_AND_LABELS = [*schema.KEYS, *schema.LABELS, schema.STEP_LABELS]
 READS = (*(field.name for field in _KEYS_AND_LABELS), "messages")
 """Columns of `trajectories`; a chat template reads `CHAT_READS` too."""
 CHAT_READS = ("system", "tools")

@@ -22,6 +22,7 @@ def test_all_keys(jsonl, run):
         "trajectory_id": "a/../b", "task_id": "7", "trial": 1, "reward": 1.0, "mistake_step": 0,
         "mistake_agent": "user", "tools": '[{"type": "function"}]', "benchmark": "b", "domain": "d", "behavior": "m",
         "system": "Be kind.", "extra": '{"note": [1.5]}',
+        "pair_id": None, "step_labels": None,
         "messages": [{
             "role": "user", "content": "hi", "name": None, "reasoning": None, "tool_calls": None, "tool_call_id": None,
         }],

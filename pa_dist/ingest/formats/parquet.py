@@ -1,11 +1,12 @@
 """Parquet files, such as the Hub's datasets (`hf://datasets/OWNER/NAME/**/*.parquet`): a conversation a row.
 
-One column holds the messages, as structs or as JSON text; the other columns are read as the keys of a chat log are.
+One column holds the messages, or two a pair of conversations, as structs or as JSON text; the other columns are read as
+the keys of a chat log are.
 Structs have, as Parquet does, a null for each key that only other rows have: in messages and tools these are left out.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from functools import partial
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 
 from pa_dist.ingest import records
 from pa_dist.ingest.arrow_sizes import total
-from pa_dist.ingest.formats import chat
+from pa_dist.ingest.formats import agentprocessbench, chat
 from pa_dist.ingest.json_stream import RECORD_BYTES
 from pa_dist.ingest.padding import unpadded
 from pa_dist.ingest.records import Origin, Reject, Unusable
@@ -28,6 +29,8 @@ MAGIC = b"PAR1"
 COLUMNS = ("messages", "conversations", "conversation", "trajectory", "traj", "history")
 """Where messages are looked for, in this order."""
 _BATCH_ROWS = 64
+_AS_TEXT = frozenset(["messages", *chat.PAIR, "step_labels"])
+"""What may be JSON text."""
 _UUID_BYTES = 16
 
 
@@ -47,26 +50,30 @@ def read(
             names = schema.names
         except (pa.ArrowException, OSError, ValueError) as error:
             raise Unreadable(f"{type(error).__name__}: {error}") from error
-        column = messages_column or next((name for name in COLUMNS if name in names), None)
-        if column is None or column not in names:
+        column = messages_column or next((name for name in COLUMNS if name in names), "")
+        pair = not column and set(chat.PAIR) <= set(names)
+        if not pair and column not in names:
             wanted = messages_column or " or ".join(COLUMNS)
             yield Reject(source.name, "file", f"no column {wanted} among {', '.join(names)[:200]}")
             return
-        types = {"messages": schema.field(column).type, **{n: schema.field(n).type for n in names if n == "tools"}}
-        build = partial(_trajectory, types=types)
+        structs = {"tools", *((*chat.PAIR, "prompt") if pair else ())} & set(names)
+        types = {name: schema.field(name).type for name in structs}
+        types |= {} if pair else {"messages": schema.field(column).type}
+        build = partial(_trajectories, types=types)
         for index, row in enumerate(_rows(table, schema, limit)):
             place = f"row {index}"
             try:
                 if isinstance(row, Unusable):
                     raise row
-                row["messages"] = _parsed(row.pop(column))
+                row |= {} if pair else {"messages": row.pop(column)}
+                row |= {key: _parsed(row[key]) for key in _AS_TEXT & row.keys()}
                 raw = json.dumps(row, default=_plain).encode()
             except (Unusable, TypeError) as error:
                 yield Reject(source.name, place, str(error))
             except RecursionError:
                 yield Reject(source.name, place, "nested too deeply")
             else:
-                yield records.usable(Origin(source, place, raw, limit), build)
+                yield from records.all_usable(Origin(source, place, raw, limit), build)
 
 
 def _open(file: Any, limit: int) -> pq.ParquetFile:
@@ -148,9 +155,11 @@ def _values(column: pa.Array, kind: pa.DataType) -> list[Any]:
     return values
 
 
-def _trajectory(record: dict[str, Any], origin: Origin, types: dict[str, pa.DataType]) -> Trajectory:
-    written = {key: unpadded(record[key], type) for key, type in types.items()}
-    return chat.trajectory({**record, **written}, origin)
+def _trajectories(record: dict[str, Any], origin: Origin, types: dict[str, pa.DataType]) -> Sequence[Trajectory]:
+    written = {**record, **{key: unpadded(record[key], type) for key, type in types.items()}}
+    if written.keys() >= agentprocessbench.KEYS:
+        return [agentprocessbench.trajectory(written, origin)]
+    return chat.trajectories(written, origin)
 
 
 def _plain(value: Any) -> Any:
