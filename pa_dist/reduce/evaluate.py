@@ -22,7 +22,7 @@ from pa_dist.reduce.block.methods import Cell, Lacking, RewardMethod, all_method
 from pa_dist.reduce.block.rewards import Judged, read_judged
 from pa_dist.reduce.block.tables import COLUMNS, reduce_block
 from pa_dist.reduce.choice.differences import METHOD, Reading
-from pa_dist.reduce.metrics import measure, prefix
+from pa_dist.reduce.metrics import labelled_steps, measure, prefix
 from pa_dist.reduce.metrics.answers import keep_answers
 from pa_dist.reduce.metrics.gather import compare_slices, gather, names_in_order
 from pa_dist.reduce.metrics.slices import COMPARISONS, METRICS, MetricRow, write_rows
@@ -41,6 +41,8 @@ _BLOCK_ROWS = 4096
 # column at a time; of failure attribution what is made of each baseline or predictor.
 _BASE_BYTES = 384 << 20
 _ROW_BYTES, _ROWS_BESIDE, _ROWS_OF_BLAME = 8, 30, 60
+# And of each labelled step.
+_STEP_BYTES = 40
 # Slices of groups that one task compares.
 _TASK_SLICES = 8
 
@@ -88,6 +90,7 @@ def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: Mapper, rewards: 
         folder.clear(table_name)
     null_columns = folder.manifest["stages"].get("score", {}).get("null_columns", {})
     lacking = missing(settings.preset, null_columns)
+    _forget(folder)
     parts = _plan(folder)
     if rewards:
         # Once for all parts: to look for each part's rows in whole tables would take the square of the corpus.
@@ -97,7 +100,6 @@ def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: Mapper, rewards: 
     if apart and apart == trajectories:
         lacking = missing(settings.preset, null_columns, apart=True)
     _write_if_absent(folder, settings, rewards)
-    _forget(folder)
     (surveyed,) = map_tasks(partial(survey, settings), [folder])
     if "best_of_n" in surveyed.scenarios and settings.answers != "none":
         sum(map_tasks(partial(keep_answers, settings), [folder]))
@@ -158,6 +160,8 @@ def _reduce_part(
         folder.write("scores", name, reduced.scores)
         if len(reduced.prefixes):
             folder.write("prefixes", name, reduced.prefixes)
+        if len(reduced.labelled):
+            folder.write(labelled_steps.TABLE, name, reduced.labelled, use_dictionary=False)
         if len(attributions := reduced.attributions):
             # A row group holds one method's token aggregation, so that the task that measures it reads no other.
             size = len(schema.PREDICTORS) * pc.count_distinct(attributions["trajectory_id"]).as_py()
@@ -263,6 +267,14 @@ def _jobs(settings: Evaluate, folder: RunFolder, surveyed: Survey, lacking: Lack
             if method.attributes and (names := measure.blaming(method, lacking))
         ]
         jobs.append(_Job(partial(measure.fa_baselines, folder, settings), memory))
+    if surveyed.n_labelled_steps and "fa" in chosen:
+        memory = _BASE_BYTES + _ROW_BYTES * n * _ROWS_BESIDE + _STEP_BYTES * surveyed.n_labelled_steps
+        jobs += [
+            _Job(partial(measure.steps_of_method, folder, settings, method.name, token_aggs), memory)
+            for method in all_methods(settings.preset, rewards)
+            if method.attributes
+            and (token_aggs := [agg for agg in method.token_aggs if (method.name, agg) not in lacking])
+        ]
     return [replace(job, number=number) for number, job in enumerate(jobs)]
 
 

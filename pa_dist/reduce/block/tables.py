@@ -1,4 +1,5 @@
-"""One block of `logprobs` to its rows of `steps`, `scores` and `attributions`. A pure function on Arrow tables."""
+"""One block of `logprobs` to its rows of `steps`, `scores` and `attributions`, and to what its labelled steps are held
+against. A pure function on Arrow tables."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from pa_dist.reduce.block.methods import OTHER_TOKENS, Method, RewardMethod, Ste
 from pa_dist.reduce.block.predictors import agent_matches, fell_back, predictions
 from pa_dist.reduce.block.prefixes import prefix_arrays
 from pa_dist.reduce.block.rewards import Judged, of_steps, of_trajectories
+from pa_dist.reduce.block.step_labels import StepLabels
 from pa_dist.schema import TOKEN_AGGS
 
 SUM = TOKEN_AGGS.index("sum")
@@ -36,18 +38,34 @@ _IMPROBABLE = "a model gives one of its tokens no probability"
 _PER_STEP = ["agent", "text_hash", "truncated"]
 _POLICY = [f"policy_{name}" for name in schema.TOKEN_COLUMNS]
 
-COLUMNS = [*_KEYS, *_LABELS, "step", *_PER_STEP, "token_ids_reference", *_POLICY, "reference_logprob"]
+COLUMNS = [
+    *_KEYS,
+    *_LABELS,
+    schema.STEP_LABELS.name,
+    "step",
+    *_PER_STEP,
+    "token_ids_reference",
+    *_POLICY,
+    "reference_logprob",
+]
 """The columns of `logprobs` that a block needs."""
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """A block's rows of four tables, each with its schema of `pa_dist.schema`; none of `prefixes` unless asked for."""
+    """A block's rows of five tables, each with its schema of `pa_dist.schema`.
+
+    Attributes:
+      prefixes: none unless asked for.
+      labelled: of the steps that have a label, in the order of `scores`: it, and for each method that blames steps a
+        column `METHOD__TOKENAGG` of its values, higher being better.
+    """
 
     steps: pa.Table
     scores: pa.Table
     prefixes: pa.Table
     attributions: pa.Table
+    labelled: pa.Table
 
 
 @dataclass(frozen=True)
@@ -57,6 +75,7 @@ class _Steps:
 
     n_steps: Ints
     step: pa.Array
+    labels: StepLabels
     per_step: dict[str, pa.Array]
     n_tokens: Ints
     given: Bools
@@ -96,11 +115,13 @@ def reduce_block(
     readings = list(zip(all_methods(settings.preset, rewards), values, strict=True))
     whole = {of.method.name: of_trajectories(table, of) for of in judged if not of.method.judges_steps}
     columns = [cell.column for cell in cells(settings.preset, rewards)]
+    blaming = [(method, read) for method, read in readings if method.attributes and method.name not in missing]
     return Reduced(
         _steps_table(table, steps),
         _scores_table(table, steps, readings, whole, columns),
         _prefixes_table(table, steps, [r for r in readings if r[0].name not in whole], settings),
-        _attributions_table(table, steps, [r for r in readings if r[0].name not in missing], settings),
+        _attributions_table(table, steps, blaming, settings),
+        _labelled_table(steps, blaming),
     )
 
 
@@ -129,7 +150,9 @@ def _read(table: pa.Table, beta: float) -> _Steps:
     # One column may lack a step that the others have.
     n_tokens = np.maximum.reduce([by_name[name].counts for name in _POLICY])
     columns = _step_columns(by_name, np.repeat(~differs, n_steps), truncated, n_steps, n_tokens, beta)
-    return _Steps(n_steps, step.flatten(), per_step, n_tokens, policy.given & reference.given, columns, {})
+    rows = np.repeat(np.arange(len(table)), n_steps)
+    labels = StepLabels.of(table, rows, step.flatten().fill_null(-1).to_numpy(zero_copy_only=False))
+    return _Steps(n_steps, step.flatten(), labels, per_step, n_tokens, policy.given & reference.given, columns, {})
 
 
 def _step_columns(
@@ -187,7 +210,8 @@ def _steps_table(table: pa.Table, steps: _Steps) -> pa.Table:
     rows = pa.array(steps.rows)
     arrays = [column(table, name).take(rows) for name in _KEYS]
     arrays += [steps.step, steps.per_step["agent"], pa.array(steps.n_tokens, pa.int32())]
-    arrays += [steps.per_step["text_hash"], steps.per_step["truncated"], _reasons(steps)]
+    arrays += [steps.per_step["text_hash"], steps.per_step["truncated"]]
+    arrays += [steps.labels.at(np.arange(len(steps.step))), _reasons(steps)]
     usable = np.where(_valid(advantage), advantage, np.nan), np.where(_valid(per_token), per_token, np.nan)
     arrays += [_floats(values) for pair in usable for values in pair]
     return pa.Table.from_arrays(arrays, schema=schema.STEPS)
@@ -216,9 +240,11 @@ def _scores_table(
     """`whole`: the scores of methods that judge whole trajectories, by name."""
     n_rows = len(table)
     scored = np.bincount(steps.rows, weights=_valid(steps.columns.advantage), minlength=n_rows)
+    labelled = np.bincount(steps.rows, weights=steps.labels.known, minlength=n_rows)
     arrays = [column(table, name) for name in [*_KEYS, *_LABELS]]
     n_tokens = np.bincount(steps.rows, weights=steps.n_tokens, minlength=n_rows)
-    arrays += [pa.array(of.astype(np.int32)) for of in (steps.n_steps, scored, n_tokens)]
+    arrays += [steps.labels.first_wrong_or_null]
+    arrays += [pa.array(of.astype(np.int32)) for of in (steps.n_steps, scored, n_tokens, labelled)]
     for method, read in readings:
         if method.name in whole:
             arrays.append(_floats(whole[method.name]))
@@ -282,7 +308,8 @@ class _Labels:
 
 def _attributions_table(table: pa.Table, steps: _Steps, readings: Sequence[_Reading], settings: Evaluate) -> pa.Table:
     """One row per trajectory, method, token aggregation and predictor, cell after cell."""
-    chosen = np.full(len(table), True) if "fa" in settings.scenarios else is_valid(column(table, "mistake_step"))
+    labelled = is_valid(column(table, "mistake_step")) | (steps.labels.first_wrong >= 0)
+    chosen = np.full(len(table), True) if "fa" in settings.scenarios else labelled
     rows = np.flatnonzero(chosen)
     if not len(rows):
         return schema.ATTRIBUTIONS.empty_table()
@@ -290,23 +317,32 @@ def _attributions_table(table: pa.Table, steps: _Steps, readings: Sequence[_Read
     labels = _Labels.of(table, steps)
     blamed, fallback, why, names = [], [], [], []
     for method, read in readings:
-        if method.attributes:
-            if isinstance(method, RewardMethod):
-                # Predictors take zero for where a step turns wrong.
-                scored, read = _valid(read), read - settings.reward_threshold
-            else:
-                scored, read = _valid(method.read(steps.columns)), method.blamed_by(steps.columns)
-            layout = steps.layout(_valid(read) & wanted)
-            oriented = method.orientation * read
-            places = predictions(oriented, layout, len(table), method.predictors)
-            blamed.append(places[..., rows].reshape(-1, len(rows)))
-            fell = fell_back(oriented, places, layout, method.predictors)
-            fallback.append(fell[..., rows].reshape(-1, len(rows)))
-            cells = [(method.name, agg, predictor) for agg in method.token_aggs for predictor in method.predictors]
-            why.append(np.tile(labels.unreachable(scored)[rows], (len(cells), 1)))
-            names += cells
+        if isinstance(method, RewardMethod):
+            # Predictors take zero for where a step turns wrong.
+            scored, read = _valid(read), read - settings.reward_threshold
+        else:
+            scored, read = _valid(method.read(steps.columns)), method.blamed_by(steps.columns)
+        layout = steps.layout(_valid(read) & wanted)
+        oriented = method.orientation * read
+        places = predictions(oriented, layout, len(table), method.predictors)
+        blamed.append(places[..., rows].reshape(-1, len(rows)))
+        fell = fell_back(oriented, places, layout, method.predictors)
+        fallback.append(fell[..., rows].reshape(-1, len(rows)))
+        cells = [(method.name, agg, predictor) for agg in method.token_aggs for predictor in method.predictors]
+        why.append(np.tile(labels.unreachable(scored)[rows], (len(cells), 1)))
+        names += cells
     found = np.concatenate(blamed), np.concatenate(fallback), np.concatenate(why)
     return _attribution_rows(table, steps, rows, *found, names)
+
+
+def _labelled_table(steps: _Steps, readings: Sequence[_Reading]) -> pa.Table:
+    chosen = np.flatnonzero(steps.labels.known)
+    columns = {"label": steps.labels.at(chosen)}
+    for method, read in readings:
+        values = read if isinstance(method, RewardMethod) else method.blamed_by(steps.columns)
+        values = np.where(_valid(values), method.orientation * values, np.nan)[:, chosen]
+        columns |= {f"{method.name}__{agg}": _floats(of) for agg, of in zip(method.token_aggs, values, strict=True)}
+    return pa.table(columns)
 
 
 def _attribution_rows(
@@ -337,7 +373,7 @@ def _attribution_rows(
     fell = pa.array(fallback.reshape(-1), mask=none)
     code = unreachable.reshape(-1)
     why = pa.array(schema.UNREACHABLE).take(pa.array(code, mask=code < 0))
-    arrays = [*keys, *cell, step, fell, agent, why, correct, agent_correct]
+    arrays = [*keys, *cell, step, fell, agent, steps.labels.at(flat), why, correct, agent_correct]
     return pa.Table.from_arrays(arrays, schema=schema.ATTRIBUTIONS)
 
 

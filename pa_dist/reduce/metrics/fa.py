@@ -13,6 +13,7 @@ from pa_dist.reduce.block.predictors import agent_matches
 from pa_dist.reduce.metrics.intervals import Clusters, Estimate, estimates_of_means
 
 METRICS = ("step_accuracy", "step_accuracy_reachable", "step_accuracy_within", "mae", "agent_accuracy")
+FIRST_ERROR: list[tuple[str, float | None]] = [("first_error_accuracy", None)]
 BASELINES = ("random", "first_step", "last_step")
 NO_LABEL = "no trajectory has a mistake_step"
 _NO_AGENT = "no trajectory has a mistake_agent"
@@ -103,6 +104,15 @@ def blamed_outcomes(table: pa.Table, mistake: Floats, within: Sequence[int]) -> 
     distance = np.abs(_numbers(table, "step") - mistake)
     reachable = labelled & ~is_valid(column(table, "unreachable"))
     return outcomes(distance, _numbers(table, "agent_correct"), labelled, reachable, within)
+
+
+def first_error_outcomes(table: pa.Table, first_wrong: Floats) -> Floats:
+    """[rows, 1] whether rows of `attributions` blame the first step that is labelled wrong; no prediction is a miss.
+
+    Args:
+      first_wrong: [rows] its message, NaN without one.
+    """
+    return np.where(np.isnan(first_wrong), np.nan, _numbers(table, "step") == first_wrong)[:, None]
 
 
 def _numbers(table: pa.Table, name: str) -> Floats:

@@ -19,16 +19,18 @@ from pa_dist.config import Evaluate
 from pa_dist.reduce.choice.differences import CHOICES, compare
 from pa_dist.reduce.metrics import beyond_length
 from pa_dist.reduce.metrics.best_of_n import METRICS as BON_METRICS
-from pa_dist.reduce.metrics.fa import BASELINES
+from pa_dist.reduce.metrics.fa import BASELINES, FIRST_ERROR
 from pa_dist.reduce.metrics.fa import METRICS as FA_METRICS
 from pa_dist.reduce.metrics.groups import GROUP, by_name
+from pa_dist.reduce.metrics.labelled_steps import METRICS as STEP_METRICS
 from pa_dist.reduce.metrics.prefix import METRICS as PREFIX_METRICS
 from pa_dist.reduce.metrics.slices import COMPARISONS, METRICS, READINGS, Row, SliceReader, compared, readings, writing
 from pa_dist.reduce.metrics.survey import SCENARIOS
 from pa_dist.store.folder import RunFolder
 
 _UQ_METRICS = ("auroc", "auprc", "spearman", beyond_length.METRIC, "aurc", "risk", "majority")
-_METRIC_ORDER = (*_UQ_METRICS, *PREFIX_METRICS, *BON_METRICS, *FA_METRICS)
+_FA_METRICS = (*FA_METRICS, FIRST_ERROR[0][0], *STEP_METRICS)
+_METRIC_ORDER = (*_UQ_METRICS, *PREFIX_METRICS, *BON_METRICS, *_FA_METRICS)
 # Rows of a Parquet file's row group, and what is held of them.
 _GROUP_ROWS = 1 << 16
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode

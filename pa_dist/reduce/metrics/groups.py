@@ -16,7 +16,7 @@ from pa_dist.reduce.metrics.intervals import Clusters
 Group = tuple[str | None, str | None, str | None]
 """Benchmark, domain and behavior."""
 GROUP = [field.name for field in schema.GROUP]
-LABELLED = [field.name for field in [*schema.KEYS, *schema.LABELS]]
+LABELLED = [*(field.name for field in [*schema.KEYS, *schema.LABELS]), "first_wrong", "n_labelled_steps"]
 """The columns of `scores` that say where a trajectory belongs, and how it went."""
 
 
@@ -70,7 +70,10 @@ class Labels:
     Attributes:
       cluster: [rows] from `clusters`.
       task: [rows] the same; -1 where it has none.
-      trial, reward, mistake: [rows] trial, reward and mistake_step, NaN where there is none.
+      trial, reward, mistake, first_wrong: [rows] trial, reward, mistake_step and the first message that is labelled
+        wrong, NaN where there is none.
+      n_labelled: [rows] steps that have a label.
+      pair: [rows] a number for each pair of trajectories; -1 where it is in none.
     """
 
     cluster: Ints
@@ -78,13 +81,20 @@ class Labels:
     trial: Floats
     reward: Floats
     mistake: Floats
+    first_wrong: Floats
+    n_labelled: Ints
+    pair: Ints
 
     @staticmethod
     def of(table: pa.Table) -> "Labels":
         """Of rows of one group, sorted by trajectory_id, with the columns `LABELLED`."""
         cluster = clusters(table)
         task = np.where(is_valid(column(table, "task_id")), cluster, -1)
-        return Labels(cluster, task, *(floats(table, name) for name in ("trial", "reward", "mistake_step")))
+        names = ("trial", "reward", "mistake_step", "first_wrong")
+        trial, reward, mistake, wrong = (floats(table, name) for name in names)
+        pair = column(table, "pair_id").dictionary_encode().indices.fill_null(-1)
+        counts = (of.to_numpy().astype(np.int64) for of in (column(table, "n_labelled_steps").fill_null(0), pair))
+        return Labels(cluster, task, trial, reward, mistake, wrong, *counts)
 
     def __len__(self) -> int:
         return len(self.cluster)
@@ -92,6 +102,11 @@ class Labels:
     def some(self, rows: slice | Ints | Bools) -> "Labels":
         """Of some of the rows."""
         return Labels(*(getattr(self, of.name)[rows] for of in fields(self)))
+
+    @property
+    def any_mistake(self) -> Floats:
+        """[rows] a message that is said to be wrong by either label; NaN where there is none."""
+        return np.where(np.isnan(self.mistake), self.first_wrong, self.mistake)
 
     def clusters(self, seed: int) -> Clusters:
         """Those of these rows."""

@@ -12,7 +12,7 @@ from pa_dist.reduce.metrics.groups import Labels
 from pa_dist.store.folder import REDUCING, RunFolder
 
 _FILE = (REDUCING, "labels", "labels.arrow")
-_COUNTED = ("cluster", "task")
+_COUNTED = ("cluster", "task", "n_labelled", "pair")
 _SCHEMA = pa.schema(
     [
         pa.field("place", pa.int64()),

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from pa_dist import schema
 from pa_dist.config import Evaluate
-from pa_dist.ragged import Bools, Floats, Ints, is_valid
+from pa_dist.ragged import Bools, Floats, Ints, column, is_valid
 from pa_dist.reduce.block.methods import Cell, Lacking, Method, RewardMethod, cells, methods
+from pa_dist.reduce.block.step_labels import first_wrong
 from pa_dist.reduce.choice.cells import (
     NO_TRIAL,
     baseline,
@@ -29,19 +30,24 @@ from pa_dist.reduce.metrics import beyond_length
 from pa_dist.reduce.metrics.answers import kept_answers
 from pa_dist.reduce.metrics.best_of_n import Named, Trials, baselines, best_of_n, tokens_spent
 from pa_dist.reduce.metrics.fa import (
+    BASELINES,
+    FIRST_ERROR,
     NO_LABEL,
     baseline_outcomes,
     blamed_outcomes,
     fa_estimates,
+    first_error_outcomes,
     metric_names,
     unreachable_labels,
 )
 from pa_dist.reduce.metrics.groups import Group, Labels, candidates, trials
 from pa_dist.reduce.metrics.intervals import Clusters, Estimate, Figure, estimates_of_means, unlabelled
+from pa_dist.reduce.metrics.labelled_steps import StepReader, step_estimates
+from pa_dist.reduce.metrics.labelled_steps import metric_names as step_metric_names
 from pa_dist.reduce.metrics.labels import blamed_places, kept_labels, read_blame, read_scores
 from pa_dist.reduce.metrics.selections import Selections, selecting
 from pa_dist.reduce.metrics.slices import MetricRow
-from pa_dist.reduce.metrics.survey import Slicing
+from pa_dist.reduce.metrics.survey import STEPS, Slicing
 from pa_dist.reduce.metrics.uq import METRICS, Outcomes, uncertainty
 from pa_dist.reduce.metrics.votes import votes
 from pa_dist.store.folder import RunFolder
@@ -76,6 +82,10 @@ def unmeasured(settings: Evaluate, lacking: Lacking, plan: Slicing) -> Iterator[
                     yield from lacking_choices(scenario, group, method.name, cell_name, reasons[method.token_aggs[0]])
             if method.attributes and group in fa:
                 yield from _lacking_blame(settings, group, method, reasons)
+            if method.attributes and group in plan.planned[STEPS]:
+                for token_agg, reason in reasons.items():
+                    figures = unlabelled(step_metric_names(settings.lowest, pairs=False), reason)
+                    yield from _of_steps(group, method.name, token_agg, figures)
 
 
 def _lacking_blame(
@@ -298,16 +308,23 @@ class _Blamed:
     @staticmethod
     def read(folder: RunFolder, settings: Evaluate) -> "_Blamed":
         place, labels = kept_labels(folder)
-        labelled = ~np.isnan(labels.mistake)
+        labelled = ~np.isnan(labels.any_mistake)
         taking_part = np.ones_like(labelled) if "fa" in settings.scenarios else labelled
         return _Blamed(settings, labels.some(taking_part), taking_part, blamed_places(place, taking_part))
 
     def groups(self, plan: Slicing) -> Iterator[tuple[Group, Ints, Labels]]:
         """Of each group the rows that are labelled, among those that take part, and their labels."""
+        return self._having(self.labels.mistake, plan)
+
+    def with_wrong_steps(self, plan: Slicing) -> list[tuple[Group, Ints, Labels]]:
+        """The same of those that have a step labelled wrong, in groups of such."""
+        return [of for of in self._having(self.labels.first_wrong, plan) if len(of[1])]
+
+    def _having(self, label: Floats, plan: Slicing) -> Iterator[tuple[Group, Ints, Labels]]:
         before = np.concatenate([[0], np.cumsum(self.taking_part)])
         for group, rows in plan.of("fa"):
             here = np.arange(before[rows.start], before[rows.stop])
-            here = here[~np.isnan(self.labels.mistake[here])]
+            here = here[~np.isnan(label[here])]
             yield group, here, self.labels.some(here)
 
 
@@ -321,7 +338,7 @@ def fa_of_method(
       plan: says which groups.
     """
     blamed = _Blamed.read(folder, settings)
-    groups = list(blamed.groups(plan))
+    groups, with_wrong_steps = list(blamed.groups(plan)), blamed.with_wrong_steps(plan)
     predictors = [name for name in dict.fromkeys(name[2] for name in names) if name]
     correct: dict[Group, list[Floats]] = {group: [] for group, *_ in groups}
     said: dict[Group, str] = {}
@@ -341,6 +358,12 @@ def fa_of_method(
                 for figure in _figures(metric_names(settings.within), estimates, settings, headline=headline):
                     yield MetricRow("fa", group, method, token_agg, None, predictor, figure)
                 correct[group].append(outcomes[:, 0])
+        for group, rows, labels in with_wrong_steps:
+            for predictor in predictors:
+                outcomes = first_error_outcomes(tables[predictor].take(pa.array(rows)), labels.first_wrong)
+                estimates = estimates_of_means(outcomes, labels.clusters(settings.seed))
+                for figure in _figures(FIRST_ERROR, estimates, settings, headline=token_agg == names[0][0]):
+                    yield MetricRow("fa", group, method, token_agg, None, predictor, figure)
     for group, _, labels in groups:
         yield from mean_choices(
             ("fa", group, method),
@@ -372,28 +395,69 @@ def fa_baselines(folder: RunFolder, settings: Evaluate, plan: Slicing) -> Iterat
         clusters = labels.clusters(settings.seed)
         said = unreachable_labels(unreachable.take(pa.array(rows)), len(rows))
         for name, of_all in every.items():
-            estimates = fa_estimates(of_all[rows], clusters, said, said)
+            estimates = fa_estimates(of_all[rows, :-1], clusters, said, said)
             for figure in _figures(metric_names(settings.within), estimates, settings, headline=True):
                 yield MetricRow("fa", group, "baseline", None, None, name, figure)
             (estimate,) = estimates_of_means(of_all[rows, :1], clusters, [], NO_LABEL)
             yield baseline(("fa", group), name, None, estimate)
+    for group, rows, labels in blamed.with_wrong_steps(plan):
+        for name, of_all in every.items():
+            estimates = estimates_of_means(of_all[rows, -1:], labels.clusters(settings.seed))
+            for figure in _figures(FIRST_ERROR, estimates, settings, headline=True):
+                yield MetricRow("fa", group, "baseline", None, None, name, figure)
 
 
 def _baseline_outcomes(folder: RunFolder, settings: Evaluate, reachable: Bools) -> dict[str, Floats]:
-    """Outcome matrices of the baselines over the rows of `attributions`, a file of `logprobs` at a time.
+    """Outcome matrices of the baselines over the rows of `attributions`, a file of `logprobs` at a time. Their last
+    column is of the first step that is labelled wrong.
 
     Args:
       reachable: of these rows.
     """
-    wanted = ["trajectory_id", "mistake_step", "mistake_agent", "step", "agent"]
-    chosen = None if "fa" in settings.scenarios else pc.field("mistake_step").is_valid()
+    wanted = ["trajectory_id", "mistake_step", "mistake_agent", "step_labels", "step", "agent"]
+    labelled = pc.field("mistake_step").is_valid() | pc.field("step_labels").is_valid()
     found: dict[str, list[Floats]] = {}
     start = 0
     for dataset in folder.datasets(folder.parts("logprobs"), schema.LOGPROBS):
-        for batch in dataset.to_batches(columns=wanted, filter=chosen):
-            here = slice(start, start := start + len(batch))
+        for batch in dataset.to_batches(columns=wanted, filter=None if "fa" in settings.scenarios else labelled):
             table = pa.Table.from_batches([batch])
+            wrong = first_wrong(column(table, "step_labels"))
+            if "fa" not in settings.scenarios:
+                taking_part = is_valid(column(table, "mistake_step")) | (wrong >= 0)
+                table, wrong = table.filter(pa.array(taking_part)), wrong[taking_part]
+            here = slice(start, start := start + len(table))
             for name, of in baseline_outcomes(table, settings.within, reachable[here]).items():
                 found.setdefault(name, []).append(of)
-    empty = baseline_outcomes(schema.LOGPROBS.empty_table(), settings.within, reachable[:0])
-    return {name: np.concatenate([none, *found.get(name, [])]) for name, none in empty.items()}
+            for name, of in _of_first_wrong(table, wrong).items():
+                found[name][-1] = np.concatenate([found[name][-1], of], axis=1)
+    width = len(metric_names(settings.within)) + 1
+    return {name: np.concatenate([np.empty((0, width)), *found.get(name, [])]) for name in BASELINES}
+
+
+def _of_first_wrong(table: pa.Table, wrong: Ints) -> dict[str, Floats]:
+    """Whether baselines blame the first wrong step, [rows, 1] each."""
+    at = table.schema.get_field_index("mistake_step")
+    labelled = table.set_column(at, "mistake_step", pa.array(wrong, pa.int32(), mask=wrong < 0))
+    return {name: of[:, :1] for name, of in baseline_outcomes(labelled, [], wrong >= 0).items()}
+
+
+def steps_of_method(
+    folder: RunFolder, settings: Evaluate, method: str, token_aggs: Sequence[str], plan: Slicing
+) -> Iterator[MetricRow]:
+    """Figures of labelled steps by one method, of which a token aggregation is read at a time."""
+    place, labels = kept_labels(folder)
+    reader = StepReader(folder, place, labels)
+    for token_agg in token_aggs:
+        values = reader.values(f"{method}__{token_agg}")
+        for group, rows in plan.of(STEPS):
+            here, pair = reader.steps.of(rows), labels.pair[rows]
+            first = reader.steps.starts[rows.start]
+            clusters = labels.some(rows).clusters(settings.seed)
+            estimates = step_estimates(values[first : first + len(here)], here, pair, clusters, settings.lowest)
+            names = step_metric_names(settings.lowest, pairs=bool((pair >= 0).any()))
+            figures = _figures(names, estimates, settings, headline=token_agg == token_aggs[0])
+            yield from _of_steps(group, method, token_agg, figures)
+
+
+def _of_steps(group: Group, method: str, token_agg: str, figures: list[Figure]) -> Iterator[MetricRow]:
+    return (MetricRow("fa", group, method, token_agg, None, None, figure) for figure in figures)

@@ -19,13 +19,16 @@ from pa_dist.reduce.metrics.labels import keep_labels
 from pa_dist.store.folder import REDUCING, RunFolder
 
 SCENARIOS = ("uq", "prefix", "best_of_n", "fa")
+# Of failure attribution, the figures of groups whose steps have labels.
+STEPS = "steps"
+_PLANNED = (*SCENARIOS, STEPS)
 _TABLE = f"{REDUCING}/groups"
 _COUNTS = ("slice", "rows")
 _PLACE = "place"
 # Of a slice: figures of a cell, at most, unless one group has more.
 _SLICE_FIGURES = 1000
 # Of a cell: UQ's and FA's figures, and two for each n of best-of-N.
-_CELL_FIGURES, _TRIAL_FIGURES = 40, 2
+_CELL_FIGURES, _TRIAL_FIGURES = 52, 2
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class GroupFacts:
     n_rewards: int
     most_trials: int
     n_mistakes: int
+    n_labelled_steps: int
     n_repeated: int
 
 
@@ -45,6 +49,7 @@ class Survey:
     """What the driver hears of the groups. `note` is for the user."""
 
     n_trajectories: int
+    n_labelled_steps: int
     n_slices: int
     scenarios: tuple[str, ...]
     note: str | None
@@ -75,8 +80,9 @@ def group_labels(folder: RunFolder) -> Iterator[tuple[Group, Ints, Labels]]:
 def facts_of(group: Group, labels: Labels, settings: Evaluate) -> GroupFacts:
     """Count a group's labels."""
     _, tried = candidates(labels, settings)
-    n_rewards, n_mistakes = (int((~np.isnan(of)).sum()) for of in (labels.reward, labels.mistake))
-    return GroupFacts(group, len(labels), n_rewards, tried.largest, n_mistakes, tried.repeated)
+    n_rewards, n_mistakes = (int((~np.isnan(of)).sum()) for of in (labels.reward, labels.any_mistake))
+    n_steps = int(labels.n_labelled.sum())
+    return GroupFacts(group, len(labels), n_rewards, tried.largest, n_mistakes, n_steps, tried.repeated)
 
 
 def survey(settings: Evaluate, folder: RunFolder) -> Survey:
@@ -96,19 +102,22 @@ def survey(settings: Evaluate, folder: RunFolder) -> Survey:
         "best_of_n": [fact.most_trials >= 2 for fact in found],
         "fa": [fact.n_mistakes > 0 for fact in found],
     }
+    steps = [fact.n_labelled_steps > 0 and (auto or "fa" in settings.scenarios) for fact in found]
     planned = {
         name: [True] * len(found) if name in settings.scenarios else of if auto else [False] * len(found)
         for name, of in allowed.items()
     }
+    taken = tuple(name for name in SCENARIOS if any(planned[name]) or (name == "fa" and any(steps)))
+    planned[STEPS] = steps
     slices = _slices(found)
     names = {name: [fact.group[place] for fact in found] for place, name in enumerate(GROUP)}
-    columns = [*(pa.field(name, pa.int64()) for name in _COUNTS), *(pa.field(name, pa.bool_()) for name in SCENARIOS)]
+    columns = [*(pa.field(name, pa.int64()) for name in _COUNTS), *(pa.field(name, pa.bool_()) for name in _PLANNED)]
     counts = dict(zip(_COUNTS, (slices, [fact.n_trajectories for fact in found]), strict=True))
     table = pa.table({**names, **counts, **planned}, schema=pa.schema([*schema.GROUP, *columns]))
     folder.write(_TABLE, "part-00000", table)
-    taken = tuple(name for name in SCENARIOS if any(planned[name]))
     n_slices = slices[-1] + 1 if slices else 0
-    return Survey(sum(fact.n_trajectories for fact in found), n_slices, taken, _note(found, taken))
+    n_rows, n_steps = (sum(getattr(fact, name) for fact in found) for name in ("n_trajectories", "n_labelled_steps"))
+    return Survey(n_rows, n_steps, n_slices, taken, _note(found, taken))
 
 
 def _slices(found: list[GroupFacts]) -> list[int]:
@@ -126,7 +135,7 @@ def _note(found: list[GroupFacts], taken: tuple[str, ...]) -> str | None:
     if not found:
         return "no metrics: no trajectory was scored"
     bare = not any(fact.n_rewards or fact.n_mistakes for fact in found)
-    said = [] if taken else ["no metrics: no trajectory has a reward or a mistake_step"]
+    said = [] if taken else ["no metrics: no trajectory has a reward, a mistake_step or step labels"]
     if bare and taken == ("best_of_n",):
         said.append("no trial has a reward: selections are filled, success is null")
     if repeated := sum(fact.n_repeated for fact in found):
@@ -141,6 +150,6 @@ def read_plan(folder: RunFolder) -> Slicing:
     slices, sizes = (table[name].to_pylist() for name in _COUNTS)
     ends = np.cumsum(sizes, dtype=np.int64).tolist()
     rows = {group: slice(end - size, end) for group, size, end in zip(groups, sizes, ends, strict=True)}
-    planned = {name: zip(groups, table[name].to_pylist(), strict=True) for name in SCENARIOS}
+    planned = {name: zip(groups, table[name].to_pylist(), strict=True) for name in _PLANNED}
     allowed = {name: frozenset(group for group, yes in of if yes) for name, of in planned.items()}
     return Slicing(dict(zip(groups, slices, strict=True)), allowed, rows)

@@ -144,14 +144,18 @@ def _measured(score: Floats, outcomes: Outcomes, notes: tuple[str, ...]) -> Iter
         parts = ranked.sums(influence)
         return Estimate(float(value), parts, n_clusters, len(score), notes=notes, undefined=why, **settings)
 
-    # As many pairs as in Hanley and McNeil's variance near 1, in rows.
-    pairs = 2 * won * lost / ((won + lost) / 2 + 1)
-    yield made(*ranked.auroc(), rarer=rarer, edge=pairs)
+    yield made(*ranked.auroc(), rarer=rarer, edge=pairs_at_the_edge(won, lost))
     yield made(*ranked.auprc(), rarer=rarer, edge=rarer)
     yield made(*ranked.spearman(), scale=Scale.CORRELATION)
     yield made(*ranked.aurc(), rarer=rarer or None)
     for value, parts, n_bins in ranked.risks():
         yield Estimate(value, parts, n_clusters, len(score), edge=n_bins, notes=notes)
+
+
+def pairs_at_the_edge(won: int, lost: int) -> float:
+    """How many independent rows an AUROC of 0 or 1 is worth, of clusters with either outcome: as many pairs as in
+    Hanley and McNeil's variance near 1."""
+    return 2 * won * lost / ((won + lost) / 2 + 1)
 
 
 @dataclass(frozen=True)
