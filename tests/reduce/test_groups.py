@@ -150,7 +150,7 @@ def test_trials_are_chosen_without_any_reward(tmp_path):
         records[name], notes[name] = metrics(folder), (summary.scenarios, summary.note)
         chosen[name] = folder.dataset("selections").to_table().to_pylist()
     assert notes["none"] == (("best_of_n",), "no trial has a reward: selections are filled, success is null")
-    assert notes["some"] == notes["rated"] == (("uq", "best_of_n"), None)
+    assert notes["some"] == notes["rated"] == (("uq", "prefix", "best_of_n"), None)
     best = {
         task: max((r for r in rated if r["task_id"] == task), key=_advantage) for task in {r["task_id"] for r in rated}
     }

@@ -207,7 +207,7 @@ def test_figures_of_a_run_folder_are_those_of_its_tables(tmp_path):
     folder = run_folder(tmp_path / "run", rows)
     summary = evaluate(SETTINGS, folder, map)
     records = metrics(folder)
-    assert summary.scenarios == ("fa",)
+    assert summary.scenarios == ("best_of_n", "fa")
     assert len({tuple(list(r.values())[:10]) for r in records}) == len(records)
     steps = [s for s in folder.dataset("steps").to_table().to_pylist() if s["label"] is not None]
     cell = {"method": "progress_advantage", "token_agg": "min", "predictor": None}
@@ -256,7 +256,7 @@ def test_steps_alone_are_enough_for_figures_and_too_little_for_others(tmp_path):
     folder = run_folder(tmp_path, rows)
     summary = evaluate(SETTINGS, folder, map)
     records = metrics(folder)
-    assert summary.scenarios == ("fa",)
+    assert summary.scenarios == ("best_of_n", "fa")
     assert {r["metric"] for r in records} == set(labelled_steps.METRICS)
     assert all(r["value"] is None and r["note"] for r in records)
     # A scenario that is not asked for has none.
