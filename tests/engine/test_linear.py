@@ -14,7 +14,7 @@ from transformers.models.qwen3_next.configuration_qwen3_next import Qwen3NextCon
 from pa_dist.engine import linear
 from pa_dist.engine.forward import Forward, linear_way, linear_ways
 from pa_dist.engine.hf import HFEngine
-from pa_dist.engine.linear import PADS, Recurrence, buckets, convolve, over_trees
+from pa_dist.engine.linear import PADS, Recurrence, buckets, convolve_on_cpu, over_trees
 from pa_dist.engine.prefix_tree import prefix_tree, separate
 from pa_dist.engine.protocol import TokenSequence
 from pa_dist.engine.schedule import Schedule
@@ -57,7 +57,9 @@ def by_lengths(rule):
 
 @pytest.fixture
 def kernel(monkeypatch):
-    """Puts a rule that takes lengths in the place of transformers' own, as if a library had brought it."""
+    """Puts a rule that takes lengths in the place of transformers' own, as if a library had brought it, and lets its
+    convolution run on a CPU too.
+    """
 
     def put(model, make=by_lengths):
         module = linear.source(model.base_model)
@@ -69,6 +71,7 @@ def kernel(monkeypatch):
             return own(*inputs, **others) if cu_seqlens is None else rule(*inputs, cu_seqlens=cu_seqlens, **others)
 
         monkeypatch.setattr(module, linear.RULE, over_trees(torch_chunk_gated_delta_rule))
+        monkeypatch.setattr(linear, "convolve_on_cpu", getattr(module, linear.CONVOLUTION).__wrapped__)
         monkeypatch.setattr("pa_dist.engine.forward.ways", lambda *_: ["lengths", "batches", "rows"])
         return model
 
@@ -206,7 +209,7 @@ def test_the_convolution_is_transformers_own(dtype, biased):
     bias = torch.randn(6, dtype=dtype) if biased else None
     for activation in (None, "silu"):
         expected = own(row, weight, bias, activation=activation)
-        found = convolve(row, weight, bias, activation)
+        found = convolve_on_cpu(row, weight, bias, activation)
         assert found.dtype == dtype
         torch.testing.assert_close(found, expected, **({"atol": 0.05, "rtol": 0.02} if dtype != torch.float32 else {}))
 
