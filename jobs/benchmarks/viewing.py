@@ -104,7 +104,7 @@ def _write_part(folder: RunFolder, number: int, given: list[Row], tokenizer: Any
             f"{m}_{c}": v for m, v in zip(schema.MODELS, (policy, reference), strict=True) for c in schema.TOKEN_COLUMNS
         }
         told = {"step": rendered.actions, "agent": rendered.agents, "text_hash": [None] * len(ids)}
-        keys = {field.name: row.get(field.name) for field in (*schema.KEYS, *schema.LABELS)}
+        keys = {field.name: row.get(field.name) for field in (*schema.KEYS, *schema.LABELS, schema.STEP_LABELS)}
         scored.append({**keys, **told, "truncated": [False] * len(ids), "token_ids": ids, **values})
     folder.write("trajectories", f"part-{number:07d}", pa.Table.from_pylist(given, schema.TRAJECTORIES))
     folder.write("logprobs", f"part-{number:07d}", pa.Table.from_pylist(scored, schema.LOGPROBS))

@@ -86,11 +86,17 @@ def finding(scenario: str, rows: Sequence[Row]) -> str:
             return "; ".join([f"{of} succeeds in {_told(row)} of {_count(row, 'task', 'tasks')}", *beside])
         case _:
             exact = [row for row in rows if row["metric"] == "step_accuracy"]
+            steps = [row for row in mine if row["metric"] == "step_auroc"]
+            told = [f"step AUROC {_told(row)} over {_count(row, 'labelled step', 'labelled steps')}" for row in steps]
+            if told and not exact:
+                return told[0]
             found = [f"{row['predictor']} {_told(row)}" for row in exact if row["method"] == MINE]
             chance = [row for row in exact if row["predictor"] == CHANCE]
             found += [f"a step at random {_told(row)}" for row in chance]
             n = _count(exact[0] if exact else None, "labelled trajectory", "labelled trajectories")
-            return "; ".join([f"the labelled step is found in a share of {n}: {', '.join(found)}", *reachable(rows)])
+            return "; ".join(
+                [f"the labelled step is found in a share of {n}: {', '.join(found)}", *told, *reachable(rows)]
+            )
 
 
 def early(rows: Sequence[Row]) -> str:

@@ -24,7 +24,7 @@ def message(role: str, content: str | None, *calls: tuple[str, str], reasoning: 
 
 def trajectory(key: str, task: str | None, trial: int | None, messages: list[Row], **labels: Any) -> Row:
     names = {"benchmark": "desk", "domain": "orders", "task_id": task, "trial": trial, "behavior": None}
-    labels = {"reward": None, "mistake_step": None, "mistake_agent": None, **labels}
+    labels = {"reward": None, "mistake_step": None, "mistake_agent": None, "step_labels": None, **labels}
     return {"trajectory_id": key, **names, **labels, "messages": messages, "system": None, "tools": None, "extra": None}
 
 
@@ -57,7 +57,7 @@ def write_run(path: str, given: list[Row], tokenizer: Any, policy: str) -> RunFo
         rendered = render(row["messages"], "assistant")
         ids = [tokenizer(rendered.texts[i], add_special_tokens=False)["input_ids"] for i in rendered.actions]
         per_step = {name: [draw(len(step)) for step in ids] for name in _token_columns()}
-        keys = {field.name: row[field.name] for field in (*schema.KEYS, *schema.LABELS)}
+        keys = {field.name: row.get(field.name) for field in (*schema.KEYS, *schema.LABELS, schema.STEP_LABELS)}
         told = {"step": rendered.actions, "agent": rendered.agents, "text_hash": [None] * len(ids)}
         scored.append({**keys, **told, "truncated": [False] * len(ids), "token_ids": ids, **per_step})
     folder.write("trajectories", "part-00000", pa.Table.from_pylist(given, schema.TRAJECTORIES))

@@ -97,6 +97,17 @@ def test_a_label_on_what_is_no_step(tmp_path):
     assert "message 0 user  ✕ labelled mistake" in printed
 
 
+def test_steps_that_are_labelled_wrong_beside_the_mistake(tmp_path):
+    tokenizer = save_tokenizer(tmp_path / "policy", bos=True)
+    said = [message("user", "one"), *(message("assistant", text) for text in ("two", "three", "four"))]
+    given = [trajectory("a", None, None, said, mistake_step=1, step_labels=[-1, -1, 0, -1])]
+    printed = shown(write_run(str(tmp_path / "run"), given, tokenizer, str(tmp_path / "policy")), "a")
+    marked = [line for line in printed.splitlines() if "✕ labelled" in line]
+    assert [line.partition("  ✕ ")[2] for line in marked] == ["labelled wrong", "labelled mistake", "labelled wrong"]
+    assert marked[0].startswith("message 0 user")
+    assert marked[2].startswith("step 3 of 3")
+
+
 def test_reasoning_stands_above_what_was_said(tmp_path):
     tokenizer = save_tokenizer(tmp_path / "policy", bos=True)
     said = [message("user", "one"), message("assistant", "two", reasoning=f"{HOSTILE} {'y' * 1000}")]

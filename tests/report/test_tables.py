@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pa_dist import schema
 from pa_dist.report.terminal.metrics import show_metrics
+from pa_dist.report.wording import finding
 from pa_dist.store.folder import RunFolder
 
 
@@ -65,6 +66,25 @@ def test_fa_has_a_column_a_predictor_and_its_baselines_below(tmp_path):
     assert "method min_cumulative sharpest_drop" in lines
     assert "progress_advantage 0.250 [0.10, 0.40] 0.500" in lines
     assert "n = 25, [95% interval]; random 0.125" in lines
+
+
+def test_fa_has_a_column_for_labelled_steps(tmp_path):
+    row = {"scenario": "fa", "step_agg": None, "method": "progress_advantage"}
+    exact = {**row, "metric": "step_accuracy", "predictor": "sharpest_drop", "value": 0.5}
+    steps = {**row, "metric": "step_auroc", "value": 0.75, "ci_low": 0.7, "ci_high": 0.8, "n": 90}
+    recall = {**row, "metric": "recall_at", "at": 3.0, "value": 0.4}
+    lines = shown(tmp_path, exact, steps, recall)
+    assert lines[0] == "fa: tau2 airline, step accuracy"
+    assert "method sharpest_drop step AUROC" in lines
+    assert "progress_advantage 0.500 0.750 [0.70, 0.80]" in lines
+    assert "n = 25, [95% interval]; step AUROC of 90 labelled steps" in lines
+    lines = shown(tmp_path, steps, recall)
+    assert lines[0] == "fa: tau2 airline"
+    assert "progress_advantage 0.750 [0.70, 0.80]" in lines
+    assert "n = 90, [95% interval]" in lines
+    found = finding("fa", [{**of, "n": of.get("n", 25)} for of in (exact | {"ci_low": None}, steps)])
+    assert found.endswith("sharpest_drop 0.500; step AUROC 0.750 [0.70, 0.80] over 90 labelled steps")
+    assert finding("fa", [steps]) == "step AUROC 0.750 [0.70, 0.80] over 90 labelled steps"
 
 
 def test_labels_that_cannot_be_hit_are_left_out_beside_the_figure(tmp_path):

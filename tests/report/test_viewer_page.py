@@ -39,7 +39,11 @@ def run(tmp_path_factory):
             reward=0.5,
         ),
         trajectory(
-            LIKE_A_SECTION, None, None, [message(HOSTILE, "hi"), message("assistant", "yes"), message("tool", LONG)]
+            LIKE_A_SECTION,
+            None,
+            None,
+            [message(HOSTILE, "hi"), message("assistant", "yes"), message("tool", LONG)],
+            step_labels=[-1, -1, None],
         ),
     ]
     given = sorted(given, key=lambda row: row["trajectory_id"])
@@ -123,6 +127,15 @@ def test_filters_and_sorting(opened):
     middle = numbers[6]
     page.fill("#filter-low", str(middle - 0.001))
     assert page.locator("#list-rows tr").count() == 7
+
+
+def test_every_step_that_is_labelled_wrong_is_marked(opened):
+    page = opened()
+    page.get_by_role("link", name=LIKE_A_SECTION).click()
+    expect(page.locator(".badge.label")).to_have_text(["labelled wrong"])
+    expect(page.locator(".mark.label")).to_have_text(
+        ["✕ labelled wrong: message 0, which is no step", "✕ labelled wrong: step 1 of 1"]
+    )
 
 
 def test_keys(opened):

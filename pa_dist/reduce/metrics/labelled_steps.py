@@ -72,14 +72,14 @@ class StepReader:
         counts = labels.n_labelled[row]
         shift = (starts[row] - offsets(counts)[:-1]).astype(np.int32)
         self._at = np.repeat(shift, counts) + np.arange(starts[-1], dtype=np.int32)
+        self._values = np.empty(starts[-1])
         self.steps = LabelledSteps(np.empty(starts[-1], np.int8), starts)
         self._read("label", self.steps.labels)
 
     def values(self, column: str) -> Floats:
-        """[steps] of `METHOD__TOKENAGG`, higher is better; NaN where there is none."""
-        found = np.empty(len(self._at))
-        self._read(column, found)
-        return found
+        """[steps] of `METHOD__TOKENAGG`, higher is better; NaN where there is none. The next call overwrites them."""
+        self._read(column, self._values)
+        return self._values
 
     def _read(self, column: str, found: Floats | Bytes) -> None:
         start = 0
@@ -122,14 +122,13 @@ def detection(values: Floats, wrong: Bools, bins: NDArray[np.integer], n_bins: i
     known = ~np.isnan(values)
     n = int(np.count_nonzero(known))
     notes = (f"{len(values) - n} steps without a score left out",) if n < len(values) else ()
-    if n < len(values):
-        values, wrong, bins = values[known], wrong[known], bins[known]
-    n_wrong = int(np.count_nonzero(wrong))
+    n_wrong = int(np.count_nonzero(wrong & known))
     n_others = n - n_wrong
     if not n_wrong or not n_others:
         one_class = f"one class only: {'every' if n_wrong else 'no'} labelled step is wrong"
         return [Estimate(np.nan, np.empty(0), 0, n, notes=notes, undefined=one_class if n else _NO_SCORE)] * 2
-    sums = _Sums.of(values, wrong, bins, n_bins, n_others)
+    order = np.argsort(values, kind="stable")[:n]  # NaN last
+    sums = _Sums.of(values, order, wrong, bins, n_bins, n_others)
     others = sums.rows - sums.wrong
     clusters, with_wrong, with_others = (int(np.count_nonzero(of)) for of in (sums.rows, sums.wrong, others))
     rarer, pairs = min(with_wrong, with_others), pairs_at_the_edge(with_wrong, with_others)
@@ -167,9 +166,8 @@ class _Sums:
     below_by_row: float = 0.0
 
     @staticmethod
-    def of(values: Floats, wrong: Bools, bins: NDArray[np.integer], n_bins: int, n_others: int) -> "_Sums":
+    def of(values: Floats, order: Ints, wrong: Bools, bins: NDArray[np.integer], n_bins: int, n_others: int) -> "_Sums":
         sums, n_hits = _Sums(*np.zeros((5, n_bins))), 0
-        order = np.argsort(values, kind="stable")
         for start, stop in _between_ties(values, order):
             rows = order[start:stop]
             n_hits = sums._add(values[rows], wrong[rows], bins[rows].astype(np.int64), start, n_hits, n_others)

@@ -70,6 +70,10 @@ const viewerConversation = (() => {
     }
     const label = { kind: "label", name: "labelled mistake", message: index.mistake_step[place] };
     if (label.message !== null) marks.push({ ...label, number: index.labelled[place] === null ? null : index.labelled[place] - 1 });
+    const steps = new Map(row.steps.map((step, number) => [step.at, number]));
+    row.step_labels?.forEach((said, message) => {
+      if (said < 0 && message !== label.message) marks.push({ kind: "label", name: "labelled wrong", message, number: steps.get(message) ?? null });
+    });
     return marks;
   }
 

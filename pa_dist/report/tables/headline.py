@@ -21,6 +21,7 @@ UQ = {
     "auprc": "AUPRC",
     "aurc": "AURC",
 }
+_STEP_AUROC = "step AUROC"
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -124,15 +125,20 @@ def _fa(rows: Sequence[Row]) -> Headline:
     shown = [row for row in rows if row["metric"] == "step_accuracy"]
     baselines = [row for row in shown if row["method"] == "baseline"]
     predicted = [row for row in shown if row["method"] != "baseline"]
-    heads = list(dict.fromkeys(row["predictor"] for row in predicted))
+    steps = [row for row in rows if row["metric"] == "step_auroc"]
+    heads = list(dict.fromkeys(row["predictor"] or _STEP_AUROC for row in [*predicted, *steps]))
+    said = [f"{METHOD}: {said}" for said in reachable(rows)]
+    if predicted and steps:
+        said.insert(0, f"{_STEP_AUROC} of {max(row['n'] for row in steps)} labelled steps")
+        steps = [{**row, "n": None} for row in steps]
     return _table(
-        "step accuracy",
-        predicted,
-        lambda row: row["predictor"],
+        "step accuracy" if predicted else "",
+        [*predicted, *steps],
+        lambda row: row["predictor"] or _STEP_AUROC,
         heads,
         heads,
         baselines,
-        [f"{METHOD}: {said}" for said in reachable(rows)],
+        said,
     )
 
 

@@ -59,8 +59,9 @@ class GroupMetrics:
 
     def why_not(self) -> str:
         """Why there is no such figure."""
-        notes = [row["note"] for row in self.headline if row["metric"] == MAIN[self.scenario] and row["note"]]
-        return plain(notes[0]) if notes else "no method has scores"
+        rows = [row for row in self.headline if row["metric"] == MAIN[self.scenario]]
+        notes = [row["note"] for row in rows if row["note"]]
+        return plain(notes[0]) if notes else "no method has scores" if rows else "nothing is labelled for them"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pa_dist.report.numbers import signed
 from pa_dist.report.viewer.selection import CHOSEN_BY, OUTCOMES, outcome_of
 from pa_dist.report.viewer.token_text import policy_pieces
 from pa_dist.report.viewer.trajectory import LOGPROBS, STEPS, SUSPECTED_BY, Row, numbered, record, suspicious
+from pa_dist.schema import WRONG
 from pa_dist.store.folder import RunFolder
 from pa_dist.store.index import locate, rows
 from pa_dist.terminal import bar, coloured, console_for, line, visible
@@ -25,7 +26,7 @@ from pa_dist.trajectory import Message
 _MOST = 600
 # Tokens named with their values below a step, for whom colours say nothing.
 _NAMED = 3
-_GIVEN = ("trajectory_id", *GROUP, "task_id", "trial", "reward", "mistake_step", "messages")
+_GIVEN = ("trajectory_id", *GROUP, "task_id", "trial", "reward", "mistake_step", "step_labels", "messages")
 # Ids that nearest ones are looked for among.
 _COMPARED = 20_000
 
@@ -102,7 +103,7 @@ def _lines(row: Row, beta: float, threshold: float, most: int | None) -> Iterato
     for at, message in enumerate(row["messages"]):
         yield Text()
         if at not in steps:
-            label = "  ✕ labelled mistake" if at == row["mistake_step"] else ""
+            label = "".join(f"  {mark}" for mark in _label(row, at))
             yield Text.assemble(Text(visible(f"message {at} {_who(message)}"), "bold"), label)
             yield from _thought(message, row["style"], most)
             yield _told(message, most)
@@ -134,9 +135,15 @@ def _marks(row: Row, outcome: str) -> dict[int, list[str]]:
         if name == SUSPECTED_BY or not succeeded:
             found.setdefault(place, []).append("▼ most suspicious" if name == SUSPECTED_BY else f"▼ {name}")
     for place, step in enumerate(row["steps"]):
-        if step["at"] == row["mistake_step"]:
-            found.setdefault(place, []).append("✕ labelled mistake")
+        found.setdefault(place, []).extend(_label(row, step["at"]))
     return found
+
+
+def _label(row: Row, at: int) -> list[str]:
+    """The mark of a message that is labelled as the mistake, or as wrong."""
+    if at == row["mistake_step"]:
+        return ["✕ labelled mistake"]
+    return ["✕ labelled wrong"] if row["step_labels"] is not None and row["step_labels"][at] == WRONG else []
 
 
 def _thought(message: Message, style: str, most: int | None) -> Iterator[Text]:

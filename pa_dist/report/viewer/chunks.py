@@ -34,7 +34,7 @@ DATA = ("report", "data")
 _CHUNK_CHARS = 1 << 20
 _EMBEDDED_BYTES = 3 << 20
 _ABOUT_CHARS = 120
-_GIVEN = ["trajectory_id", "messages", "mistake_step", "mistake_agent"]
+_GIVEN = ["trajectory_id", "messages", "mistake_step", "mistake_agent", "step_labels"]
 
 
 @dataclass(frozen=True)
