@@ -20,7 +20,7 @@ from pa_dist.reduce.metrics.intervals import Clusters
 # Every subset of so many trials is voted on, 255 at most. Of more trials all of them together alone.
 MOST_TRIALS = 8
 # Ballots that are counted at a time.
-_AT_ONCE = 1 << 20
+_AT_ONCE = 1 << 16
 
 
 def votes(score: Floats | None, answer: Ints, trials: Trials, clusters: Clusters, notes: list[str]) -> Named:
@@ -118,9 +118,12 @@ def _borda(score: Floats) -> Floats:
 
 def _mean_over_subsets(ballots: Ballots, starts: Ints, size: int, n: int) -> Floats:
     """Of each task with `size` trials the mean over its subsets of n, [tasks]."""
-    total, subsets = np.zeros(len(starts)), np.array(list(combinations(range(size), n)))
-    at_once = max(1, _AT_ONCE // (n * len(starts)))
-    for first in range(0, len(subsets), at_once):
-        places = starts[:, None, None] + subsets[first : first + at_once]
-        total += ballots.elect(places.reshape(-1, n)).reshape(len(starts), -1).sum(axis=1)
+    subsets = np.array(list(combinations(range(size), n)))
+    total, tasks = np.zeros(len(starts)), max(1, _AT_ONCE // n)
+    for first in range(0, len(starts), tasks):
+        here = starts[first : first + tasks, None, None]
+        at_once = max(1, _AT_ONCE // (n * len(here)))
+        for chosen in (subsets[at : at + at_once] for at in range(0, len(subsets), at_once)):
+            elected = ballots.elect((here + chosen).reshape(-1, n)).reshape(len(here), -1)
+            total[first : first + tasks] += elected.sum(axis=1)
     return total / len(subsets)
