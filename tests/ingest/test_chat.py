@@ -15,13 +15,13 @@ def test_all_keys(jsonl, run):
     record = {
         "id": "a/../b", "task_id": 7, "trial": 1, "reward": 1, "mistake_step": 0, "mistake_agent": "user",
         "tools": [{"type": "function"}], "benchmark": "b", "domain": "d", "behavior": "m", "messages": [HI],
-        "system_message": "Be kind.", "note": [1.5],
+        "system_message": "Be kind.", "answer": "42", "note": [1.5],
     }  # fmt: skip
     [row] = run("chat", jsonl("log.jsonl", record)).rows
     assert row == {
         "trajectory_id": "a/../b", "task_id": "7", "trial": 1, "reward": 1.0, "mistake_step": 0,
         "mistake_agent": "user", "tools": '[{"type": "function"}]', "benchmark": "b", "domain": "d", "behavior": "m",
-        "system": "Be kind.", "extra": '{"note": [1.5]}',
+        "system": "Be kind.", "answer": "42", "extra": '{"note": [1.5]}',
         "pair_id": None, "step_labels": None,
         "messages": [{
             "role": "user", "content": "hi", "name": None, "reasoning": None, "tool_calls": None, "tool_call_id": None,
@@ -35,8 +35,27 @@ def test_only_messages(jsonl, run):
     assert len(row["trajectory_id"]) == 32
     assert all(
         row[name] is None
-        for name in ("task_id", "trial", "behavior", "system", "tools", "reward", "mistake_step", "extra")
+        for name in ("task_id", "trial", "behavior", "system", "tools", "reward", "mistake_step", "answer", "extra")
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "answer", "extra"),
+    [
+        ({"answer": " As it is. "}, " As it is. ", None),
+        # A data set's `answer` is often the right one; what the model came to has the longer name.
+        ({"answer": "gold", "final_answer": "mine"}, "mine", '{"answer": "gold"}'),
+        ({"answer": "mine", "final_answer": ""}, "mine", '{"final_answer": ""}'),
+        ({"final_answer": None}, None, None),
+        ({"answer": 42}, "42", None),
+        ({"answer": False}, "false", None),
+        ({"answer": {"b": [1, None]}}, '{"b": [1, null]}', None),
+    ],
+)
+def test_answers(jsonl, run, given, answer, extra):
+    found = run("chat", jsonl("log.jsonl", {"messages": [HI], **given}))
+    [row] = found.rows
+    assert (row["answer"], row["extra"]) == (answer, extra)
 
 
 @pytest.mark.parametrize(

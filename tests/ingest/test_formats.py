@@ -41,7 +41,7 @@ def test_tau2(put, run, info_last):
         "system": "Be kind.",
         "tools": '{"f": {"name": "f"}}', "reward": 0.5, "mistake_step": None, "mistake_agent": None,
         "pair_id": None, "step_labels": None,
-        "extra": '{"termination_reason": "user_stop", "seed": 3}',
+        "answer": None, "extra": '{"termination_reason": "user_stop", "seed": 3}',
     }  # fmt: skip
 
 
