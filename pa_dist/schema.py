@@ -160,7 +160,7 @@ def prefix_columns(method: str, k: Sequence[int]) -> list[str]:
 
 def prefixes(methods: Sequence[str], k: Sequence[int]) -> pa.Schema:
     """Schema of `prefixes`, of which the rows are those of `scores`."""
-    fields = [KEYS[0]]
+    fields = [KEYS[0], pa.field("n_steps", pa.int32())]
     for method in methods:
         fields += [pa.field(name, pa.float64()) for name in prefix_columns(method, k)]
         fields += [pa.field(f"{method}__{WORST_STEP}", pa.list_(pa.int32()))]

@@ -259,7 +259,7 @@ def _prefixes_table(table: pa.Table, steps: _Steps, readings: Sequence[_Reading]
     of = schema.prefixes([method.name for method, _ in readings], settings.prefix_steps)
     if not {"auto", "prefix"} & set(settings.scenarios):
         return of.empty_table()
-    arrays = [column(table, "trajectory_id")]
+    arrays = [column(table, "trajectory_id"), pa.array(steps.n_steps, pa.int32())]
     for method, read in readings:
         valid = _valid(read)
         arrays += prefix_arrays(

@@ -126,10 +126,10 @@ def alarm_of_method(folder: RunFolder, settings: Evaluate, cell: Cell, plan: Sli
         here = np.flatnonzero(known[rows]) + rows.start
         clusters[group] = every.some(here).clusters(settings.seed)
         threshold[here] = thresholds(lowest[here], success[here], clusters[group].folds, rate)
-    step = np.full(len(place), np.nan)
+    step, share = np.full(len(place), np.nan), np.full(len(place), np.nan)
     for worst in _running(folder, cell, place):
         step[worst.rows] = worst.first_below(threshold[worst.rows])
-    (n_steps,) = read_scores(folder, ["n_steps"], place)
+        share[worst.rows] = step[worst.rows] / np.maximum(worst.n_steps, 1)
     for group, rows in plan.of("prefix"):
         n_rated = int(np.count_nonzero(~np.isnan(every.reward[rows])))
         here = np.flatnonzero(known[rows]) + rows.start
@@ -145,9 +145,8 @@ def alarm_of_method(folder: RunFolder, settings: Evaluate, cell: Cell, plan: Sli
             figures += unlabelled([(name, rate) for name in ALARMS[2:]], figures[1].note or NONE_CAUGHT)
         else:
             caught = ~success[here] & ~np.isnan(step[here])
-            when = step[here][caught]
-            for name, values in zip(ALARMS[2:], (when, when / n_steps[here][caught]), strict=True):
-                figures.append(median(name, rate, values, of_group.some(caught), notes, intervals=shown))
+            for name, when in zip(ALARMS[2:], (step, share), strict=True):
+                figures.append(median(name, rate, when[here][caught], of_group.some(caught), notes, intervals=shown))
         yield from _of_cell(group, cell, figures)
 
 
@@ -157,11 +156,13 @@ class _Worst:
 
     Attributes:
       rows: their places among the labels.
+      n_steps: [trajectories] how many steps each has.
       counts: [trajectories] how many such steps each has.
       step, score: of all, trajectory after trajectory; scores so that higher is better.
     """
 
     rows: Ints
+    n_steps: Ints
     counts: Ints
     step: Ints
     score: Floats
@@ -185,9 +186,10 @@ def _running(folder: RunFolder, cell: Cell, place: Ints) -> Iterator[_Worst]:
     names = [f"{cell.method}__{name}" for name in (schema.WORST_STEP, schema.WORST)]
     start = 0
     for path in folder.parts(_TABLE):
-        table = folder.read_table(path, names)
+        table = folder.read_table(path, ["n_steps", *names])
         rows = at[start : start + len(table)]
         start += len(table)
         steps, scores = (column(table, name) for name in names)
         counts = lengths(steps)
-        yield _Worst(rows, counts, steps.flatten().to_numpy(), cell.orientation * scores.flatten().to_numpy())
+        oriented = cell.orientation * scores.flatten().to_numpy()
+        yield _Worst(rows, table["n_steps"].to_numpy(), counts, steps.flatten().to_numpy(), oriented)
