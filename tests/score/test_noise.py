@@ -152,7 +152,7 @@ def test_the_noise_of_quantised_models_is_against_their_dequantised_weights(by, 
             "trajectories": {"format": "chat", "paths": [str(chat_file)]},
             "pair": {name: str(folder) for name, folder in folders.items()},
             "score": {"dtype": dtype, "device": "cpu", "max_length": 60, "noise_rows": 3},
-            "evaluate": {"resamples": 0},
+            "evaluate": {"resamples": 10},
             "output": str(tmp_path / "out"),
         }
     )
