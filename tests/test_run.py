@@ -67,7 +67,7 @@ def test_every_row_is_scored_or_rejected(finished):
     assert by_stage["score"]["trajectory_id"] == "silent"
     assert by_stage["score"]["reason"] == "no message is an action"
     metrics = json.loads(Path(finished.output, "metrics.json").read_text())
-    assert {row["scenario"] for row in metrics} == {"uq", "best_of_n", "fa"}
+    assert {row["scenario"] for row in metrics} == {"uq", "prefix", "best_of_n", "fa"}
 
 
 @pytest.mark.parametrize("model", ["policy", "reference"])

@@ -129,7 +129,7 @@ def test_what_a_run_says_and_leaves(finished):
     ]
     metrics = json.loads(Path(loaded.output, "metrics.json").read_text())
     scenarios = {name: {row["scenario"] for row in metrics if row["method"] == name} for name in ("wild", "prm")}
-    assert scenarios == {"wild": {"uq", "best_of_n"}, "prm": {"uq", "best_of_n", "fa"}}
+    assert scenarios == {"wild": {"uq", "prefix", "best_of_n"}, "prm": {"uq", "prefix", "best_of_n", "fa"}}
     assert not list(Path(loaded.output, "checkpoint_rewards").rglob("*.parquet"))
 
 
@@ -185,7 +185,7 @@ def test_critiques_by_vllm_are_those_by_transformers(finished, tmp_path):
         assert other["step_score"] == pytest.approx(one["step_score"], abs=1e-3)
         assert {**other, "step_score": None} == {**one, "step_score": None}
     metrics = json.loads(Path(folder.path("metrics.json")).read_text())
-    assert {row["scenario"] for row in metrics if row["method"] == "by_vllm"} == {"uq", "best_of_n", "fa"}
+    assert {row["scenario"] for row in metrics if row["method"] == "by_vllm"} == {"uq", "prefix", "best_of_n", "fa"}
 
 
 def test_other_settings_are_refused_and_other_pools_are_not(finished, models):
