@@ -149,6 +149,12 @@ def test_what_is_drawn_is_what_the_metrics_say(folder):
     assert {row["method"] for row in best} >= {"progress_advantage", "oracle pass@n", "mean@n"}
     (oracle,) = [row["success"] for row in best if row["method"] == "oracle pass@n"]
     assert oracle == pytest.approx(_metric(folder, scenario="best_of_n", metric="oracle", at=4.0))
+    spent = _metric(folder, domain=HOSTILE, scenario="best_of_n", metric="tokens", at=4.0)
+    assert [row["tokens"] for row in best] == pytest.approx([spent] * len(best))
+    mine = _table(folder, f"best-of-n-{slug}-best-of-n").filter(pc.field("method") == "progress_advantage").to_pylist()
+    before, after = (next(row for row in mine if row["n"] == n) for n in (3, 4))
+    gained = (after["success"] - before["success"]) / (spent / 4) * 1000
+    assert after["gain_per_1000_tokens"] == pytest.approx(gained, abs=1e-9)
 
 
 def test_what_the_labels_do_not_allow_is_left_out_with_the_reason(html):

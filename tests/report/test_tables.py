@@ -53,6 +53,53 @@ def test_best_of_n_shows_baselines_and_the_largest_n(tmp_path):
     assert "oracle pass@n 0.100 0.200 0.400 0.700" in lines
 
 
+def _of_n(method, metric, values, n=25):
+    names = {"scenario": "best_of_n", "method": method, "metric": metric, "n": n}
+    named = names if method != "baseline" else {**names, "token_agg": None, "step_agg": None}
+    return [{**named, "at": float(at), "value": value} for at, value in values.items()]
+
+
+def test_best_of_n_shows_votes_and_what_is_gained_for_tokens(tmp_path):
+    rows = [
+        *_of_n("progress_advantage", "success", {1: 0.5, 2: 0.6, 3: 0.7, 4: 0.65}),
+        *_of_n("progress_advantage", "weighted_vote", {4: 0.8}),
+        *_of_n("entropy", "weighted_vote", {4: 0.9}),
+        *_of_n("baseline", "vote", {4: 0.7}),
+        *_of_n("baseline", "tokens", {1: 1000.0, 2: 2000.0, 3: 3000.0, 4: 4000.4}),
+    ]
+    lines = shown(tmp_path, *rows)
+    assert "progress_advantage 0.500 0.600 0.650" in lines
+    assert "progress_advantage, weighted vote 0.800" in lines
+    assert "majority vote 0.700" in lines
+    assert "tokens of n trials 1,000 2,000 4,000" in lines
+    # 0.1 for the second 1,000 tokens, 0.05 for the 2,000 after these.
+    assert "progress_advantage, gain a 1,000 tokens +0.100 +0.025" in lines
+    assert not any("0.900" in line for line in lines)
+
+
+def test_a_gain_is_of_the_same_tasks(tmp_path):
+    rows = [
+        *_of_n("progress_advantage", "success", {1: 0.5}),
+        *_of_n("progress_advantage", "success", {2: 0.6}, n=20),
+        *_of_n("baseline", "tokens", {1: 1000.0}),
+        *_of_n("baseline", "tokens", {2: 3000.0}, n=20),
+    ]
+    assert not any("gain a 1,000" in line for line in shown(tmp_path, *rows))
+
+
+def test_without_a_reward_there_is_the_cost_alone(tmp_path):
+    why = "no task has a trial with a reward"
+    rows = [
+        {"scenario": "best_of_n", "method": method, "metric": metric, "at": None, "n": 0, "note": why}
+        for method, metric in (("progress_advantage", "success"), ("baseline", "mean"))
+    ]
+    lines = shown(tmp_path, *rows, *_of_n("baseline", "tokens", {1: 10.0, 2: 20.0}))
+    assert "tokens of n trials 10 20" in lines
+    assert f"n = 0; {why}" in lines
+    assert not any(line.startswith(("progress_advantage", "mean@n")) for line in lines)
+    assert finding("best_of_n", rows) == why
+
+
 def test_fa_has_a_column_a_predictor_and_its_baselines_below(tmp_path):
     row = {"scenario": "fa", "step_agg": None, "metric": "step_accuracy"}
     mine = {**row, "method": "progress_advantage"}
