@@ -25,12 +25,12 @@ from pa_dist.store.folder import RunFolder
 _ROWS_OF_A_FILE = 2000
 
 
-def measure(sizes: Sequence[int], labelled: float, place: str | None) -> None:
+def measure(sizes: Sequence[int], labelled: tuple[float, float], place: str | None) -> None:
     """Print a line for each size of corpus, all scenarios, default settings; memory is the driver's and the largest
     worker's.
 
     Args:
-      labelled: share of the trajectories with a mistake_step.
+      labelled: shares of the trajectories with a mistake_step, and with a label for each step.
       place: where corpora are written, 25 GB for a million; null: the machine's place for such files.
     """
     print(
@@ -48,7 +48,7 @@ def measure(sizes: Sequence[int], labelled: float, place: str | None) -> None:
         )
 
 
-def write_corpus(folder: RunFolder, n: int, labelled: float) -> None:
+def write_corpus(folder: RunFolder, n: int, labelled: tuple[float, float]) -> None:
     """A run folder as scoring leaves it."""
     folder.start("score", {})
     starts = range(0, n, _ROWS_OF_A_FILE)
@@ -57,8 +57,8 @@ def write_corpus(folder: RunFolder, n: int, labelled: float) -> None:
     folder.finish("score", rows=n, rejects=0)
 
 
-def _write(folder: RunFolder, labelled: float, n: int, start: int) -> None:
-    table = block(start, min(_ROWS_OF_A_FILE, n - start), labelled)
+def _write(folder: RunFolder, labelled: tuple[float, float], n: int, start: int) -> None:
+    table = block(start, min(_ROWS_OF_A_FILE, n - start), *labelled)
     for name in schema.TOKEN_COLUMNS[1:]:  # of the reference nothing else is kept
         at = table.schema.get_field_index(f"reference_{name}")
         field = table.schema.field(at)

@@ -68,8 +68,12 @@ def one_core() -> None:
     pa.set_io_thread_count(1)
 
 
-def block(start: int, n: int, labelled: float) -> pa.Table:
-    """Rows of `logprobs`: about 15 steps of about 80 tokens, one step in a hundred truncated to nothing."""
+def block(start: int, n: int, labelled: float, step_labels: float = 0.0) -> pa.Table:
+    """Rows of `logprobs`: about 15 steps of about 80 tokens, one step in a hundred truncated to nothing.
+
+    Args:
+      labelled, step_labels: shares with a mistake_step, and with a label for each step, of which one in five is wrong.
+    """
     rng = np.random.default_rng(start)
     n_steps = rng.integers(8, 23, n)
     total = int(n_steps.sum())
@@ -108,7 +112,18 @@ def block(start: int, n: int, labelled: float) -> pa.Table:
     scales = {"logprob": 3, "topk_logprob_mean": 9, "entropy": -2, "self_certainty": -20}
     for model in schema.MODELS:
         columns |= {f"{model}_{name}": per_token(noise(scale)) for name, scale in scales.items()}
+    if step_labels:
+        columns["step_labels"] = _step_labels(np.random.default_rng([start, 1]), n_steps, step_labels)
     return pa.table(columns, schema=schema.LOGPROBS)
+
+
+def _step_labels(rng: np.random.Generator, n_steps: np.ndarray[Any, Any], share: float) -> pa.Array:
+    """Of messages, of which each second one from the third on is a step."""
+    ends = np.concatenate([[0], np.cumsum(2 * n_steps + 1)])
+    labels, message = rng.choice([1, 1, 1, 0, -1], ends[-1]), np.arange(ends[-1]) - np.repeat(ends[:-1], np.diff(ends))
+    values = pa.array(labels, pa.int8(), mask=(message < 2) | (message % 2 == 1))
+    without = np.append(rng.random(len(n_steps)) >= share, False)
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32(), mask=without), values)
 
 
 def _as_arrays(row: dict[str, Any]) -> dict[str, Any]:
@@ -124,19 +139,30 @@ def plain_loop(row: dict[str, Any]) -> tuple[list[Step], Step, list[Step]]:
     steps = [
         keys | {"step": row["step"][i], "agent": row["agent"][i], "n_tokens": len(row["policy_logprob"][i])}
         | {"text_hash": row["text_hash"][i], "truncated": row["truncated"][i]}
+        | {"label": _loop_label(row, row["step"][i])}
         | {"reason": "truncated" if not values and row["truncated"][i] else None}
         | {f"{m}__{a}": values.get((m, a)) for m in _ADVANTAGES for a in schema.TOKEN_AGGS}
         for i, values in enumerate(read)
     ]  # fmt: skip
     valid = [i for i, values in enumerate(read) if values]
     scores = keys | {field.name: row[field.name] for field in schema.LABELS}
-    scores |= {"n_steps": len(read), "n_scored_steps": len(valid), "n_tokens": sum(step["n_tokens"] for step in steps)}
+    labels = row["step_labels"] or []
+    scores |= {"first_wrong": labels.index(schema.WRONG) if schema.WRONG in labels else None}
+    n_labelled = sum(_loop_label(row, message) is not None for message in row["step"])
+    n_tokens = sum(step["n_tokens"] for step in steps)
+    scores |= {"n_steps": len(read), "n_scored_steps": len(valid), "n_tokens": n_tokens}
+    scores |= {"n_labelled_steps": n_labelled}
     for method, token_aggs, step_aggs, _ in _LOOP_METHODS:
         for token_agg in token_aggs:
             values = np.array([read[i][_SOURCE.get(method, method), token_agg] for i in valid])
             for step_agg in step_aggs:
                 scores[f"{method}__{token_agg}__{step_agg}"] = _LOOP_STEP[step_agg](values) if valid else None
-    return steps, scores, _loop_attributions(row, keys, read, valid) if row["mistake_step"] is not None else []
+    blamed = row["mistake_step"] is not None or scores["first_wrong"] is not None
+    return steps, scores, _loop_attributions(row, keys, read, valid) if blamed else []
+
+
+def _loop_label(row: dict[str, Any], message: int) -> int | None:
+    return None if row["step_labels"] is None else row["step_labels"][message]
 
 
 def _loop_step(row: dict[str, Any], position: int) -> dict[tuple[str, str], float]:
@@ -167,7 +193,8 @@ def _loop_attributions(
 ) -> list[Step]:
     blamed = []
     keys = keys | {"mistake_step": row["mistake_step"], "mistake_agent": row["mistake_agent"]}
-    scored = row["mistake_step"] in [row["step"][i] for i in valid]
+    mistake, mistake_agent = row["mistake_step"], row["mistake_agent"]
+    scored = mistake is None or mistake in [row["step"][i] for i in valid]
     why = None if scored else "truncated" if row["mistake_step"] in row["step"] else "no action"
     for method, token_aggs, step_aggs, orientation in _LOOP_METHODS:
         for token_agg in token_aggs if len(step_aggs) > 1 else ():
@@ -175,10 +202,10 @@ def _loop_attributions(
             for predictor, (position, fallback) in zip(schema.PREDICTORS, _loop_blame(values), strict=True):
                 step, agent = row["step"][valid[position]], row["agent"][valid[position]]
                 cell = {"method": method, "token_agg": token_agg, "predictor": predictor, "step": step, "agent": agent}
-                cell |= {"fallback": fallback, "unreachable": why}
+                cell |= {"fallback": fallback, "label": _loop_label(row, step), "unreachable": why}
                 right = {
-                    "correct": step == row["mistake_step"],
-                    "agent_correct": agent.startswith(row["mistake_agent"]),
+                    "correct": None if mistake is None else step == mistake,
+                    "agent_correct": None if mistake_agent is None else agent.startswith(mistake_agent),
                 }
                 blamed.append(keys | cell | right)
     return blamed

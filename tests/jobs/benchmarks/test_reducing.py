@@ -9,7 +9,8 @@ from pa_dist.reduce.block.tables import reduce_block
 
 
 def test_the_plain_loop_does_the_same_work():
-    block = reducing.block(0, 12, 0.5)
+    block = reducing.block(0, 12, 0.5, 0.5)
+    assert 0 < block["step_labels"].null_count < 12
     reduced = reduce_block(block, Evaluate())
     looped = [reducing.plain_loop(reducing._as_arrays(row)) for row in block.to_pylist()]
     _same(reduced.steps.to_pylist(), [step for steps, _, _ in looped for step in steps])
