@@ -157,6 +157,7 @@ def plain_loop(row: dict[str, Any]) -> tuple[list[Step], Step, list[Step]]:
             values = np.array([read[i][_SOURCE.get(method, method), token_agg] for i in valid])
             for step_agg in step_aggs:
                 scores[f"{method}__{token_agg}__{step_agg}"] = _LOOP_STEP[step_agg](values) if valid else None
+    scores |= {f"fewest_{of}__none__none": float(scores[f"n_{of}"]) for of in ("steps", "tokens")}
     blamed = row["mistake_step"] is not None or scores["first_wrong"] is not None
     return steps, scores, _loop_attributions(row, keys, read, valid) if blamed else []
 
@@ -184,6 +185,8 @@ def _loop_step(row: dict[str, Any], position: int) -> dict[tuple[str, str], floa
     }
     for agg in schema.TOKEN_AGGS:
         values["progress_advantage", agg] = values["policy_logprob", agg] - values["reference_logprob", agg]
+    for agg in ("mean", "sum"):
+        values["sequence_probability", agg] = float(np.exp(values["policy_logprob", agg]))
     values["perplexity", "mean"] = float(np.exp(-values["policy_logprob", "mean"]))
     return values
 
@@ -246,4 +249,5 @@ _LOOP_METHODS = (
     ("deepconf_tail", schema.TOKEN_AGGS, ("last",), 1),
     ("deepconf_bottom10", schema.TOKEN_AGGS, ("bottom10",), 1),
     ("perplexity", ("mean",), schema.STEP_AGGS, -1),
+    ("sequence_probability", ("mean", "sum"), ("mean",), 1),
 )
