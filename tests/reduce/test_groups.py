@@ -176,7 +176,7 @@ def test_trials_are_chosen_without_any_reward(tmp_path):
     single = run_folder(tmp_path / "single", [row for row in none if row["trial"] == 0])
     summary = evaluate(SETTINGS, single, map)
     assert (summary.scenarios, summary.metrics) == ((), 0)
-    assert summary.note == "no metrics: no trajectory has a reward or a mistake_step"
+    assert summary.note.startswith("no metrics: ")
 
 
 def _advantage(row):

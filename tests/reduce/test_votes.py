@@ -180,8 +180,16 @@ def test_votes_of_a_run(tmp_path, answers):
 
 def test_groups_without_an_answer_have_no_vote(tmp_path):
     rows = _voting_rows()
-    other = [row | {"trajectory_id": f"o{i}", "domain": "other", "answer": None} for i, row in enumerate(rows)]
+    other = [
+        row | {"trajectory_id": f"o{i}", "domain": "other", "answer": None, "messages": []}
+        for i, row in enumerate(rows)
+    ]
     folder = run_folder(tmp_path, rows + other)
+    # Where they are asked for, their lack is said.
+    evaluate(SETTINGS.model_copy(update={"answers": "last_message"}), folder, map)
+    (none,) = pick(metrics(folder), metric="vote", domain="other")
+    assert (none["value"], none["note"]) == (None, "no trial with a reward ends in a message of the assistant")
+    assert len(pick(metrics(folder), metric="vote", domain=None)) == 3
     folder.write("trajectories", "part-1", pa.table({"trajectory_id": ["of another version"]}))  # has no such column
     evaluate(SETTINGS, folder, map)
     voted = [r for r in metrics(folder) if "vote" in r["metric"]]

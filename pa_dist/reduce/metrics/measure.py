@@ -280,6 +280,8 @@ def bon_baselines(folder: RunFolder, settings: Evaluate, plan: Slicing) -> Itera
             figures = unlabelled([("mean", None), ("oracle", None)], NO_TRIAL)
         if (answer := _answers(answers, rows, rated)) is not None:
             figures += _named(votes(None, answer, tried, clusters, notes), settings, headline=True)
+        elif settings.answers == "last_message":
+            figures += unlabelled([("vote", None)], "no trial with a reward ends in a message of the assistant")
         figures += _named(_tokens(labels, tokens[rows], uncounted, settings), settings, headline=True)
         for figure in figures:
             yield MetricRow("best_of_n", group, "baseline", None, None, None, figure)
