@@ -116,9 +116,9 @@ def score_trajectories(
 
     Args:
       trajectories: a path or several, of any format; conversations with the keys of the format `chat` (messages, and
-        optionally id, task_id, trial, reward, mistake_step ...), as mappings, dataclasses or pydantic models, one or
-        several, or the messages alone; a table with a conversation a row, of pandas, polars, Arrow, Ray or Hugging Face
-        datasets, read as a Parquet file is; or a config's whole section, such as
+        optionally id, task_id, trial, reward, mistake_step, step_labels ...), as mappings, dataclasses or pydantic
+        models, one or several, or the messages alone; a table with a conversation a row, of pandas, polars, Arrow, Ray
+        or Hugging Face datasets, read as a Parquet file is; or a config's whole section, such as
         `{"format": "tau2", "paths": [...], "limit": 40}`.
       pair: a name of `pa-dist pairs`, `demo`, or `{"policy": ..., "reference": ...}`.
       output: the run folder.

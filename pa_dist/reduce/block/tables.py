@@ -38,16 +38,7 @@ _IMPROBABLE = "a model gives one of its tokens no probability"
 _PER_STEP = ["agent", "text_hash", "truncated"]
 _POLICY = [f"policy_{name}" for name in schema.TOKEN_COLUMNS]
 
-COLUMNS = [
-    *_KEYS,
-    *_LABELS,
-    schema.STEP_LABELS.name,
-    "step",
-    *_PER_STEP,
-    "token_ids_reference",
-    *_POLICY,
-    "reference_logprob",
-]
+COLUMNS = [*_KEYS, *_LABELS, "step_labels", "step", *_PER_STEP, "token_ids_reference", *_POLICY, "reference_logprob"]
 """The columns of `logprobs` that a block needs."""
 
 
@@ -339,8 +330,8 @@ def _labelled_table(steps: _Steps, readings: Sequence[_Reading]) -> pa.Table:
     chosen = np.flatnonzero(steps.labels.known)
     columns = {"label": steps.labels.at(chosen)}
     for method, read in readings:
-        values = read if isinstance(method, RewardMethod) else method.blamed_by(steps.columns)
-        values = np.where(_valid(values), method.orientation * values, np.nan)[:, chosen]
+        values = (read if isinstance(method, RewardMethod) else method.blamed_by(steps.columns))[:, chosen]
+        values = np.where(_valid(values), method.orientation * values, np.nan)
         columns |= {f"{method.name}__{agg}": _floats(of) for agg, of in zip(method.token_aggs, values, strict=True)}
     return pa.table(columns)
 
