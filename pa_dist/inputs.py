@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from pa_dist.errors import ConfigError, first_line
+from pa_dist.ingest.formats.chat import PAIR
 from pa_dist.ingest.formats.parquet import COLUMNS
 from pa_dist.store.folder import RunFolder
 from pa_dist.store.lease import held
@@ -109,7 +110,7 @@ def _parquet(table: Callable[[], Iterator[pa.Table]], folder: RunFolder) -> dict
         first = next(parts, None)
         if first is None:
             raise ConfigError("trajectories: a table without rows")
-        if not set(COLUMNS) & set(first.column_names):
+        if not set(COLUMNS) & set(first.column_names) and not set(PAIR) <= set(first.column_names):
             names = ", ".join(map(str, first.column_names))[:200]
             raise ConfigError(f"trajectories: no column {' or '.join(COLUMNS)} among {names}")
         with pq.ParquetWriter(out, first.schema, compression="zstd") as writer:

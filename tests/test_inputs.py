@@ -129,6 +129,13 @@ def test_one_conversation(form, read):
     assert rejects == []
 
 
+def test_pairs_of_conversations(read):
+    pair = {"id": "p", "chosen": messages(), "rejected": [*messages()[:-1], {**messages()[-1], "content": "No."}]}
+    for form in ([pair], pa.Table.from_pylist([pair])):
+        rows, rejects = read(form)
+        assert ([row["trajectory_id"] for row in rows], rejects) == (["p/chosen", "p/rejected"], [])
+
+
 def test_paths(tmp_path):
     folder = RunFolder(str(tmp_path / "out"))
     for given, paths in [

@@ -93,6 +93,7 @@ def test_precision_and_recall_by_hand():
     assert found[2].tolist() == [0] * 6
     assert found[3].tolist() == [0, 1 / 2, 1 / 2, 0, 1 / 2, 1 / 2]
     assert missed == 1
+    assert at_lowest(values, steps.labels == -1, steps.starts, [])[0].shape == (4, 0)
     names = metric_names([1, 2, 5], pairs=False)
     figures = [
         of.figure(*name)

@@ -53,9 +53,9 @@ def read_lines(
 
 def trajectories(record: dict[str, Any], origin: Origin) -> list[Trajectory]:
     """The trajectory of a conversation, or the two of a pair. Raises `Unusable`."""
-    if "messages" in record or not PAIR.keys() <= record.keys():
+    if record.get("messages") is not None or not record.keys() >= PAIR.keys():
         return [trajectory(record, origin)]
-    shared = {key: value for key, value in record.items() if key not in (*PAIR, "prompt")}
+    shared = {key: value for key, value in record.items() if key not in (*PAIR, "prompt", "messages")}
     prompt = record.get("prompt")
     for key in ("step_labels", "mistake_step"):
         if shared.get(key) is not None:

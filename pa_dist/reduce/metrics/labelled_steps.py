@@ -127,8 +127,7 @@ def detection(values: Floats, wrong: Bools, bins: NDArray[np.integer], n_bins: i
     if not n_wrong or not n_others:
         one_class = f"one class only: {'every' if n_wrong else 'no'} labelled step is wrong"
         return [Estimate(np.nan, np.empty(0), 0, n, notes=notes, undefined=one_class if n else _NO_SCORE)] * 2
-    order = np.argsort(values, kind="stable")[:n]  # NaN last
-    sums = _Sums.of(values, order, wrong, bins, n_bins, n_others)
+    sums = _Sums.of(values, wrong, bins, n_bins, n_wrong, n_others)
     others = sums.rows - sums.wrong
     clusters, with_wrong, with_others = (int(np.count_nonzero(of)) for of in (sums.rows, sums.wrong, others))
     rarer, pairs = min(with_wrong, with_others), pairs_at_the_edge(with_wrong, with_others)
@@ -166,9 +165,12 @@ class _Sums:
     below_by_row: float = 0.0
 
     @staticmethod
-    def of(values: Floats, order: Ints, wrong: Bools, bins: NDArray[np.integer], n_bins: int, n_others: int) -> "_Sums":
+    def of(
+        values: Floats, wrong: Bools, bins: NDArray[np.integer], n_bins: int, n_wrong: int, n_others: int
+    ) -> "_Sums":
         sums, n_hits = _Sums(*np.zeros((5, n_bins))), 0
-        for start, stop in _between_ties(values, order):
+        order = np.argsort(values, kind="stable")  # NaN last
+        for start, stop in _between_ties(values, order, n_wrong + n_others):
             rows = order[start:stop]
             n_hits = sums._add(values[rows], wrong[rows], bins[rows].astype(np.int64), start, n_hits, n_others)
         return sums
@@ -199,16 +201,12 @@ class _Sums:
         return int(hits[-1])
 
 
-def _between_ties(values: Floats, order: Ints) -> Iterator[tuple[int, int]]:
-    """Parts of a sorted order, of about `_CHUNK` steps, that cut no group of equal values."""
+def _between_ties(values: Floats, order: Ints, n: int) -> Iterator[tuple[int, int]]:
+    """Parts of the first n of a sorted order, of about `_CHUNK` steps, that cut no group of equal values."""
     start = 0
-    while start < len(order):
-        stop = min(start + _CHUNK, len(order))
-        while stop < len(order):
-            tied = values[order[stop : stop + _CHUNK]] == values[order[stop - 1]]
-            stop += int(np.argmin(tied)) if not tied.all() else len(tied)
-            if not tied.all():
-                break
+    while start < n:
+        last = values[order[min(start + _CHUNK, n) - 1]]
+        stop = int(np.searchsorted(values, last, side="right", sorter=order))
         yield start, stop
         start = stop
 
@@ -250,7 +248,7 @@ def _at_lowest(values: Floats, wrong: Bools, counts: Ints, lowest: Sequence[int]
     hits = [np.bincount(owner[hit & (rank < k)], minlength=n) for k in lowest]
     shares = [of / np.clip(n_known, 1, k) for of, k in zip(hits, lowest, strict=True)]
     shares += [of / np.maximum(n_wrong, 1) for of in hits]
-    found = np.where((n_wrong > 0)[:, None], np.stack(shares, axis=1), np.nan)
+    found = np.where((n_wrong > 0)[:, None], np.array(shares).reshape(len(shares), n).T, np.nan)
     return found, int(np.count_nonzero((n_wrong > 0) & (n_known == 0)))
 
 
