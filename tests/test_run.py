@@ -321,9 +321,9 @@ def test_credentials_are_not_shown(uri, shown):
         '{"name": "an app"}',
         '{"a":' * 9000,
         '{"schema_version": 1, "stages": {}}',
-        '{"schema_version": 3}',
-        '{"schema_version": 3, "stages": {"score": null}}',
-        '{"schema_version": 3, "stages": {}, "config": null}',
+        f'{{"schema_version": {schema.SCHEMA_VERSION}}}',
+        f'{{"schema_version": {schema.SCHEMA_VERSION}, "stages": {{"score": null}}}}',
+        f'{{"schema_version": {schema.SCHEMA_VERSION}, "stages": {{}}, "config": null}}',
     ],
     ids=range(9),
 )
