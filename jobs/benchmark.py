@@ -146,12 +146,13 @@ def evaluate(
     trajectories: Annotated[list[int], typer.Option(help="sizes")] = [10_000, 100_000],  # noqa: B006
     labelled: Annotated[float, typer.Option(help="share of trajectories with a mistake_step")] = 0.5,
     step_labels: Annotated[float, typer.Option(help="share of trajectories with a label for each step")] = 0.0,
+    domains: Annotated[int, typer.Option(help="that tasks are spread over")] = 1,
     place: Annotated[Path | None, typer.Option(help="where corpora are written: 25 GB for a million")] = None,
 ) -> None:
     """What evaluating takes with default settings and every scenario: seconds, core-seconds, memory of each process."""
     from benchmarks import evaluating
 
-    evaluating.measure(trajectories, (labelled, step_labels), None if place is None else str(place))
+    evaluating.measure(trajectories, (labelled, step_labels), domains, None if place is None else str(place))
 
 
 @app.command()

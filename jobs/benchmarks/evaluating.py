@@ -25,12 +25,13 @@ from pa_dist.store.folder import RunFolder
 _ROWS_OF_A_FILE = 2000
 
 
-def measure(sizes: Sequence[int], labelled: tuple[float, float], place: str | None) -> None:
+def measure(sizes: Sequence[int], labelled: tuple[float, float], domains: int, place: str | None) -> None:
     """Print a line for each size of corpus, all scenarios, default settings; memory is the driver's and the largest
     worker's.
 
     Args:
       labelled: shares of the trajectories with a mistake_step, and with a label for each step.
+      domains: that tasks are spread over, each a group of its own.
       place: where corpora are written, 25 GB for a million; null: the machine's place for such files.
     """
     print(
@@ -39,7 +40,7 @@ def measure(sizes: Sequence[int], labelled: tuple[float, float], place: str | No
     for n in sizes:
         with tempfile.TemporaryDirectory(dir=place) as where:
             folder = RunFolder(where)
-            write_corpus(folder, n, labelled)
+            write_corpus(folder, n, labelled, domains)
             seconds, used, n_metrics = _evaluate(folder)
         each = used.core_seconds / n * 1e3
         print(
@@ -48,17 +49,19 @@ def measure(sizes: Sequence[int], labelled: tuple[float, float], place: str | No
         )
 
 
-def write_corpus(folder: RunFolder, n: int, labelled: tuple[float, float]) -> None:
+def write_corpus(folder: RunFolder, n: int, labelled: tuple[float, float], domains: int) -> None:
     """A run folder as scoring leaves it."""
     folder.start("score", {})
     starts = range(0, n, _ROWS_OF_A_FILE)
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(partial(_write, folder, labelled, n), starts))
+        list(pool.map(partial(_write, folder, labelled, domains, n), starts))
     folder.finish("score", rows=n, rejects=0)
 
 
-def _write(folder: RunFolder, labelled: tuple[float, float], n: int, start: int) -> None:
+def _write(folder: RunFolder, labelled: tuple[float, float], domains: int, n: int, start: int) -> None:
     table = block(start, min(_ROWS_OF_A_FILE, n - start), *labelled)
+    named = pa.array([f"domain-{int(task.rpartition('-')[2]) % domains:05d}" for task in table["task_id"].to_pylist()])
+    table = table.set_column(table.schema.get_field_index("domain"), table.schema.field("domain"), named)
     for name in schema.TOKEN_COLUMNS[1:]:  # of the reference nothing else is kept
         at = table.schema.get_field_index(f"reference_{name}")
         field = table.schema.field(at)

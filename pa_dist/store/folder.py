@@ -9,8 +9,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from pyarrow import fs as pafs
-
 from pa_dist import __version__
 from pa_dist.errors import RunFolderError, first_line, shown
 from pa_dist.schema import SCHEMA_VERSION
@@ -153,8 +151,7 @@ class RunFolder(Tables):
             LOG,
             CONTENTS,
         ):
-            if self.filesystem.get_file_info(self.path(name)).type is not pafs.FileType.NotFound:
-                self.filesystem.delete_file(self.path(name))
+            self.discard(name)
 
     def log(self, line: str) -> None:
         """Append a line to the run's log, with the time. A log that cannot be written is no reason to stop."""

@@ -106,6 +106,11 @@ class Tables(Location):
         with self.replacing(name) as path, self.filesystem.open_output_stream(path) as out:
             out.write((json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
+    def discard(self, name: str) -> None:
+        """Delete a file of the folder, if there is one."""
+        if self.filesystem.get_file_info(self.path(name)).type is not pafs.FileType.NotFound:
+            self.filesystem.delete_file(self.path(name))
+
     def read(self, name: str) -> bytes | None:
         """A file's content, or None where there is no such file."""
         try:

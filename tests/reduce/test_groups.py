@@ -10,7 +10,7 @@ from run_folders import SETTINGS, corpus, metrics, pick, rollout, run_folder
 
 from pa_dist.config import Evaluate
 from pa_dist.reduce.evaluate import evaluate
-from pa_dist.reduce.metrics import survey
+from pa_dist.reduce.metrics import gather, survey
 
 
 def test_behaviors_are_groups_of_their_own(tmp_path):
@@ -131,6 +131,12 @@ def test_the_driver_gathers_counts_however_many_groups(tmp_path, monkeypatch):
     whole, _, _ = run(6, "whole")
     for name in ("metrics.json", "comparisons.json", "metrics.parquet", "comparisons.parquet"):
         assert Path(whole.path(name)).read_bytes() == Path(many.path(name)).read_bytes()
+    # More than anyone reads as text is in Parquet alone.
+    monkeypatch.setattr(gather, "JSON_ROWS", len(records) - 1)
+    evaluate(Evaluate(scenarios=["best_of_n", "fa"], resamples=10), many, map)
+    assert pq.read_table(many.path("metrics.parquet")).to_pylist() == records
+    assert not Path(many.path("metrics.json")).exists()
+    assert Path(many.path("comparisons.json")).exists()
 
 
 def test_trials_are_chosen_without_any_reward(tmp_path):

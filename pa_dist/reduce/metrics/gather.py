@@ -1,12 +1,10 @@
 """The last tasks of a reduction: readings to `comparisons`, and what all tasks left to `metrics` and `comparisons` as
-one Parquet and one JSON file each, a slice of groups at a time.
+one Parquet file each, a slice of groups at a time.
 
-JSON is written as `RunFolder.write_json` would: a list of records.
+Beside it stands the same as JSON, a list of records, unless there are more than anyone would read as text.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -33,7 +31,8 @@ _FA_METRICS = (*FA_METRICS, FIRST_ERROR[0][0], *STEP_METRICS)
 _METRIC_ORDER = (*_UQ_METRICS, *PREFIX_METRICS, *BON_METRICS, *_FA_METRICS)
 # Rows of a Parquet file's row group, and what is held of them.
 _GROUP_ROWS = 1 << 16
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+# Of a JSON file, about 40 MB.
+JSON_ROWS = 100_000
 
 Names = Mapping[str | None, int]
 """Places of the names that order rows."""
@@ -61,23 +60,23 @@ def compare_slices(folder: RunFolder, settings: Evaluate, slices: range) -> int:
 
 
 def gather(folder: RunFolder, names: Names, n_slices: int, kind: str) -> int:
-    """Write a table and its JSON from the slices of all tasks, in order; counts its rows."""
+    """Write a table from the slices of all tasks, in order, and its JSON; counts its rows."""
     order = {METRICS: _order, COMPARISONS: _order_compared}[kind]
     of = {METRICS: schema.METRICS, COMPARISONS: schema.COMPARISONS}[kind]
-    count = 0
+    count, few = 0, list[Row]()
+    folder.discard(f"{kind}.json")  # an earlier evaluation's
     with (
-        folder.replacing(f"{kind}.parquet") as table_path,
-        folder.replacing(f"{kind}.json") as json_path,
-        pq.ParquetWriter(table_path, of, filesystem=folder.filesystem, compression="zstd") as writer,
-        folder.filesystem.open_output_stream(json_path) as out,
+        folder.replacing(f"{kind}.parquet") as path,
+        pq.ParquetWriter(path, of, filesystem=folder.filesystem, compression="zstd") as writer,
     ):
         for rows in _row_groups(_in_order(SliceReader(folder, kind), names, n_slices, order)):
             writer.write_table(pa.Table.from_pylist(rows, of))
-            out.write("".join(f"{',' if count + k else '['}\n{_json(row)}" for k, row in enumerate(rows)).encode())
             count += len(rows)
-        out.write(b"\n]\n" if count else b"[]\n")
+            few = [*few, *rows] if count <= JSON_ROWS else []
         if not count:
             writer.write_table(of.empty_table())
+    if count <= JSON_ROWS:
+        folder.write_json(f"{kind}.json", few)
     return count
 
 
@@ -101,23 +100,6 @@ def _row_groups(slices: Iterator[list[Row]]) -> Iterator[list[Row]]:
             held = held[_GROUP_ROWS:]
     if held:
         yield held
-
-
-def _json(row: Row) -> str:
-    entries = ",\n".join([f'  "{name}": {_value(value)}' for name, value in row.items()])
-    return f" {{\n{entries}\n }}"
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return "null"
-    return _text(value) if isinstance(value, str) else _encode(value)
-
-
-@lru_cache(4096)
-def _text(text: str) -> str:
-    """Names and notes come again and again."""
-    return _encode(text)
 
 
 def _order(names: Names, row: Row) -> tuple[Any, ...]:
