@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+import pyarrow as pa
 import ray
 
 from pa_dist.errors import PaDistError
@@ -23,7 +24,7 @@ def map_tasks(function: Callable[[T], R], items: Sequence[T], label: str = "") -
     that says how much `memory` its task takes, Ray keeps that free.
     """
     name = getattr(function, "func", function).__name__
-    task: Any = ray.remote(num_cpus=1)(lambda item: function(item))
+    task: Any = ray.remote(num_cpus=1)(lambda item: _tidily(function, item))
     under_way: deque[Any] = deque()
     with Progress(label, len(items)) as progress:
         for item in items:
@@ -34,6 +35,14 @@ def map_tasks(function: Callable[[T], R], items: Sequence[T], label: str = "") -
         for future in under_way:
             yield _result(future)
             progress.advance()
+
+
+def _tidily(function: Callable[[T], R], item: T) -> R:
+    """Its result; memory that Arrow would keep for later goes back, for the next task may be another process."""
+    try:
+        return function(item)
+    finally:
+        pa.default_memory_pool().release_unused()
 
 
 def _memory(item: Any) -> dict[str, int]:

@@ -81,6 +81,12 @@ class Tables(Location):
         named = None if columns is None else list(columns)
         return pq.read_table(path, filesystem=self.filesystem, columns=named, schema=schema, partitioning=None)
 
+    def columns(self, table_name: str, names: Sequence[str], filter: pads.Expression | None = None) -> pa.Table:
+        """Some columns of a table, some files at a time: one dataset of them all would keep what each file says of each
+        of its hundreds of columns."""
+        datasets = self.datasets(self.parts(table_name))
+        return pa.concat_tables([dataset.to_table(columns=list(names), filter=filter) for dataset in datasets])
+
     def batches(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """A table of one file, or some of its columns, some rows at a time: of many groups there are many."""
         with pq.ParquetFile(self.path(name), filesystem=self.filesystem) as file:

@@ -110,7 +110,7 @@ def _differences(first: RunFolder, second: RunFolder) -> list[str]:
 
 
 def _count(first: RunFolder, second: RunFolder) -> tuple[int, int, int]:
-    ids = [folder.dataset("scores").to_table(columns=["trajectory_id"])["trajectory_id"] for folder in (first, second)]
+    ids = [folder.columns("scores", ["trajectory_id"])["trajectory_id"] for folder in (first, second)]
     shared = pc.sum(pc.is_in(ids[0], value_set=ids[1].combine_chunks())).as_py() or 0
     return shared, len(ids[0]) - shared, len(ids[1]) - shared
 
@@ -153,8 +153,8 @@ def _tried(members: pa.Table, rated: pa.Table, settings: Evaluate) -> pa.Table:
 
 
 def _of_scores(first: RunFolder, second: RunFolder, settings: Evaluate, cell: Cell) -> list[Side]:
-    mine = first.dataset("scores").to_table(columns=[*LABELLED, cell.column])
-    theirs = second.dataset("scores").to_table(columns=["trajectory_id", "reward", cell.column])
+    mine = first.columns("scores", [*LABELLED, cell.column])
+    theirs = second.columns("scores", ["trajectory_id", "reward", cell.column])
     table = _paired(mine, theirs, {"reward": "second reward", cell.column: "second"}).rename_columns(
         {cell.column: "first"}
     )

@@ -30,7 +30,7 @@ def keep_answers(settings: Evaluate, folder: RunFolder) -> int:
         found.append(_numbers(column(batch, "answer").drop_null().to_pylist()))
     if not any(map(len, ids)):
         return 0
-    names = folder.dataset("scores").to_table(columns=["trajectory_id"])["trajectory_id"]
+    names = folder.columns("scores", ["trajectory_id"])["trajectory_id"]
     at = pc.index_in(names, value_set=pa.concat_arrays(ids))
     answers = pa.array(np.concatenate(found)).take(at.combine_chunks()).fill_null(-1)
     folder.filesystem.create_dir(folder.path(*_FILE[:-1]), recursive=True)

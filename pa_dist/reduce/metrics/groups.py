@@ -25,7 +25,6 @@ def by_group(table: pa.Table) -> Iterator[tuple[Group, pa.Table]]:
 
     Groups come by their names, a missing name first.
     """
-    table = table.sort_by("trajectory_id")
     encoded = [column(table, name).dictionary_encode("encode") for name in GROUP]
     benchmarks, domains, behaviors = (of.dictionary.to_pylist() for of in encoded)
     benchmark, domain, behavior = map(_codes, encoded)
@@ -33,8 +32,10 @@ def by_group(table: pa.Table) -> Iterator[tuple[Group, pa.Table]]:
     found, which = np.unique((benchmark * n_domains + domain) * n_behaviors + behavior, return_inverse=True)
     pairs = [divmod(code, n_behaviors) for code in found.tolist()]
     groups = [(benchmarks[pair // n_domains], domains[pair % n_domains], behaviors[last]) for pair, last in pairs]
-    # One pass over the rows, however many groups they fall into.
-    order, ends = np.argsort(which, kind="stable"), np.cumsum(np.bincount(which, minlength=len(groups)))
+    # One pass over the rows, however many groups they fall into, and no copy of all of them.
+    order = pc.sort_indices(table["trajectory_id"]).to_numpy()
+    order = order[np.argsort(which[order], kind="stable")]
+    ends = np.cumsum(np.bincount(which, minlength=len(groups)))
     for k in sorted(range(len(groups)), key=lambda k: by_name(groups[k])):
         start = ends[k - 1] if k else 0
         yield groups[k], table.take(pa.array(order[start : ends[k]]))

@@ -72,8 +72,7 @@ def read_blame(
     """
     wanted = (pc.field("method") == method) & (pc.field("token_agg") == token_agg)
     columns = ["predictor", "step", "agent_correct", "unreachable"]
-    datasets = folder.datasets(folder.parts("attributions"))
-    table = pa.concat_tables([dataset.to_table(columns=columns, filter=wanted) for dataset in datasets])
+    table = folder.columns("attributions", columns, wanted)
     of = {name: table.filter(pc.equal(table["predictor"], name)).drop_columns("predictor") for name in predictors}
     return {name: found.take(pa.array(rows)) for name, found in of.items()}
 

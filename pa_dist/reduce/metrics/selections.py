@@ -23,7 +23,7 @@ class Selections:
     """A file of picks under way."""
 
     def __init__(self, folder: RunFolder, writer: pq.ParquetWriter) -> None:
-        self._names = folder.dataset("scores").to_table(columns=["trajectory_id", "task_id"])
+        self._names = folder.columns("scores", ["trajectory_id", "task_id"])
         self._writer = writer
         self._waiting: list[pa.Table] = []
 

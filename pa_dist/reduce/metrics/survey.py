@@ -71,7 +71,7 @@ class Slicing:
 
 def group_labels(folder: RunFolder) -> Iterator[tuple[Group, Ints, Labels]]:
     """Each group with the places of its rows in `scores`, and their labels."""
-    table = folder.dataset("scores").to_table(columns=LABELLED)
+    table = folder.columns("scores", LABELLED)
     table = table.append_column(_PLACE, pa.array(np.arange(len(table))))
     for group, rows in by_group(table):
         yield group, rows[_PLACE].to_numpy(), Labels.of(rows)

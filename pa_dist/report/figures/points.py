@@ -45,7 +45,7 @@ def score_curves(
 ) -> dict[Group, Curves]:
     """Curves of a column of `scores` in each of some groups where a trajectory has a score and a reward."""
     labelled = pc.field("reward").is_valid() & pc.field(cell.column).is_valid()
-    table = folder.dataset("scores").to_table(columns=[*_KEYS, cell.column], filter=labelled)
+    table = folder.columns("scores", [*_KEYS, cell.column], labelled)
     return {
         group: _curves(floats(rows, cell.column), floats(rows, "reward") >= success_threshold, cell.orientation)
         for group, rows in by_group(table)
@@ -91,7 +91,7 @@ def blame_errors(
 
 def groups(folder: RunFolder) -> list[Group]:
     """All groups of a run's trajectories, with labels or without."""
-    table = folder.dataset("scores").to_table(columns=_KEYS)
+    table = folder.columns("scores", _KEYS)
     return [group for group, _ in by_group(table)]
 
 

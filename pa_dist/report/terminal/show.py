@@ -72,7 +72,7 @@ def _why_none(folder: RunFolder, wanted: str) -> str:
     found = [] if dataset is None else dataset.to_table(filter=pc.field("trajectory_id") == wanted).to_pylist()
     if found:
         return f"{folder}: trajectory {line(wanted)} is a reject: {line(found[0]['reason'], 200)}"
-    ids = folder.dataset("scores").to_table(columns=["trajectory_id"])["trajectory_id"]
+    ids = folder.columns("scores", ["trajectory_id"])["trajectory_id"]
     near = ids.filter(pc.match_substring(ids, wanted, ignore_case=True)).slice(0, 3).to_pylist() if wanted else []
     near = near or difflib.get_close_matches(wanted, ids.slice(0, _COMPARED).to_pylist(), 3, 0.4)
     nearest = f"; nearest: {', '.join(map(line, near))}" if near else ""

@@ -58,7 +58,7 @@ def choose(folder: RunFolder, settings: Evaluate, limit: int) -> Choice:
     """Choose whole tasks by the seed until the limit, and put their trials side by side."""
     available = folder.dataset("scores").schema.names
     columns = ["trajectory_id", *_KEYS, *_LABELS, *score_columns(available)]
-    table = folder.dataset("scores").to_table(columns=columns)
+    table = folder.columns("scores", columns)
     table = table.sort_by([(name, "ascending") for name in (*_KEYS, "trial", "trajectory_id")])
     n_total, tasks = len(table), task_numbers(table)
     kept = _whole_tasks(tasks, limit, settings.seed)
