@@ -156,6 +156,17 @@ def evaluate(
 
 
 @app.command()
+def ids(
+    trajectories: Annotated[list[int], typer.Option(help="sizes")] = [100_000, 1_000_000],  # noqa: B006
+    place: Annotated[Path | None, typer.Option(help="where tables are written")] = None,
+) -> None:
+    """What one process takes to put all ids in order, to settle a scored table, and to index whose rows are where."""
+    from benchmarks import identities
+
+    identities.measure(trajectories, None if place is None else str(place))
+
+
+@app.command()
 def coverage(
     repeats: Annotated[int, typer.Option(help="simulated corpora of each kind")] = 400,
     clusters: Annotated[list[int], typer.Option(help="sizes, in tasks")] = [20, 50, 200, 1000],  # noqa: B006

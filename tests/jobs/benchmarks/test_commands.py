@@ -118,6 +118,11 @@ def test_evaluate(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_ids(tmp_path):
+    said = benchmark("ids", "--trajectories", 40, "--place", tmp_path)
+    assert re.findall(r"^ +40 (\w+) +[\d.]+ +\d+$", said, re.MULTILINE) == ["order", "settle", "locate"]
+
+
 def test_coverage():
     said = benchmark("coverage", "--repeats", 3, "--clusters", 20, "--resamples", 10)
     assert re.search(r"^AUROC +50:50 +20 +[\d.]+%", said, re.MULTILINE)
