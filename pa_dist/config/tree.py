@@ -13,18 +13,24 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pa_dist.config import paths, yaml_text
 from pa_dist.config.paths import Output
 from pa_dist.config.reward_models import KINDS, RewardModel, RewardName
-from pa_dist.config.sections import Evaluate, Merge, Pair, Ray, Render, Score, Section, Trajectories
+from pa_dist.config.sections import Evaluate, Merge, Merged, Pair, Ray, Render, Score, Section, Trajectories
 from pa_dist.errors import ConfigError
 from pa_dist.pairs import DEMO, PAIRS
 
 
 class ScoreSections(NamedTuple):
-    """What scoring reads of a config."""
+    """What scoring reads of a config, of one reference.
+
+    Attributes:
+      merge: how the pair's reference is merged with its policy first.
+      reference: its name in `pair.references`, where there are several.
+    """
 
     pair: Pair
     render: Render
     score: Score
-    merge: Merge | None = None
+    merge: Merged | None = None
+    reference: str | None = None
 
 
 class Config(Section):
@@ -40,7 +46,7 @@ class Config(Section):
     render: Render = Render()
     score: Score = Score()
     merge: Merge | None = None
-    """null: the reference alone."""
+    """null: no merged references."""
     reward_models: dict[RewardName, RewardModel] = Field(default_factory=dict)
     """Reward models by the name that their scores go by, such as `wildreward: {kind: wildreward}`."""
     evaluate: Evaluate = Evaluate()
@@ -49,8 +55,20 @@ class Config(Section):
 
     @property
     def scoring(self) -> ScoreSections:
-        """The sections that scoring reads."""
-        return ScoreSections(self.pair, self.render, self.score, self.merge)
+        """The sections that scoring reads; of several references, with the first."""
+        if self.pair.references is None:
+            return ScoreSections(self.pair, self.render, self.score)
+        first = next(iter(self.pair.references))
+        return ScoreSections(self.pair.against(first), self.render, self.score, reference=first)
+
+    @property
+    def more_scoring(self) -> dict[str, ScoreSections]:
+        """The same with each further reference, by its name: the pair's own, then the merged ones."""
+        first, own = self.scoring, list(self.pair.references or ())[1:]
+        merged = {} if self.merge is None else self.merge.references
+        return {name: first._replace(pair=self.pair.against(name), reference=name) for name in own} | {
+            name: first._replace(merge=how) for name, how in merged.items()
+        }
 
     @model_validator(mode="before")
     @classmethod
@@ -70,6 +88,8 @@ class Config(Section):
     def _merged_in_place(self) -> "Config":
         if self.merge is not None and self.score.engine != "hf":
             raise ValueError("merge: needs score.engine hf, whose weights are rewritten in place")
+        if self.merge is not None and (both := self.merge.references.keys() & (self.pair.references or {}).keys()):
+            raise ValueError(f"pair.references.{min(both)}: a merged reference has this name; take another")
         return self
 
 

@@ -198,7 +198,7 @@ def _facts(folder: RunFolder, settings: Evaluate, written: Sequence[_Written]) -
         "max_length": score["settings"].get("score", {}).get("max_length"),
         "style": score["settings"].get("render", {}).get("style", "plain"),
         "truncated": truncation.in_full(score),
-        "rejected": folder.whole.manifest["stages"].get("ingest", {}).get("rejected", 0) + score.get("rejects", 0),
+        "rejected": folder.manifest["stages"].get("ingest", {}).get("rejected", 0) + score.get("rejects", 0),
     }
 
 
