@@ -32,6 +32,15 @@ class ScoreSections(NamedTuple):
     merge: Merged | None = None
     reference: str | None = None
 
+    def called(self, text: str) -> str:
+        """A text about `pair.reference` with the key that it has where there are several."""
+        if self.reference is None:
+            return text
+        key = f"pair.references.{self.reference}"
+        return re.sub(
+            r"pair\.reference(?:_(adapter))?(?![\w.])", lambda of: ".".join([key, *filter(None, of.groups())]), text
+        )
+
 
 class Config(Section):
     """A whole run."""
@@ -201,7 +210,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _one_line(error: ValidationError, model: type[BaseModel] = Config) -> str:
     """The first problem, as `key.path: what is wrong`."""
     first = error.errors()[0]
-    fields, path = _fields_at(model, list(first["loc"][:-1])), list(first["loc"])
+    fields = _fields_at(model, list(first["loc"][:-1]))
+    path = [part for part in first["loc"] if part != "[key]"]  # of a mapping, at fault itself
     if path[0:1] == ["reward_models"]:
         del path[2:3]  # the kind, which pydantic puts between a name and its keys
     key = ".".join(str(part) for part in path)

@@ -97,10 +97,15 @@ def _checked(config: Config) -> Config:
     here = vllm.installed() is not None
     lengths: dict[str, int | None] = {}
     for sections in (config.scoring, *(of for of in config.more_scoring.values() if of.merge is None)):
-        found = check_models(sections.pair, config.score if here else config.score.model_copy(update={"engine": "hf"}))
-        check_templates(sections)
-        check_pair(sections, found)
-        check_lengths(sections, found)
+        try:
+            found = check_models(
+                sections.pair, config.score if here else config.score.model_copy(update={"engine": "hf"})
+            )
+            check_templates(sections)
+            check_pair(sections, found)
+            check_lengths(sections, found)
+        except ConfigError as error:
+            raise ConfigError(sections.called(str(error))) from None
         lengths |= {f"{model} of {sections.reference}": n for model, n in found.positions.items()}
     for name, model in config.reward_models.items():
         elsewhere = isinstance(model, ThinkPRM) and not here

@@ -90,12 +90,12 @@ class ScoreStage(Stage):
         try:
             said = self._check()
         except ConfigError as error:
-            raise ConfigError(self._called(str(error))) from None
+            raise ConfigError(self.sections.called(str(error))) from None
         # Of a merged reference the models are the pair's own, of a further one the policy is known.
         known = ("policy: ",) if self.sections.merge is None else ("",)
         for line in said:
             if not (self._alone and line.startswith(known)):
-                self.folder.logged(say)(f"{self.name}: {self._called(line)}")
+                self.folder.logged(say)(f"{self.name}: {self.sections.called(line)}")
 
     def _check(self) -> list[str]:
         """What is to be said."""
@@ -121,15 +121,6 @@ class ScoreStage(Stage):
         self._wanting = found.wanting
         self._facts = {"loaded": found.loaded, "positions": found.positions}
         return said
-
-    def _called(self, text: str) -> str:
-        """A text with the key of its reference, where there are several."""
-        if (name := self.sections.reference) is None:
-            return text
-        text = text.replace("pair.reference_adapter", f"pair.references.{name}.adapter")
-        return text.replace("pair.reference:", f"pair.references.{name}:").replace(
-            "pair.reference ", f"pair.references.{name} "
-        )
 
     def _check_as_long(self, most: int | None) -> None:
         """Refuse a reference that reads less than what the policy was given."""
