@@ -200,12 +200,13 @@ def top(
     out: Out,
     failures: Annotated[bool, typer.Option("--failures", help="Leave out what is known to have succeeded.")] = False,
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 20,
+    reference: Annotated[str | None, typer.Option(help="Of several references, by its name; else the first.")] = None,
 ) -> None:
     """The trajectories and steps most worth a look: lowest scores, with their worst steps, and the largest drops."""
     from pa_dist.report.terminal import top as ranking
     from pa_dist.store.folder import RunFolder
 
-    ranking.top(RunFolder(out), n, failures=failures)
+    ranking.top(RunFolder(out), n, failures=failures, reference=reference)
 
 
 @app.command()

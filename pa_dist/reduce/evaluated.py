@@ -15,3 +15,22 @@ def evaluate_settings(folder: RunFolder) -> Evaluate:
     if not record.get("done"):
         raise RunFolderError(f"{folder}: nothing evaluated here yet; `pa-dist run CONFIG` comes first")
     return Evaluate(**record["settings"]["evaluate"])
+
+
+def further_references(folder: RunFolder) -> list[str]:
+    """The references beside the first that it was evaluated with."""
+    return list(folder.manifest["stages"]["evaluate"].get("apart_of", {}))
+
+
+def reference_named(folder: RunFolder, name: str | None) -> str | None:
+    """A further reference by its name; null for the first one's.
+
+    Raises:
+      RunFolderError: there is none of this name.
+    """
+    several = (folder.manifest.get("config", {}).get("pair") or {}).get("references") or {}
+    first, further = list(several)[:1], further_references(folder)
+    if name is not None and name not in (*first, *further):
+        known = ", ".join((*first, *further)) or "it has one, without a name"
+        raise RunFolderError(f"{folder}: evaluated with no reference {name!r}; {known}")
+    return name if name in further else None

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import shared_ray
@@ -12,6 +13,7 @@ from tiny_models import save_model, save_tokenizer
 from pa_dist import cli, config, schema, stages
 from pa_dist.errors import ConfigError, RunFolderError
 from pa_dist.reduce.evaluate import evaluate
+from pa_dist.report.numbers import signed
 from pa_dist.report.tables.metrics import measured, swept
 from pa_dist.runtime.targets import reference_target
 from pa_dist.status import status
@@ -154,6 +156,12 @@ def test_the_report_and_the_terminal_name_the_references(runs, capsys):
     assert "progress_advantage@dpo" in text
     assert "Reference dpo" in text
     assert "merged with the policy: method linear, alpha 1.0" in text
+    cli.show(both.uri, "run-1")
+    out = capsys.readouterr().out
+    steps = by_id(both, "steps").filter(pc.field("trajectory_id") == "run-1").to_pylist()
+    for step in steps:
+        others = {name: step[f"progress_advantage@{name}__mean"] for name in ("dpo", "linear-1")}
+        assert "".join(f"  {name} {signed(value)}" for name, value in others.items()) in out
 
 
 def test_one_that_was_scored_otherwise_is_refused(runs, references, pair, chat_file):

@@ -45,6 +45,7 @@ SUM = TOKEN_AGGS.index("sum")
 _KEYS = [field.name for field in schema.KEYS]
 _LABELS = [field.name for field in schema.LABELS]
 _IMPROBABLE = "a model gives one of its tokens no probability"
+_LOST = "the reference did not score the trajectory; rejects say why"
 _PER_STEP = ["agent", "text_hash", "truncated"]
 _POLICY = [f"policy_{name}" for name in schema.TOKEN_COLUMNS]
 
@@ -73,11 +74,13 @@ class Reduced:
 
 @dataclass(frozen=True)
 class _Compared:
-    """Steps by policy and one reference. `given`: which have log-probs of both models, if of no token."""
+    """Steps by policy and one reference. `given`: which have log-probs of both models, if of no token; `lost`: which
+    are of trajectories that the reference did not score."""
 
     columns: StepColumns
     given: Bools
     truncated: Bools
+    lost: Bools
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,8 @@ def _compare(
     columns = _step_columns(
         policy, reference, aggregated, np.repeat(~differs, n_steps), truncated, n_steps, n_tokens, beta
     )
-    return _Compared(columns, policy.given & reference.given, truncated)
+    lost = np.repeat(~is_valid(column(theirs, "reference_logprob")), n_steps)
+    return _Compared(columns, policy.given & reference.given, truncated, lost)
 
 
 def _step_columns(
@@ -287,7 +291,9 @@ def _reasons(compared: _Compared) -> pa.Array:
     why[~_valid(columns.advantage)] = 2
     why[~columns.shared_tokens] = 3
     why[missing] = np.where(compared.given, np.where(compared.truncated, 0, 1), 4)[missing]
-    names = pa.array(["truncated", "no token has a log-prob", "a log-prob is not finite", OTHER_TOKENS, _IMPROBABLE])
+    why[compared.lost] = 5
+    reasons = ["truncated", "no token has a log-prob", "a log-prob is not finite", OTHER_TOKENS, _IMPROBABLE, _LOST]
+    names = pa.array(reasons)
     return names.take(pa.array(why, mask=why < 0))
 
 
