@@ -140,7 +140,7 @@ def with_pair(pair, **sections):
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        ({"reference": "r", "references": {"a": "r"}}, "pair: references: name these, or one `reference`"),
+        ({"reference": "r", "references": {"a": "x", "b": "r"}}, "pair: references: name these, or one `reference`"),
         ({}, "pair.reference: missing"),
         ({"references": {}}, "pair: references: a mapping of names to models"),
         ({"references": ["r"]}, "pair: references: a mapping of names to models"),
@@ -167,6 +167,7 @@ def test_several_references_are_pairs_of_one_policy():
     assert found.scoring == alone[0]._replace(reference="base")
     assert found.more_scoring == {"dpo": alone[1]._replace(reference="dpo")}
     assert alone[0].reference is None
+    assert parse(found.model_dump(mode="json")) == found
     said = "pair.policy, pair.reference: one; pair.reference_adapter: 'pair.reference'; pair.references"
     key = "pair.references.dpo"
     assert found.more_scoring["dpo"].called(said) == (

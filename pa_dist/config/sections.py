@@ -116,11 +116,12 @@ class Pair(Section):
             return data
         flat = dict(data)
         if (several := data.get("references")) is not None:
-            if data.get("reference") is not None:
-                raise ValueError("references: name these, or one `reference`, and not both")
             if not (isinstance(several, dict) and several):
                 raise ValueError("references: a mapping of names to models, such as {base: DIR, dpo: DIR}")
-            flat["reference"] = next(iter(several.values()))
+            first = flat["reference"] = next(iter(several.values()))
+            # A config that was written as it was read has both.
+            if data.get("reference") not in (None, first.get("model") if isinstance(first, dict) else first):
+                raise ValueError("references: name these, or one `reference`, and not both")
         for side in ("policy", "reference"):
             given = flat.get(side)
             if not isinstance(given, dict):

@@ -105,9 +105,10 @@ class Scoring:
                 if further:
                     done["logprobs_bytes"] += _bytes(table, schema.REFERENCE, schema.REFERENCE_ENCODING)
                 elif model == "reference":
-                    merged = 0 if self.config.merge is None else len(self.config.merge.references)
-                    done["logprobs_bytes"] += merged * _bytes(table, schema.REFERENCE, schema.REFERENCE_ENCODING)
                     done.update(_rows(rows.logprobs_table(table)))
+                    if (merge := self.config.merge) is not None:
+                        each = _bytes(table, schema.REFERENCE, schema.REFERENCE_ENCODING)
+                        done["logprobs_bytes"] += len(merge.references) * each
             if block.counts:
                 reasons.update(map(kind, rejects["reason"].to_pylist()))
                 found.update({**_given(block), "rejects": len(rejects)})

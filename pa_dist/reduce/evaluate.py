@@ -30,7 +30,7 @@ from pa_dist.reduce.metrics.slices import COMPARISONS, METRICS, MetricRow, write
 from pa_dist.reduce.metrics.survey import Slicing, Survey, read_plan, survey
 from pa_dist.schema import against
 from pa_dist.store.folder import REDUCING, REFERENCES, REWARDS, RunFolder
-from pa_dist.store.index import locate, rows
+from pa_dist.store.index import locate
 
 OUTPUTS = ("steps", "scores", "prefixes", "selections", "attributions")
 
@@ -183,7 +183,11 @@ def _reduce_part(
     where = {name: locate(folder, part.beside[f"{REFERENCES}/{name}"]) for name in _references(more)}
     for index, table in enumerate(_blocks(folder, part)):
         ids = table["trajectory_id"].to_pylist()
-        references = {name: rows(folder, of.holding(ids), ids, REFERENCE_COLUMNS) for name, of in where.items()}
+        among = pc.field("trajectory_id").isin(pa.array(ids, pa.string()))
+        references = {
+            name: folder.files(of.holding(ids), schema.REFERENCE).to_table(columns=REFERENCE_COLUMNS, filter=among)
+            for name, of in where.items()
+        }
         reduced = reduce_block(table, settings, lacking, judged, references)
         name = f"{part.name}-{index:04d}"
         folder.write("steps", name, reduced.steps)

@@ -5,6 +5,7 @@ from typing import Any
 
 from pa_dist import truncation
 from pa_dist.pairs import DEMO, PAIRS
+from pa_dist.reduce.evaluated import first_reference
 from pa_dist.reduce.metrics.groups import Group
 from pa_dist.report.figures.points import RejectCounts
 from pa_dist.report.wording import listed, plain, titles
@@ -24,7 +25,7 @@ def facts(folder: RunFolder) -> list[Fact]:
         ("Name of the config", manifest.get("config", {}).get("name") or ""),
         *_dates(folder),
         *_ingest(stages.get("ingest")),
-        *_models(stages["score"]),
+        *_models(stages["score"], first_reference(folder)),
         *_settings(stages["score"].get("settings", {})),
         *(fact for name, record in stages["score"].get("models", {}).items() for fact in _work(name, record)),
         *(fact for name in referred_to(stages) for fact in _further(name, stages[reference_target(name).stage])),
@@ -74,7 +75,8 @@ def _ingest(record: dict[str, Any] | None) -> list[Fact]:
     return [("Trajectories", f"{read} in {record['sources']:,} files")]
 
 
-def _models(record: dict[str, Any]) -> list[Fact]:
+def _models(record: dict[str, Any], name: str | None = None) -> list[Fact]:
+    """Policy and reference, which may have a name."""
     settings = record.get("settings", {})
     pair, commits = settings.get("pair", {}), record.get("commits", {})
     found = []
@@ -83,7 +85,8 @@ def _models(record: dict[str, Any]) -> list[Fact]:
         weights = settings.get("weights", {}).get(model)
         adapter = f" with the adapter {pair[f'{model}_adapter']}" if pair.get(f"{model}_adapter") else ""
         of = f", revision {revision}" if revision else f", files {weights}" if weights else ""
-        found.append((model.capitalize(), f"{pair[model]}{of}{adapter}" if model in pair else ""))
+        called = f" {name}" if name and model == "reference" else ""
+        found.append((f"{model.capitalize()}{called}", f"{pair[model]}{of}{adapter}" if model in pair else ""))
     return found
 
 

@@ -63,7 +63,7 @@ def measure(sections: ScoreSections, folder: RunFolder, dtypes: Sequence[str], o
     return {**compare(stored, exact), "dtypes": sorted(set(dtypes))}
 
 
-def _some(folder: RunFolder, n: int, of: Target) -> pa.Table:
+def _some(folder: RunFolder, n: int, of: Target = LOGPROBS) -> pa.Table:
     """Rows of up to n trajectories, spread over the files of a table, with the policy's log-probs."""
     paths, names = folder.parts(of.table), [name for name in _READ if name in of.schema.names]
     each = -(-n // max(len(paths), 1))

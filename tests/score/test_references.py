@@ -154,6 +154,7 @@ def test_the_report_and_the_terminal_name_the_references(runs, capsys):
     assert "progress_advantage@dpo" in out
     text = page.read_text()
     assert "progress_advantage@dpo" in text
+    assert "Reference base" in text
     assert "Reference dpo" in text
     assert "merged with the policy: method linear, alpha 1.0" in text
     cli.show(both.uri, "run-1")
