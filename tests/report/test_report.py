@@ -228,7 +228,7 @@ def test_comparisons_stand_beside_the_plain_figures(tmp_path):
     assert Comparisons(bare).differences(of).below == "Paired differences on the same trajectories. too few tasks."
 
 
-def test_titles_name_the_pair_and_the_data_that_ran(folder, html):
+def test_titles_name_the_pair_and_the_data_that_ran(folder, html, tmp_path):
     folder.remember(config={"name": "uq_tau2_qwen3.5-9b"})
     said = f"$\\frac$ {HOSTILE}, $\\frac$ failed, scored by P over R"
     assert title(folder, sections.build(folder, map).data) == said
@@ -238,8 +238,10 @@ def test_titles_name_the_pair_and_the_data_that_ran(folder, html):
         assert title(folder, []) == f"Trajectories, scored by {name}"
     folder.start("score", {"pair": {"policy": "P", "reference": "R"}})
     folder.finish("score", seconds=1.0)
-    folder.start("reference ties-0.5", {"pair": {"policy": "P", "reference": "R"}})
-    assert title(folder, []) == "Trajectories, scored by P over R, and over ties-0.5"
+    several = RunFolder(str(tmp_path))
+    several.start("score", {"pair": {"policy": "P", "reference": "R"}})
+    several.start("reference ties-0.5", {})
+    assert title(several, []) == "Trajectories, scored by P over R, and over ties-0.5"
 
 
 def test_the_summary_says_what_was_scored_and_what_was_cut(folder):
