@@ -47,8 +47,8 @@ class ScoreStage(Stage):
         super().__init__(folder)
         self.into, self.further = into, further
         self.name, self.writes = into.stage, (into.table, "rejects")
-        self.sections = sections
-        self._cut_as_begun()
+        # As it was cut to what the models read when the run began.
+        self.sections = limited(sections, folder.manifest["stages"].get(LOGPROBS.stage, {}).get("positions", {}))
         # The same, with the commits that are scored with; what the config names is what a run is known by.
         self._pinned = self.sections
         self._facts: dict[str, Any] = {}
@@ -58,12 +58,6 @@ class ScoreStage(Stage):
     def _alone(self) -> bool:
         """Whether it is of a further reference."""
         return self.into != LOGPROBS
-
-    def _cut_as_begun(self) -> None:
-        """Cut lengths to what the models read when the run began."""
-        self.sections = limited(
-            self.sections, self.folder.manifest["stages"].get(LOGPROBS.stage, {}).get("positions", {})
-        )
 
     @cached_property
     def _weights(self) -> dict[str, str | None]:
