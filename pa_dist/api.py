@@ -25,7 +25,6 @@ import pyarrow as pa
 from pa_dist import config, inputs
 from pa_dist.errors import RunFolderError
 from pa_dist.store.folder import FILES, TABLES, RunFolder
-from pa_dist.store.location import ALPHAS
 
 if TYPE_CHECKING:
     import pandas
@@ -45,17 +44,16 @@ class Run:
         """A whole table.
 
         Args:
-          name: trajectories, rejects, logprobs, steps, scores, selections, attributions, metrics, comparisons, or a
-            sweep's alphas.
+          name: trajectories, rejects, logprobs, steps, scores, selections, attributions, metrics or
+            comparisons.
 
         Raises:
           RunFolderError: the run has no such table.
         """
-        files = (*FILES, ALPHAS)
-        names = (*TABLES, *files)
+        names = (*TABLES, *FILES)
         if name not in names:
             raise RunFolderError(f"{name!r} is no table; one of {', '.join(names)}")
-        parts = [self.folder.path(f"{name}.parquet")] if name in files else self.folder.parts(name)
+        parts = [self.folder.path(f"{name}.parquet")] if name in FILES else self.folder.parts(name)
         try:
             tables = [dataset.to_table() for dataset in self.folder.datasets(parts)]
         except FileNotFoundError:
@@ -98,7 +96,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     Raises:
       RunFolderError: nothing was run there.
     """
-    folder = RunFolder.of(config.given_path(path, "path"))
+    folder = RunFolder(config.given_path(path, "path"))
     if not folder.manifest["stages"]:
         raise RunFolderError(f"{folder}: no run here")
     return Run(folder)

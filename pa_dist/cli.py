@@ -37,7 +37,7 @@ def _output(value: str) -> str:
 
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.", callback=_file)]
-Out = Annotated[str, typer.Argument(metavar="OUT", help="A run folder, or an alpha's: OUT/alphas/0.5.", callback=_path)]
+Out = Annotated[str, typer.Argument(metavar="OUT", help="A run folder.", callback=_path)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Replaces keys of the file.")
 ]
@@ -160,8 +160,8 @@ def evaluate(
     from pa_dist.report.terminal.metrics import show_metrics
     from pa_dist.store.folder import RunFolder
 
-    folder = RunFolder.of(out)
-    before = folder.whole.manifest.get("config", {})
+    folder = RunFolder(out)
+    before = folder.manifest.get("config", {})
     settings = configs.evaluate_section(before.get("evaluate", {}), overrides)
     stages.evaluate_folder(folder, settings, say, configs.Ray(**before.get("ray", {})))
     show_metrics(out)
@@ -179,7 +179,7 @@ def report(
     from pa_dist.report import command
     from pa_dist.store.folder import RunFolder
 
-    command.report(RunFolder.of(out), say, trajectories)
+    command.report(RunFolder(out), say, trajectories)
 
 
 @app.command()
@@ -192,7 +192,7 @@ def show(
     from pa_dist.report.terminal import show as showing
     from pa_dist.store.folder import RunFolder
 
-    showing.show(RunFolder.of(out), trajectory_id, full=full)
+    showing.show(RunFolder(out), trajectory_id, full=full)
 
 
 @app.command()
@@ -200,12 +200,13 @@ def top(
     out: Out,
     failures: Annotated[bool, typer.Option("--failures", help="Leave out what is known to have succeeded.")] = False,
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 20,
+    reference: Annotated[str | None, typer.Option(help="Of several references, by its name; else the first.")] = None,
 ) -> None:
     """The trajectories and steps most worth a look: lowest scores, with their worst steps, and the largest drops."""
     from pa_dist.report.terminal import top as ranking
     from pa_dist.store.folder import RunFolder
 
-    ranking.top(RunFolder.of(out), n, failures=failures)
+    ranking.top(RunFolder(out), n, failures=failures, reference=reference)
 
 
 @app.command()
@@ -214,15 +215,13 @@ def status(out: Out) -> None:
     from pa_dist.status import status as lines
     from pa_dist.store.folder import RunFolder
 
-    for line in lines(RunFolder.of(out)):
+    for line in lines(RunFolder(out)):
         typer.echo(line)
 
 
 @app.command()
 def compare(
-    first: Annotated[
-        str, typer.Argument(metavar="OUT1", help="A run folder, or an alpha's: OUT/alphas/0.5.", callback=_path)
-    ],
+    first: Annotated[str, typer.Argument(metavar="OUT1", help="A run folder.", callback=_path)],
     second: Annotated[str, typer.Argument(metavar="OUT2", help="Another, over the same trajectories.", callback=_path)],
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write everything here as JSON too.", callback=_file)
@@ -236,8 +235,8 @@ def compare(
     from pa_dist.runtime.cluster import tasks_for
     from pa_dist.store.folder import RunFolder
 
-    folder = RunFolder.of(first)
-    found = compared(folder, RunFolder.of(second), tasks_for(folder))
+    folder = RunFolder(first)
+    found = compared(folder, RunFolder(second), tasks_for(folder))
     if json_file is not None:
         text = json.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
         json_file.write_text(f"{text}\n", encoding="utf-8")

@@ -97,14 +97,19 @@ LOGPROBS = pa.schema(
     ]
 )
 
-# Floats hardly repeat: a dictionary would make them larger, by half. Their exponents, put together, compress.
-LOGPROBS_ENCODING: dict[str, Any] = {
-    "compression": "zstd",
-    "use_dictionary": False,
-    "use_byte_stream_split": [
-        f"{model}_{column}.list.element.list.element" for model in MODELS for column in TOKEN_COLUMNS
-    ],
-}
+# What a further reference gives, for the same steps; the rest of a trajectory is in `logprobs`.
+REFERENCE = pa.schema(
+    [KEYS[0], *(field for field in LOGPROBS if field.name == "truncated" or "reference" in field.name)]
+)
+
+
+def _logprobs_encoding(models: Sequence[str]) -> dict[str, Any]:
+    """Floats hardly repeat: a dictionary would make them larger, by half. Their exponents, put together, compress."""
+    floats = [f"{model}_{column}.list.element.list.element" for model in models for column in TOKEN_COLUMNS]
+    return {"compression": "zstd", "use_dictionary": False, "use_byte_stream_split": floats}
+
+
+LOGPROBS_ENCODING, REFERENCE_ENCODING = _logprobs_encoding(MODELS), _logprobs_encoding(MODELS[1:])
 
 # What a reward model says of each trajectory: one score, or one a step with how it was read.
 REWARDS = pa.schema(
@@ -135,6 +140,29 @@ STEPS = pa.schema(
         *(pa.field(f"progress_advantage_per_token__{agg}", pa.float64()) for agg in TOKEN_AGGS),
     ]
 )
+
+
+def against(name: str, reference: str | None) -> str:
+    """What a method, or why its value is null, is called of a further reference."""
+    return name if reference is None else f"{name}@{reference}"
+
+
+def steps(references: Sequence[str] = ()) -> pa.Schema:
+    """Schema of `steps`: `STEPS`, and for each further reference why its advantage is null, and its advantages."""
+    advantages = ("progress_advantage", "progress_advantage_per_token")
+    return pa.schema(
+        [
+            *STEPS,
+            *(
+                field
+                for name in references
+                for field in (
+                    pa.field(against("reason", name), pa.string()),
+                    *(pa.field(f"{against(of, name)}__{agg}", pa.float64()) for of in advantages for agg in TOKEN_AGGS),
+                )
+            ),
+        ]
+    )
 
 
 def scores(columns: list[str]) -> pa.Schema:
@@ -249,6 +277,3 @@ COMPARISONS = pa.schema(
         pa.field("note", pa.string()),
     ]
 )
-
-# `metrics` of every alpha of a sweep, one below the other.
-ALPHAS = pa.schema([pa.field("merge_method", pa.string()), pa.field("alpha", pa.float64()), *METRICS])

@@ -18,7 +18,7 @@ class Stage(ABC):
       name: in the manifest.
       reads: the columns that it reads, by table.
       writes: tables.
-      folder: of the run, or of an alpha's part of it.
+      folder: of the run.
     """
 
     name: str

@@ -10,7 +10,7 @@ from pa_dist.reduce.evaluate import Summary
 from pa_dist.reduce.stage import EvaluateStage
 from pa_dist.reward_models.stage import RewardStage
 from pa_dist.runtime import cluster
-from pa_dist.score import sweep
+from pa_dist.runtime.targets import LOGPROBS, reference_target
 from pa_dist.score.stage import ScoreStage
 from pa_dist.stage import Say, Stage
 from pa_dist.store.folder import RunFolder, without_secrets
@@ -21,9 +21,11 @@ def stages(config: Config) -> list[Stage]:
     """What a run is made of. `report` then shows it."""
     folder = RunFolder(config.output)
     judges = config.reward_models.items()
+    further = [ScoreStage(folder, of, reference_target(name)) for name, of in config.more_scoring.items()]
     return [
         IngestStage(folder, config.trajectories),
-        ScoreStage(folder, config.scoring),
+        ScoreStage(folder, config.scoring, LOGPROBS, further),
+        *further,
         *(RewardStage(folder, name, model, config.render.actions) for name, model in judges),
         EvaluateStage(folder, config.evaluate, config.reward_models),
     ]
@@ -31,8 +33,6 @@ def stages(config: Config) -> list[Stage]:
 
 def run(config: Config, say: Say, *, fresh: bool = False) -> Summary:
     """All stages. What finished with these settings is skipped, but for the last.
-
-    With `merge` set, the run is scored as without, and then each merged reference.
 
     Args:
       say: is told one line a stage.
@@ -82,7 +82,8 @@ def check(left: Sequence[Stage], say: Say) -> None:
         except PaDistError as error:
             faults.append(error)
     if len(faults) > 1:
-        raise ConfigError("; ".join(map(str, faults)))
+        # Stages that share a model find the same wrong with it.
+        raise ConfigError("; ".join(dict.fromkeys(part for fault in faults for part in str(fault).split("; "))))
     for fault in faults:
         raise fault
 
@@ -107,24 +108,14 @@ def ingest_files(trajectories: Trajectories, folder: RunFolder, say: Say, ray: R
 def evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) -> Summary:
     """The last stage.
 
-    Of a sweep every merged reference that is scored is evaluated as well, and `alphas.parquet` has all their metrics;
-    of an alpha's part only that one, and the table takes its metrics if their settings are the run's.
-
     Raises:
       RunFolderError: the folder holds no finished scores, or rows that scoring did not leave there.
     """
-    if not _is_scored(folder):  # before a mistyped folder is made
+    if not folder.manifest["stages"].get("score", {}).get("done"):  # before a mistyped folder is made
         raise RunFolderError(f"{folder}: nothing scored here yet; `pa-dist score CONFIG` comes first")
-    with held(folder.whole):
-        parts = sweep.begun(folder) if folder.alpha is None else []
-        evaluated = [EvaluateStage(part, settings) for part in (folder, *filter(_is_scored, parts))]
+    with held(folder):
+        stage = EvaluateStage(folder, settings)
         cluster.connect(ray)
-        for stage in evaluated:
-            stage.run(say)
-        sweep.gather_alphas(folder.whole, folder.whole.logged(say))
-        assert evaluated[0].summary is not None
-        return evaluated[0].summary
-
-
-def _is_scored(folder: RunFolder) -> bool:
-    return bool(folder.manifest["stages"].get("score", {}).get("done"))
+        stage.run(say)
+        assert stage.summary is not None
+        return stage.summary

@@ -5,11 +5,11 @@ from functools import partial
 from typing import Any
 
 from pa_dist import truncation
+from pa_dist.config import Merge
 from pa_dist.errors import RunFolderError
 from pa_dist.runtime.settle import committed
-from pa_dist.runtime.targets import LOGPROBS, Target, judged_by, reward_target
+from pa_dist.runtime.targets import LOGPROBS, Target, judged_by, reference_target, referred_to, reward_target
 from pa_dist.score import noise_said
-from pa_dist.score.sweep import begun
 from pa_dist.store.folder import RunFolder
 from pa_dist.store.lease import Claim, last_seen, who
 from pa_dist.store.location import LOG
@@ -38,20 +38,25 @@ def _lines(folder: RunFolder) -> list[str]:
     stages = manifest["stages"]
     if not stages:
         raise RunFolderError(f"{folder}: no run here")
-    if folder.alpha is not None:  # its trajectories are the run's
-        stages = {**stages, "ingest": folder.whole.manifest["stages"].get("ingest")}
     rewards = dict.fromkeys([*manifest.get("config", {}).get("reward_models", {}), *judged_by(stages)])
-    parts = {part: part.manifest["stages"] for part in begun(folder)}
+    references = dict.fromkeys([*_asked(manifest.get("config", {})), *referred_to(stages)])
+    targets = (LOGPROBS, *map(reference_target, references), *map(reward_target, rewards))
     living, dead = last_seen(folder)
     filled = partial(_filled, at_work=living is not None)
     lines = [
         _ingest(stages.get("ingest")),
-        *(filled(stages.get(into.stage), folder, into) for into in (LOGPROBS, *map(reward_target, rewards))),
+        *(filled(stages.get(into.stage), folder, into) for into in targets),
         _evaluate(stages.get("evaluate")),
-        *(part.label + filled(its.get("score"), part, LOGPROBS) for part, its in parts.items()),
     ]
-    done = all(record["done"] for records in (stages, *parts.values()) for record in records.values())
+    done = all(record["done"] for record in stages.values())
     return lines if living or (done and not dead) else [*lines, _over(folder, dead)]
+
+
+def _asked(config: dict[str, Any]) -> list[str]:
+    """The further references that a config asks for."""
+    own = list((config.get("pair") or {}).get("references") or ())[1:]
+    merge = config.get("merge")
+    return own if merge is None else [*own, *Merge.model_validate(merge).references]
 
 
 def _over(folder: RunFolder, dead: Claim | None) -> str:

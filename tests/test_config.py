@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pa_dist.config import load
+from pa_dist.config import Merged, load, parse
 from pa_dist.errors import ConfigError
 from pa_dist.pairs import PAIRS
 
@@ -84,6 +84,7 @@ def test_a_pair_without_a_name_needs_a_source():
         ("evaluate.seed=-1", "evaluate.seed: Input should be greater than or equal to 0, got -1"),
         ("trajectories.limit=99999999999", "trajectories.limit: Input should be less than"),
         ("merge={method: ties, alphas: [1], seed: -1}", "merge.seed: Input should be greater than or equal to 0"),
+        ("merge={method: [ties, emr, ties], alphas: [1]}", "merge.method: a method is there twice"),
         ("trajectories.paths=[]", "trajectories.paths: List should have at least 1 item"),
         ("reward_models.rm={kind: thinkprm, max_lenght: 3}", "reward_models.rm.max_lenght: unknown key; did you mean"),
         ("reward_models.rm={kind: classifer}", "reward_models.rm.kind: one of classifier, wildreward, thinkprm"),
@@ -129,3 +130,57 @@ def test_a_file_nested_without_end_is_one_line(tmp_path):
     path.write_text("{a: " * 3000 + "1" + "}" * 3000)
     with pytest.raises(ConfigError, match="nested too deeply"):
         load(path)
+
+
+def with_pair(pair, **sections):
+    trajectories = {"format": "chat", "paths": ["x.jsonl"]}
+    return parse({"trajectories": trajectories, "pair": pair, "output": "out", **sections})
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ({"reference": "r", "references": {"a": "x", "b": "r"}}, "pair: references: name these, or one `reference`"),
+        ({}, "pair.reference: missing"),
+        ({"references": {}}, "pair: references: a mapping of names to models"),
+        ({"references": ["r"]}, "pair: references: a mapping of names to models"),
+        ({"references": {"A": "r"}}, "pair.references.A: String should match pattern"),
+        ({"references": {"a": "r", "b__c": "r"}}, "pair.references.b__c: String should match pattern"),
+        ({"references": {"a": "r", "b": {"modell": "r"}}}, "pair.references.b.model: missing"),
+        ({"references": {"a": "r", "b": {"model": "r", "dir": "x"}}}, "pair.references.b.dir: unknown key"),
+        (
+            {"references": {"a": "r", "b": {"model": "r", "adapter_revision": "x"}}},
+            "pair.references.b: adapter_revision: there is no adapter",
+        ),
+    ],
+)
+def test_mistakes_in_references(pair, message):
+    with pytest.raises(ConfigError) as caught:
+        with_pair({"policy": "p", **pair})
+    assert str(caught.value).startswith(message)
+
+
+def test_several_references_are_pairs_of_one_policy():
+    adapted = {"model": "b", "revision": "1", "adapter": "x", "adapter_revision": "2"}
+    found = with_pair({"policy": "p", "policy_revision": "0", "references": {"base": "a", "dpo": adapted}})
+    alone = [with_pair({"policy": "p", "policy_revision": "0", "reference": of}).scoring for of in ("a", adapted)]
+    assert found.scoring == alone[0]._replace(reference="base")
+    assert found.more_scoring == {"dpo": alone[1]._replace(reference="dpo")}
+    assert alone[0].reference is None
+    assert parse(found.model_dump(mode="json")) == found
+    said = "pair.policy, pair.reference: one; pair.reference_adapter: 'pair.reference'; pair.references"
+    key = "pair.references.dpo"
+    assert found.more_scoring["dpo"].called(said) == (
+        f"pair.policy, {key}: one; {key}.adapter: '{key}'; pair.references"
+    )
+    assert alone[0].called(said) == said
+
+
+def test_each_way_to_merge_with_each_alpha_is_a_reference():
+    merge = {"method": ["linear", "ties"], "alphas": [0, 0.5, 1, -0.25], "density": 0.3}
+    found = with_pair({"policy": "p", "references": {"base": "a", "dpo": "b"}}, merge=merge)
+    names = [f"{method}-{alpha}" for method in ("linear", "ties") for alpha in ("0.5", "1", "-0.25")]
+    assert list(found.more_scoring) == ["dpo", *names]
+    assert found.more_scoring["ties-1"] == found.scoring._replace(merge=Merged("ties", 1.0, density=0.3))
+    with pytest.raises(ConfigError, match=r"pair\.references\.ties-1: a merged reference has this name"):
+        with_pair({"policy": "p", "references": {"base": "a", "ties-1": "b"}}, merge=merge)

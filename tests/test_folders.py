@@ -89,12 +89,9 @@ def test_a_run_goes_on_in_a_folder_of_any_name(run, both):
 def test_ray_sees_nothing_above_the_folder(tmp_path):
     folder = RunFolder(str(tmp_path / STRANGE))
     folder.write("trajectories", "part-00000", schema.TRAJECTORIES.empty_table())
-    part = RunFolder(folder.uri, alpha=0.5)
-    for which in (folder, part):
-        (path,) = which.parts("trajectories")
-        assert which.inside(path) == "trajectories/part-00000.parquet"
-        assert which.rooted.get_file_info(which.inside(path)).is_file
-    assert part.inside(part.path("logprobs")) == "alphas/0.5/logprobs"
+    (path,) = folder.parts("trajectories")
+    assert folder.inside(path) == "trajectories/part-00000.parquet"
+    assert folder.rooted.get_file_info(folder.inside(path)).is_file
 
 
 def test_every_reader_of_parquet_is_told_that_folders_are_no_columns():

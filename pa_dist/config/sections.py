@@ -1,7 +1,7 @@
 """The sections of a config, a docstring a key; those of reward models are in `reward_models.py`."""
 
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -10,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -24,6 +25,8 @@ Format = Literal[FileFormat, "auto"]
 Scenario = Literal["auto", "uq", "prefix", "best_of_n", "fa"]
 MergeMethod = Literal["linear", "ties", "dare_linear", "dare_ties", "emr"]
 Positive = Annotated[int, Field(gt=0, lt=2**31)]
+# A name is a folder's, a method's after its @, and part of a column's: no `__` in it.
+ReferenceName = Annotated[str, Field(pattern=r"^[a-z0-9]+([_-][a-z0-9]+)*$", max_length=60)]
 
 
 def _as_list(value: Any) -> Any:
@@ -68,6 +71,25 @@ class Trajectories(Section):
     """These three replace what the format reads from the file."""
 
 
+def _as_model(given: Any) -> Any:
+    return given if isinstance(given, dict | Reference) else {"model": given}
+
+
+class Reference(Section):
+    """One of several references."""
+
+    model: AnyPath
+    revision: str | None = None
+    adapter: AnyPath | None = None
+    adapter_revision: str | None = None
+
+    @model_validator(mode="after")
+    def _revision_of_something(self) -> "Reference":
+        if self.adapter_revision and not self.adapter:
+            raise ValueError("adapter_revision: there is no adapter")
+        return self
+
+
 class Pair(Section):
     """Policy and reference: folders, or names on the Hugging Face Hub.
 
@@ -77,6 +99,8 @@ class Pair(Section):
 
     policy: AnyPath
     reference: AnyPath
+    references: dict[ReferenceName, Annotated[Reference, BeforeValidator(_as_model)]] | None = None
+    """Several by name, in the place of `reference`, which then is the first of them; the policy is scored once."""
     policy_revision: str | None = None
     reference_revision: str | None = None
     policy_adapter: AnyPath | None = None
@@ -91,8 +115,15 @@ class Pair(Section):
         if not isinstance(data, dict):
             return data
         flat = dict(data)
+        if (several := data.get("references")) is not None:
+            if not (isinstance(several, dict) and several):
+                raise ValueError("references: a mapping of names to models, such as {base: DIR, dpo: DIR}")
+            first = flat["reference"] = next(iter(several.values()))
+            # A config that was written as it was read has both.
+            if data.get("reference") not in (None, first.get("model") if isinstance(first, dict) else first):
+                raise ValueError("references: name these, or one `reference`, and not both")
         for side in ("policy", "reference"):
-            given = data.get(side)
+            given = flat.get(side)
             if not isinstance(given, dict):
                 continue
             if unknown := given.keys() - {"model", "revision", "adapter", "adapter_revision"}:
@@ -108,6 +139,12 @@ class Pair(Section):
             if getattr(self, f"{side}_adapter_revision") and not getattr(self, f"{side}_adapter"):
                 raise ValueError(f"{side}_adapter_revision: there is no {side}_adapter")
         return self
+
+    def against(self, name: str) -> "Pair":
+        """The policy with one of several references."""
+        given = (self.references or {})[name].model_dump()
+        flat = {"reference" if key == "model" else f"reference_{key}": value for key, value in given.items()}
+        return self.model_copy(update={"references": None, **flat})
 
     @property
     def parts(self) -> list[str]:
@@ -297,11 +334,22 @@ class Score(Section):
         return self
 
 
-class Merge(Section):
-    """Merged references, reference + alpha * (policy - reference), scored for each alpha; the policy is scored once."""
+class Merged(NamedTuple):
+    """One merged reference."""
 
     method: MergeMethod
-    """As mergekit defines them. Of one policy dare_ties equals dare_linear, and emr equals linear."""
+    alpha: float
+    density: float = 0.2
+    seed: int = 0
+    vocabulary: Literal["same", "common"] = "same"
+
+
+class Merge(Section):
+    """References merged with the policy, reference + alpha * (policy - reference): one by each method with each alpha,
+    called `METHOD-ALPHA`, beside the pair's own (of several, made from the first)."""
+
+    method: Annotated[list[MergeMethod], BeforeValidator(_as_list), Field(min_length=1)]
+    """One, or a list. As mergekit defines them. Of one policy dare_ties equals dare_linear, and emr equals linear."""
     alphas: Annotated[list[float], Field(min_length=1)]
     """0 is the reference, which is scored without being asked for; 1, where nothing is left out, the policy."""
     density: Annotated[float, Field(gt=0, le=1)] = 0.2
@@ -312,12 +360,24 @@ class Merge(Section):
     """same refuses models of vocabularies of different size; common merges the tokens that both have, by their ids, and
     leaves the reference's others as they are."""
 
-    @field_validator("alphas")
+    @field_validator("method", "alphas")
     @classmethod
-    def _each_once(cls, alphas: list[float]) -> list[float]:
-        if len(set(alphas)) < len(alphas):
-            raise ValueError("an alpha is there twice")
-        return alphas
+    def _each_once(cls, given: list[Any], info: ValidationInfo) -> list[Any]:
+        if len(set(given)) < len(given):
+            raise ValueError(f"{'an alpha' if info.field_name == 'alphas' else 'a method'} is there twice")
+        return given
+
+    @property
+    def references(self) -> dict[str, Merged]:
+        """By name, such as `ties-0.5`."""
+        return {
+            f"{method}-{repr(alpha).removesuffix('.0')}": Merged(
+                method, alpha, self.density, self.seed, self.vocabulary
+            )
+            for method in self.method
+            for alpha in self.alphas
+            if alpha
+        }
 
 
 def _ascending(numbers: list[int]) -> list[int]:

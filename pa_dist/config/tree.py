@@ -13,18 +13,33 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pa_dist.config import paths, yaml_text
 from pa_dist.config.paths import Output
 from pa_dist.config.reward_models import KINDS, RewardModel, RewardName
-from pa_dist.config.sections import Evaluate, Merge, Pair, Ray, Render, Score, Section, Trajectories
+from pa_dist.config.sections import Evaluate, Merge, Merged, Pair, Ray, Render, Score, Section, Trajectories
 from pa_dist.errors import ConfigError
 from pa_dist.pairs import DEMO, PAIRS
 
 
 class ScoreSections(NamedTuple):
-    """What scoring reads of a config."""
+    """What scoring reads of a config, of one reference.
+
+    Attributes:
+      merge: how the pair's reference is merged with its policy first.
+      reference: its name in `pair.references`, where there are several.
+    """
 
     pair: Pair
     render: Render
     score: Score
-    merge: Merge | None = None
+    merge: Merged | None = None
+    reference: str | None = None
+
+    def called(self, text: str) -> str:
+        """A text about `pair.reference` with the key that it has where there are several."""
+        if self.reference is None:
+            return text
+        key = f"pair.references.{self.reference}"
+        return re.sub(
+            r"pair\.reference(?:_(adapter))?(?![\w.])", lambda of: ".".join([key, *filter(None, of.groups())]), text
+        )
 
 
 class Config(Section):
@@ -40,7 +55,7 @@ class Config(Section):
     render: Render = Render()
     score: Score = Score()
     merge: Merge | None = None
-    """null: the reference alone."""
+    """null: no merged references."""
     reward_models: dict[RewardName, RewardModel] = Field(default_factory=dict)
     """Reward models by the name that their scores go by, such as `wildreward: {kind: wildreward}`."""
     evaluate: Evaluate = Evaluate()
@@ -49,8 +64,20 @@ class Config(Section):
 
     @property
     def scoring(self) -> ScoreSections:
-        """The sections that scoring reads."""
-        return ScoreSections(self.pair, self.render, self.score, self.merge)
+        """The sections that scoring reads; of several references, with the first."""
+        if self.pair.references is None:
+            return ScoreSections(self.pair, self.render, self.score)
+        first = next(iter(self.pair.references))
+        return ScoreSections(self.pair.against(first), self.render, self.score, reference=first)
+
+    @property
+    def more_scoring(self) -> dict[str, ScoreSections]:
+        """The same with each further reference, by its name: the pair's own, then the merged ones."""
+        first, own = self.scoring, list(self.pair.references or ())[1:]
+        merged = {} if self.merge is None else self.merge.references
+        return {name: first._replace(pair=self.pair.against(name), reference=name) for name in own} | {
+            name: first._replace(merge=how) for name, how in merged.items()
+        }
 
     @model_validator(mode="before")
     @classmethod
@@ -70,6 +97,8 @@ class Config(Section):
     def _merged_in_place(self) -> "Config":
         if self.merge is not None and self.score.engine != "hf":
             raise ValueError("merge: needs score.engine hf, whose weights are rewritten in place")
+        if self.merge is not None and (both := self.merge.references.keys() & (self.pair.references or {}).keys()):
+            raise ValueError(f"pair.references.{min(both)}: a merged reference has this name; take another")
         return self
 
 
@@ -181,7 +210,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _one_line(error: ValidationError, model: type[BaseModel] = Config) -> str:
     """The first problem, as `key.path: what is wrong`."""
     first = error.errors()[0]
-    fields, path = _fields_at(model, list(first["loc"][:-1])), list(first["loc"])
+    fields = _fields_at(model, list(first["loc"][:-1]))
+    path = [part for part in first["loc"] if part != "[key]"]  # of a mapping, at fault itself
     if path[0:1] == ["reward_models"]:
         del path[2:3]  # the kind, which pydantic puts between a name and its keys
     key = ".".join(str(part) for part in path)

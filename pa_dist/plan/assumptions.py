@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from pa_dist.config import Config, ThinkPRM
+from pa_dist import schema
+from pa_dist.config import Config, ScoreSections, ThinkPRM
 from pa_dist.engine.kernels import lost_kernels_in_words, missing_kernels
 from pa_dist.models.loaded import text_config
 from pa_dist.plan.devices import Speed
@@ -18,8 +19,9 @@ def assumptions(
     exact: bool,
     models: Mapping[str, ModelPlan],
     found: Sequence[Speed],
+    scored: Mapping[str, tuple[ScoreSections, str]],
 ) -> list[str]:
-    """A line each, beginning with what it is about. `block`: trajectories of one."""
+    """A line each, beginning with what it is about. `block`: trajectories of one; `scored`: as `Scoring.models`."""
     score = config.score
     if exact:
         lines = [f"sample: all {counted:,} trajectories were read and tokenised"]
@@ -49,7 +51,8 @@ def assumptions(
         )
     gpus = any(speed.kind != "cpu" for speed in found) and score.engine == "hf"
     for name in models if gpus else ():
-        if lacking := missing_kernels(text_config(config.pair, name)):
+        sections, side = scored[name]
+        if lacking := missing_kernels(text_config(sections.pair, side)):
             lines.append(f"kernels: unless the GPU machine has them, the {name}'s {lost_kernels_in_words(lacking)}")
     lines.append("rejects: those that reading and tokenising find; not what a model or a device may refuse")
     lines.append(
@@ -81,6 +84,8 @@ def assumptions(
             f"merge: the reference is scored {models['reference'].passes - 1} times more, after the pair; rewriting "
             "its weights is not counted"
         )
+    if len(models) > len(schema.MODELS):
+        lines.append("references: the further ones are scored one after the other, after the pair")
     if any(isinstance(model, ThinkPRM) for model in config.reward_models.values()):
         lines.append(
             "reward models: of those that generate, every critique is taken to be as long as it may be; what decoding "

@@ -22,6 +22,7 @@ from pa_dist.plan.rehearsal import Rehearsal, drawn_columns, unshared
 from pa_dist.plan.sample import SIZE, Block, kind
 from pa_dist.reward_models.pipeline import config_of, tokenizer_of
 from pa_dist.reward_models.rows import prompt_rows
+from pa_dist.runtime.targets import reference_target
 from pa_dist.score import rows
 from pa_dist.score.check import shares_tokens
 from pa_dist.score.scorer import Tokenize, dtype_of, gives_only_logprob
@@ -32,33 +33,43 @@ class Scoring:
     """The scoring of a config.
 
     Attributes:
-      shared: whether both models read the same tokens.
+      models: the sections and the side of each model: policy, reference, and further references but for merged ones.
       engines: of each model, what it would do.
       shapes: of each model.
     """
 
     def __init__(self, config: Config, device: str) -> None:
         """`device`: the type of the device that is planned for."""
-        self.config, self.device, self.shared = config, device, shares_tokens(config.scoring)
-        self._tokens = Tokenize(config.scoring, RunFolder(config.output), self.shared, tally=None)
-        settings, pair = config.score, config.pair
+        self.config, self.device = config, device
+        self.models = {model: (config.scoring, model) for model in schema.MODELS}
+        self.models |= {
+            reference_target(name).stage: (of, "reference")
+            for name, of in config.more_scoring.items()
+            if of.merge is None
+        }
+        self._shared = {name: shares_tokens(of) for name, (of, _) in self.models.items()}
+        settings, folder = config.score, RunFolder(config.output)
+        self._tokens = {
+            name: Tokenize(of, folder, self._shared[name], tally=None) for name, (of, _) in self.models.items()
+        }
         sharing = settings.engine == "hf" and settings.prefix_sharing == "auto" and not settings.attn_implementation
         self._null: dict[str, Any] = dict.fromkeys(NULL_COLUMNS[settings.engine])
         self._rng = np.random.default_rng(0)
         self.engines: dict[str, Rehearsal] = {}
         self.shapes: dict[str, Shape] = {}
-        for model in schema.MODELS:
+        for name, (sections, model) in self.models.items():
+            pair = sections.pair
             where = {"revision": getattr(pair, f"{model}_revision"), "trust_remote_code": pair.trust_remote_code}
             with quiet():
                 empty = skeleton(getattr(pair, model), **where)
-            self.engines[model] = Rehearsal(
+            self.engines[name] = Rehearsal(
                 empty,
                 device=device,
                 batch_tokens=settings.batch_tokens,
                 share_prefixes=sharing,
                 only_logprob=gives_only_logprob(settings, model),
             )
-            self.shapes[model] = shape(empty)
+            self.shapes[name] = shape(empty)
 
     def memory(self, model: str) -> dict[str, int]:
         """Bytes of a replica after the blocks that ran, by what for."""
@@ -82,20 +93,31 @@ class Scoring:
         found: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
         for block in blocks:
-            ((tokens, rejects),) = self._tokens.tokenize([block.rows])
+            ((tokens, rejects),) = self._tokens["policy"].tokenize([block.rows])
             table, done = tokens, Counter[str]()
-            for model in schema.MODELS:
-                own = "policy" if self.shared else model
-                columns, work = self._score(model, rows.token_rows(tokens, own), block.follows)
+            for name, (_, model) in self.models.items():
+                if further := name not in schema.MODELS:
+                    ((table, _),) = self._tokens[name].tokenize([block.rows])
+                own = "policy" if self._shared[name] else model
+                columns, work = self._score(name, model, rows.token_rows(table, own), block.follows)
                 table = rows.with_columns(table, model, own, columns)
-                done.update({f"{model} {name}": getattr(work, name) for name in ("tokens", "distinct_tokens", "flops")})
+                done.update({f"{name} {of}": getattr(work, of) for of in ("tokens", "distinct_tokens", "flops")})
+                if further:
+                    done["logprobs_bytes"] += _bytes(table, schema.REFERENCE, schema.REFERENCE_ENCODING)
+                elif model == "reference":
+                    done.update(_rows(rows.logprobs_table(table)))
+                    if (merge := self.config.merge) is not None:
+                        each = _bytes(table, schema.REFERENCE, schema.REFERENCE_ENCODING)
+                        done["logprobs_bytes"] += len(merge.references) * each
             if block.counts:
                 reasons.update(map(kind, rejects["reason"].to_pylist()))
-                found.update({**_given(block), "rejects": len(rejects), **_rows(rows.logprobs_table(table))})
+                found.update({**_given(block), "rejects": len(rejects)})
                 found.update(done)
         return found, reasons
 
-    def _score(self, model: str, token_rows: list[TokenRow], follows: bool) -> tuple[list[TokenColumns], Work]:
+    def _score(
+        self, name: str, model: str, token_rows: list[TokenRow], follows: bool
+    ) -> tuple[list[TokenColumns], Work]:
         """What the model's engine would give of a block, in numbers that are drawn, and what it would do."""
         if self.config.score.engine == "vllm":
             sequences = [sequence for row in token_rows for sequence in row.sequences()]
@@ -103,8 +125,8 @@ class Scoring:
             drawn = [drawn_columns(len(row.positions), self._rng) for row in token_rows]
             unread = TokenColumns._fields[1:] if gives_only_logprob(self.config.score, model) else ()
             null = self._null | dict.fromkeys(unread)
-            return [columns._replace(**null) for columns in drawn], Work(n, n, unshared(self.shapes[model], sequences))
-        engine = self.engines[model]
+            return [columns._replace(**null) for columns in drawn], Work(n, n, unshared(self.shapes[name], sequences))
+        engine = self.engines[name]
         if not follows:
             engine.forget()
         before = replace(engine.work)
@@ -122,16 +144,24 @@ def _rows(logprobs: pa.Table) -> dict[str, int]:
     if not len(logprobs):
         return {}
     cut = pc.list_flatten(logprobs["truncated"])
-    sink = pa.BufferOutputStream()
-    pq.write_table(logprobs, sink, **schema.LOGPROBS_ENCODING)
     return {
         "scored": len(logprobs),
         "steps": len(cut),
         "truncated_steps": pc.sum(cut).as_py() or 0,
         "truncated": sum(map(any, logprobs["truncated"].to_pylist())),
         "action_tokens": len(pc.list_flatten(pc.list_flatten(logprobs["token_ids"]))),
-        "logprobs_bytes": sink.tell(),
+        "logprobs_bytes": _bytes(logprobs, schema.LOGPROBS, schema.LOGPROBS_ENCODING),
     }
+
+
+def _bytes(table: pa.Table, of: pa.Schema, encoding: dict[str, Any]) -> int:
+    """What a table takes on disk, of rows as they go through the pipeline."""
+    if not len(table):
+        return 0
+    sink = pa.BufferOutputStream()
+    finished = table if table.schema.equals(of) else rows.logprobs_table(table, of)
+    pq.write_table(finished, sink, **encoding)
+    return int(sink.tell())
 
 
 class Judging:

@@ -58,8 +58,7 @@ def plan(
     def all_of(name: str) -> Estimate:
         return _total(figures, name, corpus)
 
-    passes = _passes(config)
-    models = {model: _model(config, model, scoring, figures, corpus) for model in schema.MODELS}
+    models = {model: _model(config, model, scoring, figures, corpus) for model in scoring.models}
     rewards = {name: _reward(judge, runs, corpus) for name, judge in judging.items()}
     counted = int(sum(run["rows"] for run in figures))
     exact = corpus.whole and counted == len(corpus.table)
@@ -78,12 +77,12 @@ def plan(
         truncated=all_of("truncated"),
         truncated_steps=all_of("truncated_steps"),
         action_tokens=all_of("action_tokens"),
-        logprobs_bytes=all_of("logprobs_bytes").times(passes["reference"]),
+        logprobs_bytes=all_of("logprobs_bytes"),
         rejects=_rejects(corpus, [reasons for _, reasons in measured], counted),
         models=models,
         reward_models=rewards,
         devices=[_device(config, speed, models, rewards) for speed in found],
-        assumptions=assumptions(config, corpus, size, counted, exact, models, found),
+        assumptions=assumptions(config, corpus, size, counted, exact, models, found, scoring.models),
     )
 
 
@@ -96,14 +95,22 @@ def _checked(config: Config) -> Config:
     from pa_dist.score.check import check_lengths, check_models, check_pair, check_templates
 
     here = vllm.installed() is not None
-    found = check_models(config.pair, config.score if here else config.score.model_copy(update={"engine": "hf"}))
-    check_templates(config.scoring)
-    check_pair(config.scoring, found)
-    check_lengths(config.scoring, found)
+    lengths: dict[str, int | None] = {}
+    for sections in (config.scoring, *(of for of in config.more_scoring.values() if of.merge is None)):
+        try:
+            found = check_models(
+                sections.pair, config.score if here else config.score.model_copy(update={"engine": "hf"})
+            )
+            check_templates(sections)
+            check_pair(sections, found)
+            check_lengths(sections, found)
+        except ConfigError as error:
+            raise ConfigError(sections.called(str(error))) from None
+        lengths |= {f"{model} of {sections.reference}": n for model, n in found.positions.items()}
     for name, model in config.reward_models.items():
         elsewhere = isinstance(model, ThinkPRM) and not here
         judges.check_reward_model(name, model.model_copy(update={"engine": "hf"}) if elsewhere else model)
-    return config.model_copy(update={"score": limited(config.scoring, found.positions).score})
+    return config.model_copy(update={"score": limited(config.scoring, lengths).score})
 
 
 def _scoring(config: Config, kind: str) -> Scoring:
@@ -125,19 +132,16 @@ def _rows_of_blocks(config: Config, corpus: Corpus, speed: Speed) -> int:
     return fitting(corpus.rows, each, pool, settings.batch_tokens, settings.max_length)
 
 
-def _passes(config: Config) -> dict[str, int]:
-    merged = 0 if config.merge is None else sum(1 for alpha in config.merge.alphas if alpha)
-    return {"policy": 1, "reference": 1 + merged}
-
-
 def _model(config: Config, model: str, scoring: Scoring, figures: Sequence[Figures], corpus: Corpus) -> ModelPlan:
     shape, engine = scoring.shapes[model], scoring.engines[model]
     plain = config.score.engine == "vllm"
+    sections, side = scoring.models[model]
+    merged = 0 if config.merge is None or model != "reference" else len(config.merge.references)
     return ModelPlan(
-        model=getattr(config.pair, model),
+        model=getattr(sections.pair, side),
         parameters=shape.parameters,
         active=shape.matrix_weights + shape.head_weights,
-        passes=_passes(config)[model],
+        passes=1 + merged,
         tokens=_total(figures, f"{model} tokens", corpus),
         distinct_tokens=_total(figures, f"{model} distinct_tokens", corpus),
         flops=_total(figures, f"{model} flops", corpus),
@@ -175,21 +179,27 @@ def _rejects(corpus: Corpus, reasons: Sequence[Counter[str]], counted: int) -> l
 def _device(
     config: Config, speed: Speed, models: Mapping[str, ModelPlan], rewards: Mapping[str, RewardPlan]
 ) -> DevicePlan:
-    sizes = {name: float(model.parameters) for name, model in models.items()}
+    sizes = {name: float(models[name].parameters) for name in schema.MODELS}
     pools = _pools(
         {model: getattr(config.score, model) for model in config.pair.pools}, speed, wide(config.score), sizes
     )
-    seconds = {name: getattr(model, speed.unit).value / speed.per_second[name] for name, model in models.items()}
+    per_second = {name: speed.per_second.get(name, speed.per_second["reference"]) for name in models}
+    seconds = {name: getattr(model, speed.unit).value / per_second[name] for name, model in models.items()}
+    # One after the other, when the pair is done.
+    further = [name for name in models if name not in schema.MODELS]
+    later = (models["reference"].passes - 1) * seconds["reference"] + sum(map(seconds.__getitem__, further))
     if config.pair.one_base:  # whose actors do one model after the other
-        seconds = {"policy": sum(seconds.values())}
+        seconds = {"policy": sum(seconds[name] for name in schema.MODELS)}
     alone = {name: seconds[name] / _side_by_side(pool, speed, config) for name, pool in pools.items()}
-    merged = models["reference"].passes - 1
-    last = {"reference": pools.get("reference", pools["policy"])}
+    last = pools.get("reference", pools["policy"])
     hours = (
         max(alone.values()) * _crowd(pools, speed, config)
-        + merged * alone.get("reference", 0.0) * _crowd(last, speed, config)
+        + later / _side_by_side(last, speed, config) * _crowd({"reference": last}, speed, config)
     ) / HOUR
-    taken = sum(seconds[name] * models[name].passes * _idle(pool, speed, config) for name, pool in pools.items())
+    taken = sum(seconds[name] * _idle(pool, speed, config) for name, pool in pools.items())
+    taken += later * _idle(last, speed, config)
+    needed = {name: sum(model.memory.values()) for name, model in models.items()}
+    at_once = [list(schema.MODELS), *([name] for name in further)]
     return DevicePlan(
         device=speed.name,
         per_second=speed.per_second,
@@ -199,7 +209,13 @@ def _device(
         device_hours=hours if _one_cpu(speed) else taken / HOUR,
         reward_hours=_reward_hours(config, speed, rewards),
         memory=speed.memory,
-        fits=_fit({name: sum(model.memory.values()) for name, model in models.items()}, last | pools, speed, config),
+        fits={
+            name: fits
+            for names in at_once
+            for name, fits in _fit(
+                {name: needed[name] for name in names}, dict.fromkeys(names, last) | pools, speed, config
+            ).items()
+        },
     )
 
 

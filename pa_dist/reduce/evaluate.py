@@ -5,8 +5,9 @@ The driver plans tasks and adds up counts; rows of the tables live only in tasks
 leave figures in files, from which the last ones write `metrics` and `comparisons`: nothing holds those of all groups.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import pyarrow as pa
@@ -18,16 +19,17 @@ from pyarrow import fs as pafs
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.mapper import Mapper
-from pa_dist.reduce.block.methods import Cell, Lacking, RewardMethod, all_methods, cells, missing
+from pa_dist.reduce.block.methods import Cell, Lacking, Method, More, RewardMethod, all_methods, cells, missing
 from pa_dist.reduce.block.rewards import Judged, read_judged
-from pa_dist.reduce.block.tables import COLUMNS, reduce_block
+from pa_dist.reduce.block.tables import COLUMNS, REFERENCE_COLUMNS, reduce_block
 from pa_dist.reduce.choice.differences import METHOD, Reading
 from pa_dist.reduce.metrics import labelled_steps, measure, prefix
 from pa_dist.reduce.metrics.answers import keep_answers
 from pa_dist.reduce.metrics.gather import compare_slices, gather, names_in_order
 from pa_dist.reduce.metrics.slices import COMPARISONS, METRICS, MetricRow, write_rows
 from pa_dist.reduce.metrics.survey import Slicing, Survey, read_plan, survey
-from pa_dist.store.folder import REDUCING, REWARDS, RunFolder
+from pa_dist.schema import against
+from pa_dist.store.folder import REDUCING, REFERENCES, REWARDS, RunFolder
 from pa_dist.store.index import locate
 
 OUTPUTS = ("steps", "scores", "prefixes", "selections", "attributions")
@@ -59,6 +61,8 @@ class Summary:
     note: str | None
     apart: int = 0
     """Trajectories that the models read as different tokens: most of their advantages are null."""
+    apart_of: dict[str, int] = field(default_factory=dict)
+    """The same of each further reference."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +71,18 @@ class _Part:
 
     name: str
     files: tuple[tuple[str, tuple[int, ...] | None], ...]
-    judged: tuple[tuple[str, ...], ...] = ()
-    """Of each reward model the files that hold what it says of these trajectories."""
+    beside: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Of each table of `rewards` and `references` the files that hold what it says of these trajectories."""
 
 
-Rewards = Sequence[RewardMethod]
-
-
-def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: Mapper, rewards: Rewards = ()) -> Summary:
-    """Reduce a run's `logprobs` and `rewards`, replacing what an earlier evaluation left.
+def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: Mapper, more: More = ()) -> Summary:
+    """Reduce a run's `logprobs`, `references` and `rewards`, replacing what an earlier evaluation left.
 
     Args:
       settings: preset, scenarios, intervals.
       folder: a run folder with `logprobs`.
       map_tasks: runs tasks; functions and items can be pickled by cloudpickle.
-      rewards: reward models that judged the run.
+      more: methods of its further references, and reward models that judged it.
 
     Raises:
       PaDistError: a row of `logprobs` that contradicts itself.
@@ -89,29 +90,55 @@ def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: Mapper, rewards: 
     for table_name in OUTPUTS:
         folder.clear(table_name)
     null_columns = folder.manifest["stages"].get("score", {}).get("null_columns", {})
-    lacking = missing(settings.preset, null_columns)
+    lacking = missing(settings.preset, null_columns, more)
     _forget(folder)
     parts = _plan(folder)
-    if rewards:
+    if more:
         # Once for all parts: to look for each part's rows in whole tables would take the square of the corpus.
-        (parts,) = map_tasks(partial(_find_judged, folder, rewards), [parts])
-    counts = map_tasks(partial(_reduce_part, folder, settings, {name for name, _ in lacking}, rewards), parts)
-    trajectories, apart, steps, scored = (sum(column) for column in zip((0, 0, 0, 0), *counts, strict=True))
-    if apart and apart == trajectories:
-        lacking = missing(settings.preset, null_columns, apart=True)
-    _write_if_absent(folder, settings, rewards)
+        (parts,) = map_tasks(partial(_find_beside, folder, _tables(more)), [parts])
+    counts = Counter[str]()
+    for of_part in map_tasks(partial(_reduce_part, folder, settings, {name for name, _ in lacking}, more), parts):
+        counts.update(of_part)
+    apart = {name: counts[against("apart", name)] for name in (None, *_references(more))}
+    wholly = [name for name, n in apart.items() if n and n == counts[against("trajectories", name)]]
+    lacking = missing(settings.preset, null_columns, more, wholly)
+    _write_if_absent(folder, settings, more)
     (surveyed,) = map_tasks(partial(survey, settings), [folder])
     if "best_of_n" in surveyed.scenarios and settings.answers != "none":
         sum(map_tasks(partial(keep_answers, settings), [folder]))
-    jobs = _jobs(settings, folder, surveyed, lacking, rewards)
+    jobs = _jobs(settings, folder, surveyed, lacking, more)
     n_metrics = sum(map_tasks(partial(_measure, folder), jobs))
     sum(map_tasks(partial(compare_slices, folder, settings), _ranges(surveyed.n_slices)))
     for table_name in ("selections", "attributions"):
-        _write_if_absent(folder, settings, rewards, table_name)
-    names = names_in_order([method.name for method in all_methods(settings.preset, rewards)])
+        _write_if_absent(folder, settings, more, table_name)
+    names = names_in_order([method.name for method in all_methods(settings.preset, more)])
     sum(map_tasks(partial(gather, folder, names, surveyed.n_slices), [METRICS, COMPARISONS]))
     _forget(folder)
-    return Summary(trajectories, steps, scored, surveyed.scenarios, n_metrics, surveyed.note, apart)
+    return Summary(
+        counts["trajectories"],
+        counts["steps"],
+        counts["scored"],
+        surveyed.scenarios,
+        n_metrics,
+        surveyed.note,
+        apart[None],
+        {name: n for name, n in apart.items() if name is not None},
+    )
+
+
+def _references(more: More) -> list[str]:
+    """The further references, by name."""
+    return list(dict.fromkeys(of.reference for of in more if isinstance(of, Method) and of.reference is not None))
+
+
+def _rewards(more: More) -> list[RewardMethod]:
+    return [of for of in more if isinstance(of, RewardMethod)]
+
+
+def _tables(more: More) -> list[str]:
+    """What lies beside `logprobs`."""
+    references = [f"{REFERENCES}/{name}" for name in _references(more)]
+    return [*references, *(f"{REWARDS}/{of.name}" for of in _rewards(more))]
 
 
 def _forget(folder: RunFolder) -> None:
@@ -147,14 +174,21 @@ def _plan(folder: RunFolder) -> list[_Part]:
 
 
 def _reduce_part(
-    folder: RunFolder, settings: Evaluate, lacking: Collection[str], rewards: Rewards, part: _Part
-) -> tuple[int, int, int, int]:
-    """Write one part's rows, a block at a time; counts trajectories, those whose tokens differ between the models,
-    steps, and steps with an advantage."""
-    trajectories = apart = steps = scored = 0
-    judged = _judged(folder, rewards, part)
+    folder: RunFolder, settings: Evaluate, lacking: Collection[str], more: More, part: _Part
+) -> Counter[str]:
+    """Write one part's rows, a block at a time; counts trajectories, those whose tokens differ between the models (both
+    of each reference), steps, and steps with an advantage."""
+    counts = Counter[str]()
+    judged = _judged(folder, more, part)
+    where = {name: locate(folder, part.beside[f"{REFERENCES}/{name}"]) for name in _references(more)}
     for index, table in enumerate(_blocks(folder, part)):
-        reduced = reduce_block(table, settings, lacking, judged)
+        ids = table["trajectory_id"].to_pylist()
+        among = pc.field("trajectory_id").isin(pa.array(ids, pa.string()))
+        references = {
+            name: folder.files(of.holding(ids), schema.REFERENCE).to_table(columns=REFERENCE_COLUMNS, filter=among)
+            for name, of in where.items()
+        }
+        reduced = reduce_block(table, settings, lacking, judged, references)
         name = f"{part.name}-{index:04d}"
         folder.write("steps", name, reduced.steps)
         folder.write("scores", name, reduced.scores)
@@ -166,26 +200,27 @@ def _reduce_part(
             # A row group holds one method's token aggregation, so that the task that measures it reads no other.
             size = len(schema.PREDICTORS) * pc.count_distinct(attributions["trajectory_id"]).as_py()
             folder.write("attributions", name, attributions, row_group_size=size)
-        trajectories += len(table)
-        apart += len(table) - table["token_ids_reference"].null_count
-        steps += len(reduced.steps)
-        scored += len(reduced.steps) - reduced.steps["progress_advantage__sum"].null_count
-    return trajectories, apart, steps, scored
+        for of, theirs in [(None, table), *references.items()]:
+            counts[against("trajectories", of)] += len(theirs)
+            counts[against("apart", of)] += len(theirs) - theirs["token_ids_reference"].null_count
+        counts["steps"] += len(reduced.steps)
+        counts["scored"] += len(reduced.steps) - reduced.steps["progress_advantage__sum"].null_count
+    return counts
 
 
-def _judged(folder: RunFolder, rewards: Rewards, part: _Part) -> list[Judged]:
+def _judged(folder: RunFolder, more: More, part: _Part) -> list[Judged]:
     """What reward models say of a part's trajectories."""
-    if not rewards:
+    if not (rewards := _rewards(more)):
         return []
     ids = _ids(folder, part)
-    return [read_judged(folder, method, files, ids) for method, files in zip(rewards, part.judged, strict=True)]
+    return [read_judged(folder, of, part.beside[f"{REWARDS}/{of.name}"], ids) for of in rewards]
 
 
-def _find_judged(folder: RunFolder, rewards: Rewards, parts: Sequence[_Part]) -> list[_Part]:
-    """The parts, each with the files of its reward models' rows."""
-    tables = [locate(folder, f"{REWARDS}/{method.name}") for method in rewards]
+def _find_beside(folder: RunFolder, tables: Sequence[str], parts: Sequence[_Part]) -> list[_Part]:
+    """The parts, each with the files of its rows of some tables."""
+    where = {name: locate(folder, name) for name in tables}
     ids = ((part, _ids(folder, part).to_pylist()) for part in parts)
-    return [replace(part, judged=tuple(tuple(table.holding(its)) for table in tables)) for part, its in ids]
+    return [replace(part, beside={name: index.holding(its) for name, index in where.items()}) for part, its in ids]
 
 
 def _ids(folder: RunFolder, part: _Part) -> pa.ChunkedArray:
@@ -214,12 +249,12 @@ def _blocks(folder: RunFolder, part: _Part) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(pending)
 
 
-def _write_if_absent(folder: RunFolder, settings: Evaluate, rewards: Rewards, *names: str) -> None:
+def _write_if_absent(folder: RunFolder, settings: Evaluate, more: More, *names: str) -> None:
     """Give a table without rows one empty file, so that it exists."""
     empty = {
-        "steps": schema.STEPS,
-        "scores": schema.scores([cell.column for cell in cells(settings.preset, rewards)]),
-        "prefixes": schema.prefixes([cell.method for cell in _prefix_cells(settings, rewards)], settings.prefix_steps),
+        "steps": schema.steps(_references(more)),
+        "scores": schema.scores([cell.column for cell in cells(settings.preset, more)]),
+        "prefixes": schema.prefixes([cell.method for cell in _prefix_cells(settings, more)], settings.prefix_steps),
         "selections": schema.SELECTIONS,
         "attributions": schema.ATTRIBUTIONS,
     }
@@ -237,12 +272,12 @@ class _Job:
     number: int = 0
 
 
-def _jobs(settings: Evaluate, folder: RunFolder, surveyed: Survey, lacking: Lacking, rewards: Rewards) -> list[_Job]:
+def _jobs(settings: Evaluate, folder: RunFolder, surveyed: Survey, lacking: Lacking, more: More) -> list[_Job]:
     """What tasks measure, each of all groups: their number does not grow with those."""
-    jobs = [_Job(partial(measure.unmeasured, settings, lacking))]
+    jobs = [_Job(partial(measure.unmeasured, settings, lacking, more))]
     n, chosen = surveyed.n_trajectories, set(surveyed.scenarios)
     by_method: dict[str, list[Cell]] = {}
-    for cell in cells(settings.preset, rewards):
+    for cell in cells(settings.preset, more):
         if (cell.method, cell.token_agg) not in lacking:
             by_method.setdefault(cell.method, []).append(cell)
     for index, (name, of_method) in enumerate(by_method.items()):
@@ -259,11 +294,11 @@ def _jobs(settings: Evaluate, folder: RunFolder, surveyed: Survey, lacking: Lack
     if "uq" in chosen:
         jobs.append(_Job(partial(measure.uq_baselines, folder, settings), memory))
     if "prefix" in chosen:
-        jobs += _prefix_jobs(settings, folder, n, lacking, rewards)
+        jobs += _prefix_jobs(settings, folder, n, lacking, more)
     if "fa" in chosen:
         jobs += [
             _Job(partial(measure.fa_of_method, folder, settings, method.name, names), memory)
-            for method in all_methods(settings.preset, rewards)
+            for method in all_methods(settings.preset, more)
             if method.attributes and (names := measure.blaming(method, lacking))
         ]
         jobs.append(_Job(partial(measure.fa_baselines, folder, settings), memory))
@@ -271,33 +306,31 @@ def _jobs(settings: Evaluate, folder: RunFolder, surveyed: Survey, lacking: Lack
         memory = _BASE_BYTES + _ROW_BYTES * n * _ROWS_BESIDE + _STEP_BYTES * surveyed.n_labelled_steps
         jobs += [
             _Job(partial(measure.steps_of_method, folder, settings, method.name, token_aggs), memory)
-            for method in all_methods(settings.preset, rewards)
+            for method in all_methods(settings.preset, more)
             if method.attributes
             and (token_aggs := [agg for agg in method.token_aggs if (method.name, agg) not in lacking])
         ]
     return [replace(job, number=number) for number, job in enumerate(jobs)]
 
 
-def _prefix_cells(settings: Evaluate, rewards: Rewards) -> list[Cell]:
+def _prefix_cells(settings: Evaluate, more: More) -> list[Cell]:
     """The first cell of each method that has steps."""
     first: dict[str, Cell] = {}
-    for cell in cells(settings.preset, rewards):
+    for cell in cells(settings.preset, more):
         first.setdefault(cell.method, cell)
-    return [cell for name, cell in first.items() if name not in _judging_whole(rewards)]
+    return [cell for name, cell in first.items() if name not in _judging_whole(more)]
 
 
-def _judging_whole(rewards: Rewards) -> set[str]:
+def _judging_whole(more: More) -> set[str]:
     """Reward models that say nothing of steps."""
-    return {method.name for method in rewards if not method.judges_steps}
+    return {method.name for method in _rewards(more) if not method.judges_steps}
 
 
-def _prefix_jobs(settings: Evaluate, folder: RunFolder, n: int, lacking: Lacking, rewards: Rewards) -> list[_Job]:
-    every = _prefix_cells(settings, rewards)
+def _prefix_jobs(settings: Evaluate, folder: RunFolder, n: int, lacking: Lacking, more: More) -> list[_Job]:
+    every = _prefix_cells(settings, more)
     reasons = {cell: lacking[cell.method, cell.token_agg] for cell in every if (cell.method, cell.token_agg) in lacking}
     known = [cell for cell in every if cell not in reasons]
-    reasons |= {
-        cell: prefix.NO_STEPS for cell in cells(settings.preset, rewards) if cell.method in _judging_whole(rewards)
-    }
+    reasons |= {cell: prefix.NO_STEPS for cell in cells(settings.preset, more) if cell.method in _judging_whole(more)}
     memory = _BASE_BYTES + _ROW_BYTES * n * (len(known) + _ROWS_BESIDE)
     jobs = [_Job(partial(prefix.unknown, settings, reasons))]
     jobs += [

@@ -8,11 +8,11 @@ from typing import Any
 from pa_dist import schema, truncation
 from pa_dist.config import Evaluate
 from pa_dist.errors import RunFolderError
-from pa_dist.reduce.block.methods import RewardMethod
+from pa_dist.reduce.beside import finished, methods_beside
 from pa_dist.reduce.block.rewards import check_names
 from pa_dist.reduce.evaluate import Summary, evaluate
 from pa_dist.runtime.settle import settle_late
-from pa_dist.runtime.targets import LOGPROBS, judged_by, reward_target
+from pa_dist.runtime.targets import LOGPROBS
 from pa_dist.runtime.tasks import mapper
 from pa_dist.stage import Say, Stage
 from pa_dist.store.folder import FILES, REPORT, RunFolder
@@ -56,13 +56,12 @@ class EvaluateStage(Stage):
         if not stages.get("score", {}).get("done"):
             raise RunFolderError(f"{folder}: nothing scored here yet; `pa-dist score CONFIG` comes first")
         tasks = mapper(self.name)
-        judged = [name for name in judged_by(stages) if stages[reward_target(name).stage]["done"]]
-        for into in (LOGPROBS, *map(reward_target, judged)):
+        for into in (LOGPROBS, *finished(stages)):
             settle_late(folder, into, tasks)
-        rewards = [RewardMethod(name, stages[reward_target(name).stage]["judges_steps"]) for name in judged]
+        more = methods_beside(stages, self.section.preset)
         folder.filesystem.delete_dir_contents(folder.path(REPORT), missing_dir_ok=True)  # which shows the one before
         folder.start(self.name, self.settings())
-        self.summary = found = evaluate(self.section, folder, tasks, rewards)
+        self.summary = found = evaluate(self.section, folder, tasks, more)
         seconds = round(time.perf_counter() - began, 1)
         folder.finish(self.name, **asdict(found), seconds=seconds)
         metrics = f"{found.metrics} metrics of {', '.join(found.scenarios) or 'no scenario'}"
@@ -70,8 +69,11 @@ class EvaluateStage(Stage):
         cut = truncation.in_short(stages["score"])
         steps = f"{found.scored_steps} of {found.steps} steps with an advantage{cut}"
         say(f"evaluate: {found.trajectories} trajectories, {steps}, {metrics}{why} ({seconds} s)")
-        if found.apart:
+        for name, apart in [(None, found.apart), *found.apart_of.items()]:
+            if not apart:
+                continue
+            models = "models" if name is None else f"policy and the reference {name}"
             say(
-                f"evaluate: the models read {found.apart} of {found.trajectories} trajectories as different tokens: of "
+                f"evaluate: the {models} read {apart} of {found.trajectories} trajectories as different tokens: of "
                 "their advantages only the sums over a step's tokens are defined, the others are null"
             )

@@ -28,7 +28,7 @@ def report(folder: RunFolder, say: Callable[[str], None], trajectories: int = TR
     """
     evaluate_settings(folder)
     evaluated = folder.manifest["stages"]["evaluate"]
-    with held(folder.whole):
+    with held(folder):
         # A page whose files are gone would mislead: it goes first.
         folder.filesystem.delete_dir_contents(folder.path(REPORT), missing_dir_ok=True)
         built = sections.build(folder, _mapper(folder, evaluated["trajectories"] <= _READ_HERE))

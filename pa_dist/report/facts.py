@@ -5,10 +5,11 @@ from typing import Any
 
 from pa_dist import truncation
 from pa_dist.pairs import DEMO, PAIRS
+from pa_dist.reduce.evaluated import first_reference
 from pa_dist.reduce.metrics.groups import Group
 from pa_dist.report.figures.points import RejectCounts
 from pa_dist.report.wording import listed, plain, titles
-from pa_dist.runtime.targets import judged_by, reward_target
+from pa_dist.runtime.targets import judged_by, reference_target, referred_to, reward_target
 from pa_dist.score.noise_said import in_words
 from pa_dist.store.folder import RunFolder
 from pa_dist.store.location import LOG
@@ -18,19 +19,21 @@ Fact = tuple[str, str]
 
 def facts(folder: RunFolder) -> list[Fact]:
     """Models, rendering, tokens, throughput, versions and dates of a run that is evaluated."""
-    stages, whole = folder.manifest["stages"], folder.whole.manifest
+    manifest = folder.manifest
+    stages = manifest["stages"]
     found = [
-        ("Name of the config", whole.get("config", {}).get("name") or ""),
+        ("Name of the config", manifest.get("config", {}).get("name") or ""),
         *_dates(folder),
-        *_ingest(whole["stages"].get("ingest")),
-        *_models(stages["score"]),
+        *_ingest(stages.get("ingest")),
+        *_models(stages["score"], first_reference(folder)),
         *_settings(stages["score"].get("settings", {})),
         *(fact for name, record in stages["score"].get("models", {}).items() for fact in _work(name, record)),
+        *(fact for name in referred_to(stages) for fact in _further(name, stages[reference_target(name).stage])),
         ("Precision", in_words(stages["score"]).partition(": ")[2]),
         ("Truncation", truncation.in_full(stages["score"]).partition(": ")[2]),
         *(_reward_model(name, stages[reward_target(name).stage]) for name in judged_by(stages)),
         _evaluation(stages["evaluate"]),
-        ("Versions", _listed(whole.get("versions", {}))),
+        ("Versions", _listed(manifest.get("versions", {}))),
     ]
     return [(label, plain(text)) for label, text in found if text]
 
@@ -48,13 +51,14 @@ def data(groups: Sequence[Group]) -> str:
 def pair(folder: RunFolder) -> str:
     """Policy and reference, by the pair's name where it is a known one."""
     settings = folder.manifest["stages"]["score"].get("settings", {})
-    given, merged = settings.get("pair", {}), settings.get("merge")
+    given = settings.get("pair", {})
     policy, reference = given.get("policy"), given.get("reference")
     by = f"{plain(policy or 'a policy')} over {plain(reference or 'a reference')}"
     for name, known in {**PAIRS, "demo": DEMO}.items():
         if (known.policy, known.reference) == (policy, reference):
             by = f"the pair {name}"
-    return by if merged is None else f"{by}, its reference merged ({merged['method']}, alpha {folder.alpha:g})"
+    further = listed([plain(name) for name in referred_to(folder.manifest["stages"])])
+    return f"{by}, and over {further}" if further else by
 
 
 def _dates(folder: RunFolder) -> list[Fact]:
@@ -71,7 +75,8 @@ def _ingest(record: dict[str, Any] | None) -> list[Fact]:
     return [("Trajectories", f"{read} in {record['sources']:,} files")]
 
 
-def _models(record: dict[str, Any]) -> list[Fact]:
+def _models(record: dict[str, Any], name: str | None = None) -> list[Fact]:
+    """Policy and reference, which may have a name."""
     settings = record.get("settings", {})
     pair, commits = settings.get("pair", {}), record.get("commits", {})
     found = []
@@ -80,9 +85,24 @@ def _models(record: dict[str, Any]) -> list[Fact]:
         weights = settings.get("weights", {}).get(model)
         adapter = f" with the adapter {pair[f'{model}_adapter']}" if pair.get(f"{model}_adapter") else ""
         of = f", revision {revision}" if revision else f", files {weights}" if weights else ""
-        found.append((model.capitalize(), f"{pair[model]}{of}{adapter}" if model in pair else ""))
-    merged = settings.get("merge")
-    return [*found, ("Merged reference", _listed(merged) if merged else "")]
+        called = f" {name}" if name and model == "reference" else ""
+        found.append((f"{model.capitalize()}{called}", f"{pair[model]}{of}{adapter}" if model in pair else ""))
+    return found
+
+
+def _further(name: str, record: dict[str, Any]) -> list[Fact]:
+    """Of a further reference."""
+    if not record["done"]:
+        return []
+    _, (_, model) = _models(record)
+    merged = record["settings"].get("merge")
+    made = f"{model}, merged with the policy: {_listed(merged)}" if merged else model
+    work = _work(f"reference {name}", record["models"]["reference"])
+    return [
+        (f"Reference {name}", f"{made}; {record['rows']:,} scored, {record['rejects']:,} rejected"),
+        *work,
+        (f"Precision with reference {name}", in_words(record).partition(": ")[2]),
+    ]
 
 
 def _settings(settings: dict[str, Any]) -> list[Fact]:

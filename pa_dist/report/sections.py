@@ -10,7 +10,8 @@ from markupsafe import Markup
 
 from pa_dist import truncation
 from pa_dist.mapper import Mapper
-from pa_dist.reduce.block.methods import Cell, RewardMethod, cells
+from pa_dist.reduce.beside import methods_beside
+from pa_dist.reduce.block.methods import Cell, cells
 from pa_dist.reduce.metrics.groups import Group
 from pa_dist.report import facts
 from pa_dist.report.facts import Fact
@@ -23,7 +24,6 @@ from pa_dist.report.tables.headline import BUILDERS
 from pa_dist.report.tables.metrics import Found, GroupMetrics, measured, swept
 from pa_dist.report.tables.spreadsheet import as_csv
 from pa_dist.report.wording import MINE, SCENARIOS, Slugs, finding, plain, titles
-from pa_dist.runtime.targets import judged_by, reward_target
 from pa_dist.store.folder import REPORT, RunFolder
 
 Row = dict[str, Any]
@@ -146,12 +146,11 @@ def _drawn(found: Sequence[GroupMetrics]) -> set[Group]:
 def _columns(folder: RunFolder, found: Sequence[GroupMetrics]) -> list[Cell]:
     """The columns of `scores` of the methods drawn anywhere; progress advantage's in any case."""
     stages = folder.manifest["stages"]
-    judges = [name for name in judged_by(stages) if stages[reward_target(name).stage]["done"]]
-    rewards = [RewardMethod(name, stages[reward_target(name).stage]["judges_steps"]) for name in judges]
     shown = [row for of in found for row in [*of.drawn(), *(row for row in of.headline if row["method"] == MINE)]]
     wanted = {(row["method"], row["token_agg"], row["step_agg"]) for row in shown}
     preset = stages["evaluate"]["settings"]["evaluate"]["preset"]
-    return [cell for cell in cells(preset, rewards) if (cell.method, cell.token_agg, cell.step_agg) in wanted]
+    every = cells(preset, methods_beside(stages, preset))
+    return [cell for cell in every if (cell.method, cell.token_agg, cell.step_agg) in wanted]
 
 
 class _Writer:
@@ -159,7 +158,7 @@ class _Writer:
 
     def __init__(self, folder: RunFolder, found: Found, read: _Read) -> None:
         self._folder, self._found, self._read, self._slugs = folder, found, read, Slugs()
-        self._sweep = swept(folder)
+        self._sweep = swept(folder, found)
         self._compared = Comparisons.of(folder, found.groups)
 
     def scenario(self, name: str) -> Scenario:

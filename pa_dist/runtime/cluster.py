@@ -66,7 +66,7 @@ def tasks_for(folder: RunFolder) -> Callable[..., Iterator[Any]]:
     """`map_tasks` on the cluster that a run was made on, joined at the first call."""
 
     def call(function: Callable[[Any], Any], items: Sequence[Any], label: str = "") -> Iterator[Any]:
-        connect(config.Ray(**folder.whole.manifest.get("config", {}).get("ray", {})))
+        connect(config.Ray(**folder.manifest.get("config", {}).get("ray", {})))
         return map_tasks(function, items, label)
 
     return call

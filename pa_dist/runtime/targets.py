@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from pa_dist import schema
-from pa_dist.store.folder import CHECKPOINT, REWARDS, REWARDS_CHECKPOINT
+from pa_dist.store.folder import CHECKPOINT, REFERENCES, REFERENCES_CHECKPOINT, REWARDS, REWARDS_CHECKPOINT
 
 _STAGE = "reward "
+_REFERENCE = "reference "
 
 
 class Target(NamedTuple):
@@ -24,6 +25,23 @@ class Target(NamedTuple):
 
 
 LOGPROBS = Target("score", "logprobs", "score-", CHECKPOINT, schema.LOGPROBS, schema.LOGPROBS_ENCODING)
+
+
+def reference_target(name: str) -> Target:
+    """Of the further reference that has this name."""
+    return Target(
+        stage=_REFERENCE + name,
+        table=f"{REFERENCES}/{name}",
+        rejects=f"reference-{name}_-",  # as of reward models
+        checkpoint=f"{REFERENCES_CHECKPOINT}/{name}",
+        schema=schema.REFERENCE,
+        encoding=schema.REFERENCE_ENCODING,
+    )
+
+
+def referred_to(stages: Mapping[str, Any]) -> list[str]:
+    """The further references among a manifest's stages, by name."""
+    return [stage.removeprefix(_REFERENCE) for stage in stages if stage.startswith(_REFERENCE)]
 
 
 def reward_target(name: str) -> Target:

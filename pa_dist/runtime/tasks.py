@@ -1,9 +1,9 @@
-"""Functions as Ray tasks: many in order, or one whose result many read."""
+"""Functions as Ray tasks, in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
@@ -93,16 +93,3 @@ def cause(error: BaseException) -> str:
     # Ray's own errors tell a story whose end is the reason.
     told = (lines or [""])[-1 if isinstance(error, ray.exceptions.RayError) else 0].strip()
     return f"{type(error).__name__}: {told}"
-
-
-class Shared(Generic[R]):
-    """What a task computes once, wherever it is, for all who are sent this."""
-
-    def __init__(self, function: Callable[..., R], *arguments: Any) -> None:
-        task: Any = ray.remote(num_cpus=1)(function)
-        self._result = task.remote(*arguments)
-
-    def get(self) -> R:
-        """The result, once it is there."""
-        found: R = ray.get(self._result)
-        return found

@@ -8,7 +8,7 @@ from pa_dist.engine.merge import Merging, check_models
 from pa_dist.errors import ConfigError, EngineError
 
 
-def check_merge(pair: config.Pair, settings: config.Merge, tokenizers: tuple[Any, Any]) -> None:
+def check_merge(pair: config.Pair, settings: config.Merged, tokenizers: tuple[Any, Any]) -> None:
     """Refuse a pair that cannot be merged.
 
     Args:
@@ -29,17 +29,17 @@ def check_merge(pair: config.Pair, settings: config.Merge, tokenizers: tuple[Any
         for name in ("policy", "reference")
     )
     try:
-        check_models(policy, reference, merging(pair, settings, alpha=1.0))
+        check_models(policy, reference, merging(pair, settings))
     except EngineError as error:
         raise ConfigError(str(error)) from None
 
 
-def merging(pair: config.Pair, settings: config.Merge, alpha: float) -> Merging:
-    """The merged reference of an alpha, as `load_model` takes it."""
+def merging(pair: config.Pair, settings: config.Merged) -> Merging:
+    """A merged reference, as `load_model` takes it."""
     return Merging(
         policy=pair.policy,
         policy_revision=pair.policy_revision,
-        alpha=alpha,
+        alpha=settings.alpha,
         method=settings.method,
         density=settings.density,
         seed=settings.seed,

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pa_dist import schema
 from pa_dist.config import ScoreSections
 from pa_dist.engine.protocol import score_rows
 from pa_dist.runtime import pools
+from pa_dist.runtime.targets import LOGPROBS, Target
 from pa_dist.runtime.tasks import cause, on_a_device
 from pa_dist.score import rows
 from pa_dist.score.check import shares_tokens
@@ -31,12 +33,13 @@ _LOGPROBS = [f"{model}_logprob" for model in schema.MODELS]
 _READ = ["trajectory_id", "token_ids_reference", *_LOGPROBS]
 
 
-def measure(sections: ScoreSections, folder: RunFolder, dtypes: Sequence[str]) -> dict[str, Any]:
+def measure(sections: ScoreSections, folder: RunFolder, dtypes: Sequence[str], of: Target = LOGPROBS) -> dict[str, Any]:
     """Score some of a run's trajectories once more, and compare.
 
     Args:
-      folder: a run's whose `logprobs` are written, or an alpha's.
+      folder: whose `logprobs` are written.
       dtypes: that the actors computed in, as far as they are known, as `computed_in` has it.
+      of: `logprobs`, or a further reference's table.
 
     Returns:
       As `compare`, with `dtypes`; or `reason`, why nothing was measured.
@@ -46,11 +49,11 @@ def measure(sections: ScoreSections, folder: RunFolder, dtypes: Sequence[str]) -
         return {"reason": NOT_ASKED}
     if set(dtypes or [sections.score.dtype]) == {"float32"}:
         return {"reason": EXACT}
-    stored = _some(folder, wanted)
+    stored = _some(folder, wanted, of)
     if not len(stored):
         return {"reason": EMPTY}
     ids = stored["trajectory_id"].to_pylist()
-    given = rows_of(folder.whole, locate(folder.whole, "trajectories").holding(ids), ids, schema.TRAJECTORIES.names)
+    given = rows_of(folder, locate(folder, "trajectories").holding(ids), ids, schema.TRAJECTORIES.names)
     try:
         held = pools.share_out(sections.score, sections.pair.pools)
         pool = max(held.values(), key=lambda actors: actors.num_gpus)
@@ -60,17 +63,23 @@ def measure(sections: ScoreSections, folder: RunFolder, dtypes: Sequence[str]) -
     return {**compare(stored, exact), "dtypes": sorted(set(dtypes))}
 
 
-def _some(folder: RunFolder, n: int) -> pa.Table:
-    """Rows of up to n trajectories, spread over the files of `logprobs`."""
-    paths = folder.parts("logprobs")
+def _some(folder: RunFolder, n: int, of: Target = LOGPROBS) -> pa.Table:
+    """Rows of up to n trajectories, spread over the files of a table, with the policy's log-probs."""
+    paths, names = folder.parts(of.table), [name for name in _READ if name in of.schema.names]
     each = -(-n // max(len(paths), 1))
-    found = [pa.schema([schema.LOGPROBS.field(name) for name in _READ]).empty_table()]
+    found = [pa.schema([of.schema.field(name) for name in names]).empty_table()]
     for i in np.unique(np.linspace(0, len(paths) - 1, min(n, len(paths))).astype(int)):
         with folder.filesystem.open_input_file(paths[i]) as file:
-            table = pq.ParquetFile(file).read(columns=_READ)
+            table = pq.ParquetFile(file).read(columns=names)
         places = np.linspace(0, len(table) - 1, min(each, len(table))).astype(int)
         found.append(table.take(pa.array(places)))
-    return pa.concat_tables(found).slice(0, n)
+    stored = pa.concat_tables(found).slice(0, n)
+    if "policy_logprob" in names:
+        return stored
+    ids = stored["trajectory_id"].to_pylist()
+    policy = rows_of(folder, locate(folder, "logprobs").holding(ids), ids, ["trajectory_id", "policy_logprob"])
+    at = pc.index_in(policy["trajectory_id"], value_set=stored["trajectory_id"])
+    return stored.take(at).append_column("policy_logprob", policy["policy_logprob"])
 
 
 def _again(sections: ScoreSections, folder: RunFolder, trajectories: pa.Table) -> pa.Table:
@@ -81,8 +90,8 @@ def _again(sections: ScoreSections, folder: RunFolder, trajectories: pa.Table) -
     [(tokens, _)] = Tokenize(sections, folder, shared, tally=None).tokenize([trajectories])
     together = load_engines(sections.pair, plain, plain=True) if sections.pair.one_base else None
     for model in schema.MODELS:
-        of, alpha = "policy" if shared else model, folder.alpha if model == "reference" else None
-        load = partial(load_engine, model, sections.pair, plain, sections.merge, alpha, plain=True)
+        of = "policy" if shared else model
+        load = partial(load_engine, model, sections.pair, plain, sections.merge, plain=True)
         engine = together[model] if together else load()
         found = score_rows(engine, rows.token_rows(tokens, of))
         columns = [columns for columns in found if columns is not None]

@@ -2,11 +2,11 @@
 
     read -> tokenise (tasks) -> policy (actors) -> reference (actors) -> write
 
-For a merged reference the policy's columns are read from the run's own `logprobs` instead. Both actor pools are busy at
-once, on different blocks.
+Both actor pools are busy at once, on different blocks. A further reference is scored alone, into a table of its own.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from pa_dist import schema
@@ -16,21 +16,26 @@ from pa_dist.runtime.blocks import rows_of_blocks
 from pa_dist.runtime.pools import Actors
 from pa_dist.runtime.stream import Pool, Stream, complete, snapshot, tallied
 from pa_dist.runtime.tally import ModelTally, as_record
-from pa_dist.runtime.targets import LOGPROBS
+from pa_dist.runtime.targets import LOGPROBS, Target
 from pa_dist.score import rows
 from pa_dist.score.check import shares_tokens
-from pa_dist.score.scorer import PairScorer, Recall, Scorer, Tokenize, gives_only_logprob
+from pa_dist.score.scorer import PairScorer, Scorer, Tokenize, gives_only_logprob
 from pa_dist.store.folder import RunFolder
 
 
 def score(
-    sections: ScoreSections, folder: RunFolder, actors: Mapping[str, Actors], *, commit: bool = True
+    sections: ScoreSections,
+    folder: RunFolder,
+    actors: Mapping[str, Actors],
+    into: Target = LOGPROBS,
+    *,
+    commit: bool = True,
 ) -> dict[str, Any]:
-    """Score every row of `trajectories` that is not done yet: write `logprobs`, and `rejects` of this stage.
+    """Score every row of `trajectories` that is not done yet: write a table of log-probs, and `rejects` of this stage.
 
     Args:
-      folder: a run's, or that of an alpha, where the reference is the merged one.
-      actors: each model's; of an alpha's folder the reference's alone; of a pair of one base the policy's do both.
+      actors: each model's; of a further reference its own alone; of a pair of one base the policy's do both.
+      into: `logprobs`, or a further reference's table.
       commit: as `Stream` has it.
 
     Returns:
@@ -44,9 +49,9 @@ def score(
     columns = [*rows.READS, *(rows.CHAT_READS if sections.render.style == "chat" else ())]
     settings, pool = sections.score, max(actors.values(), key=lambda pool: pool.most)
     size = rows_of_blocks(settings.rows_per_block, folder, pool, settings.batch_tokens, settings.max_length)
-    with tallied(schema.MODELS if folder.alpha is None else ["reference"]) as tally:
-        through = [*_through(sections, folder, shared, actors, size, tally)]
-        settled, before = complete(folder, Stream(LOGPROBS, tally, columns, size, through, commit))
+    with tallied(schema.MODELS if into == LOGPROBS else ["reference"]) as tally:
+        through = [*_through(sections, folder, shared, actors, size, tally, into)]
+        settled, before = complete(folder, Stream(into, tally, columns, size, through, commit))
         did = snapshot(tally)
     return {
         "rows": settled.rows,
@@ -54,17 +59,14 @@ def score(
         "done_before": before,
         "rows_per_block": size,
         "shared_tokens": shared,
-        "null_columns": _null_columns(sections, folder, did),
+        **({"null_columns": _null_columns(sections, did)} if into == LOGPROBS else {}),
         "reference_null_columns": _reference_null_columns(sections),
         "models": {model: as_record(entry) for model, entry in did.items()},
     }
 
 
-def _null_columns(sections: ScoreSections, folder: RunFolder, did: Mapping[str, ModelTally]) -> dict[str, str]:
-    """The policy's columns that are null, and why. An alpha's are the run's own."""
-    if folder.alpha is not None:
-        found: dict[str, str] = RunFolder(folder.uri).manifest["stages"]["score"]["null_columns"]
-        return found
+def _null_columns(sections: ScoreSections, did: Mapping[str, ModelTally]) -> dict[str, str]:
+    """The policy's columns that are null, and why."""
     masked = any(place.get("masked_vocabulary") for place in did["policy"].actors.values())
     return NULL_COLUMNS[sections.score.engine] | ({"self_certainty": MASKED_VOCABULARY} if masked else {})
 
@@ -77,13 +79,17 @@ def _reference_null_columns(sections: ScoreSections) -> dict[str, str]:
 
 
 def _through(
-    sections: ScoreSections, folder: RunFolder, shared: bool, actors: Mapping[str, Actors], size: int, tally: Any
+    sections: ScoreSections,
+    folder: RunFolder,
+    shared: bool,
+    actors: Mapping[str, Actors],
+    size: int,
+    tally: Any,
+    into: Target,
 ) -> Iterator[Any]:
     """What a block of trajectories goes through to become log-prob columns."""
-    yield Tokenize(sections, folder, shared, tally)
-    if folder.alpha is not None:
-        yield Recall(folder)
-    if sections.pair.one_base and folder.alpha is None:
+    yield Tokenize(sections, folder, shared, tally, into)
+    if sections.pair.one_base and into == LOGPROBS:
         arguments = {"pair": sections.pair, "settings": sections.score, "folder": folder, "tally": tally}
         yield Pool(PairScorer, arguments, actors["policy"], size)
         yield rows.logprobs_table
@@ -97,6 +103,7 @@ def _through(
             "folder": folder,
             "tally": tally,
             "merge": sections.merge,
+            "into": into,
         }
         yield Pool(Scorer, arguments, pool, size)
-    yield rows.logprobs_table
+    yield partial(rows.logprobs_table, of=into.schema)

@@ -147,6 +147,12 @@ def reject_rows(reasons: Mapping[str, str]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema.REJECTS)
 
 
+def left_in(rejects: pa.Table, stage: str) -> pa.Table:
+    """The same of a further reference: its id is its place only, for the trajectory stays in the run."""
+    rejects = rejects.set_column(2, schema.REJECTS.field("trajectory_id"), pa.nulls(len(rejects), pa.string()))
+    return rejects.set_column(3, schema.REJECTS.field("stage"), pa.repeat(stage, len(rejects)))
+
+
 def sequences(table: pa.Table, model: str) -> list[TokenSequence]:
     """One model's token sequences of a table of `tokens_schema`, all rows'."""
     return [sequence for row in token_rows(table, model) for sequence in row.sequences()]
@@ -186,8 +192,8 @@ def with_columns(table: pa.Table, model: str, tokens: str, columns: Sequence[Tok
     return table
 
 
-def logprobs_table(table: pa.Table) -> pa.Table:
-    """The finished rows: token ids cut to the scored tokens, columns in the order of `schema.LOGPROBS`."""
+def logprobs_table(table: pa.Table, of: pa.Schema = schema.LOGPROBS) -> pa.Table:
+    """The finished rows: token ids cut to the scored tokens, columns in the order of the schema."""
     table = table.append_column("token_ids", _scored_ids(table, "policy"))
     if "reference_ids" in table.column_names:
         # Two tokenizers may well agree on a text.
@@ -197,7 +203,7 @@ def logprobs_table(table: pa.Table) -> pa.Table:
     else:
         table = table.append_column("token_ids_reference", pa.nulls(len(table), pa.list_(_INTS)))
     # Rows were made one at a time; each chunk would become a row group of its own, with all columns' statistics.
-    return table.select(schema.LOGPROBS.names).cast(schema.LOGPROBS).combine_chunks()
+    return table.select(of.names).cast(of).combine_chunks()
 
 
 def _scored_ids(table: pa.Table, model: str) -> pa.ListArray:

@@ -7,31 +7,31 @@ from typing import Any
 import pyarrow as pa
 
 from pa_dist import schema
-from pa_dist.config import Merge, Pair, Score, ScoreSections
+from pa_dist.config import Merged, Pair, Score, ScoreSections
 from pa_dist.engine.protocol import Engine, score_rows
 from pa_dist.models.loaded import tokenizer, vocabulary
 from pa_dist.runtime.actors import ModelActor, row_by_row, write_rejects
 from pa_dist.runtime.attempts import outcomes
 from pa_dist.runtime.device import assigned_gpus, own_device
-from pa_dist.runtime.targets import LOGPROBS
-from pa_dist.runtime.tasks import Shared
+from pa_dist.runtime.targets import LOGPROBS, Target
 from pa_dist.score import rows
-from pa_dist.score.recall import recall
 from pa_dist.score.templates import chat_templates
 from pa_dist.store.folder import RunFolder
-from pa_dist.store.index import locate
 
 
 class Tokenize:
     """Ray task: a block of trajectories to token rows. What cannot be rendered is written to `rejects`."""
 
-    def __init__(self, sections: ScoreSections, folder: RunFolder, shared: bool, tally: Any) -> None:
-        self.sections, self.folder, self.tally = sections, folder, tally
+    def __init__(
+        self, sections: ScoreSections, folder: RunFolder, shared: bool, tally: Any, into: Target = LOGPROBS
+    ) -> None:
+        self.sections, self.folder, self.tally, self.into = sections, folder, tally, into
         self.models = schema.MODELS[: 1 if shared else 2]
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         made, rejected, lost = row_by_row(self.tokenize, batch, self.tally)
-        write_rejects(self.folder, pa.concat_tables([rows.reject_rows(lost), *rejected]))
+        rejects = pa.concat_tables([rows.reject_rows(lost), *rejected])
+        write_rejects(self.folder, _of_stage(rejects, self.into), self.into)
         return pa.concat_tables([rows.tokens_schema(shared=len(self.models) == 1).empty_table(), *made])
 
     def tokenize(self, tables: Sequence[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:
@@ -46,18 +46,8 @@ class Tokenize:
         ]
 
 
-class Recall:
-    """Ray task: append the policy's columns, which the run itself has scored."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.run, self.folder = RunFolder(folder.uri), folder
-        self.index = Shared(locate, self.run, "logprobs")
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        found = recall(self.run, self.index.get(), batch["trajectory_id"].to_pylist())
-        kept, columns, rejects = rows.split_lost(batch, "policy", found)
-        write_rejects(self.folder, rejects)
-        return rows.with_columns(kept, "policy", "policy", columns)
+def _of_stage(rejects: pa.Table, into: Target) -> pa.Table:
+    return rejects if into == LOGPROBS else rows.left_in(rejects, into.stage)
 
 
 class Scorer(ModelActor):
@@ -71,13 +61,14 @@ class Scorer(ModelActor):
         settings: Score,
         folder: RunFolder,
         tally: Any,
-        merge: Merge | None = None,
+        merge: Merged | None = None,
+        into: Target = LOGPROBS,
         load: Callable[[], Engine] | None = None,
     ) -> None:
         """`load`: makes the engine, where it is not one that the model has for itself."""
         self.tokens = tokens
-        load = load or partial(load_engine, model, pair, settings, merge, folder.alpha)
-        super().__init__(model, folder, LOGPROBS, tally, load)
+        load = load or partial(load_engine, model, pair, settings, merge)
+        super().__init__(model, folder, into, tally, load)
 
     def _facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = self.engine.facts()
@@ -87,7 +78,7 @@ class Scorer(ModelActor):
         ids, tokens = batch["trajectory_id"].to_pylist(), rows.token_rows(batch, self.tokens)
         found = outcomes(partial(score_rows, self.engine), ids, tokens, self.ledger, proven=self.proven)
         kept, columns, rejects = rows.split_lost(batch, self.model, found)
-        return rows.with_columns(kept, self.model, self.tokens, columns), rejects
+        return rows.with_columns(kept, self.model, self.tokens, columns), _of_stage(rejects, self.target)
 
 
 class PairScorer:
@@ -131,17 +122,15 @@ def gives_only_logprob(settings: Score, model: str) -> bool:
     return settings.columns == "auto" and model == "reference"
 
 
-def load_engine(
-    model: str, pair: Pair, settings: Score, merge: Merge | None, alpha: float | None, *, plain: bool = False
-) -> Engine:
-    """The engine of one model, merged where an alpha is given; `plain`: of a quantised one with weights dequantised."""
+def load_engine(model: str, pair: Pair, settings: Score, merge: Merged | None, *, plain: bool = False) -> Engine:
+    """The engine of one model, the reference's merged where asked for; `plain`: of packed weights, dequantised."""
     if settings.engine == "vllm":
         return _vllm(model, pair, settings)
     from pa_dist.engine.load import load_model
     from pa_dist.score.mergeable import merging
 
     device, how = _how(model, pair, settings)
-    into = None if merge is None or alpha is None else merging(pair, merge, alpha)
+    into = None if merge is None or model == "policy" else merging(pair, merge)
     loaded = load_model(getattr(pair, model), device=device, merging=into, plain=plain, **how)
     if getattr(pair, f"{model}_adapter") is not None:
         return _sides(loaded, pair, settings, [model])[model]

@@ -13,7 +13,7 @@ from pa_dist import __version__
 from pa_dist.errors import RunFolderError, first_line, shown
 from pa_dist.schema import SCHEMA_VERSION
 from pa_dist.store import log
-from pa_dist.store.location import ALPHAS, LOG
+from pa_dist.store.location import LOG
 from pa_dist.store.tables import Tables
 
 # What a run folder holds while ingest is at work.
@@ -34,29 +34,13 @@ REPORT = "report"
 # A folder for each reward model: its table, and its checkpoint while it is at work.
 REWARDS = "rewards"
 REWARDS_CHECKPOINT = "checkpoint_rewards"
+# The same for each further reference.
+REFERENCES = "references"
+REFERENCES_CHECKPOINT = "checkpoint_references"
 
 
 class RunFolder(Tables):
     """A run's tables and its manifest."""
-
-    @staticmethod
-    def of(address: str) -> "RunFolder":
-        """The run folder at an address, or the part of one for an alpha: `OUT/alphas/0.5`."""
-        body, mark, options = address.partition("?") if "://" in address else (address, "", "")
-        whole, between, name = body.rstrip("/").rpartition(f"/{ALPHAS}/")
-        if not between and body.startswith(f"{ALPHAS}/"):  # in the run folder itself
-            whole, between, name = ".", "/", body.rstrip("/").removeprefix(f"{ALPHAS}/")
-        try:
-            part = RunFolder(whole + mark + options, float(name)) if between else None
-        except ValueError:
-            part = None
-        # A run of its own may lie at such an address too: it has trajectories.
-        return RunFolder(address) if part is None or RunFolder(address).parts("trajectories") else part
-
-    @property
-    def whole(self) -> "RunFolder":
-        """The run that it is a part of; of a run, itself."""
-        return self if self.alpha is None else RunFolder(self.uri)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -143,11 +127,11 @@ class RunFolder(Tables):
         self.write_json("manifest.json", _new_manifest())  # first: what it says is there must be there
         for table_name in TABLES:
             self.clear(table_name)
-        for name in (STAGING, REDUCING, CHECKPOINT, REPORT, ALPHAS, REWARDS, REWARDS_CHECKPOINT):
+        tables_by_name = (REWARDS, REWARDS_CHECKPOINT, REFERENCES, REFERENCES_CHECKPOINT)
+        for name in (STAGING, REDUCING, CHECKPOINT, REPORT, *tables_by_name):
             self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True)
         for name in (
             *(f"{file}.{kind}" for file in FILES for kind in ("parquet", "json")),
-            f"{ALPHAS}.parquet",
             LOG,
             CONTENTS,
         ):
@@ -155,14 +139,14 @@ class RunFolder(Tables):
 
     def log(self, line: str) -> None:
         """Append a line to the run's log, with the time. A log that cannot be written is no reason to stop."""
-        log.append(self, f"{self.label}{line}")
+        log.append(self, line)
 
     def logged(self, say: Callable[[str], None]) -> Callable[[str], None]:
-        """`say` that also writes to the run's log, and names the alpha where the folder is one's."""
+        """`say` that also writes to the run's log."""
 
         def both(line: str) -> None:
             self.log(line)
-            say(f"{self.label}{line}")
+            say(line)
 
         return both
 

@@ -32,9 +32,9 @@ class Index(NamedTuple):
         return [self.paths[number] for number in sorted(numbers)]
 
 
-def locate(folder: RunFolder, table_name: str) -> Index:
-    """Read the ids of a table."""
-    paths = folder.parts(table_name)
+def locate(folder: RunFolder, table: str | Sequence[str]) -> Index:
+    """Read the ids of a table, or of some of its files."""
+    paths = folder.parts(table) if isinstance(table, str) else list(table)
     number = {path: i for i, path in enumerate(paths)}
     digests, files = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
     column = pa.schema([pa.field(_ID, pa.string())])

@@ -55,30 +55,29 @@ def held(folder: RunFolder) -> Iterator[None]:
     Raises:
       RunFolderError: another command is at work there, or took over meanwhile, or the folder is not one of ours.
     """
-    whole = folder.whole
-    mine = (whole.uri, threading.get_ident())
+    mine = (folder.uri, threading.get_ident())
     if mine in _held:  # a stage of a command that holds it
         yield
         return
-    whole.is_ours()
-    with _Lease(whole) as lease:
-        whole.claim()
+    folder.is_ours()
+    with _Lease(folder) as lease:
+        folder.claim()
         _held.add(mine)
         try:
             yield
         except (KeyboardInterrupt, SystemExit):
             if lease.lost is None:
-                whole.log(GOES_ON)
+                folder.log(GOES_ON)
                 raise
         except Exception as error:
             named = "" if isinstance(error, PaDistError | OSError) else f"{type(error).__name__}: "
-            whole.log(f"ended: {named}{first_line(error)}")
+            folder.log(f"ended: {named}{first_line(error)}")
             raise
         finally:
-            log.flush(whole)
+            log.flush(folder)
             _held.discard(mine)
         if lease.lost is not None:
-            raise RunFolderError(f"{whole}: {lease.lost}")
+            raise RunFolderError(f"{folder}: {lease.lost}")
 
 
 def last_seen(folder: RunFolder) -> tuple[Claim | None, Claim | None]:

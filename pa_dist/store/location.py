@@ -9,19 +9,14 @@ from pyarrow import fs as pafs
 
 from pa_dist.errors import RunFolderError, first_line, shown
 
-# A folder for each alpha of a sweep of merged references, and their metrics together.
-ALPHAS = "alphas"
 LOG = "run.log"
 
 
 @dataclass(frozen=True)
 class Location:
-    """A folder, or the part of one that belongs to an alpha of a sweep."""
+    """A folder."""
 
     uri: str
-    alpha: float | None = None
-    """Set for the part of it that holds the scores of a merged reference: a run folder in the folder, whose
-    trajectories and log are those of the whole."""
 
     @cached_property
     def _location(self) -> tuple[pafs.FileSystem, str]:
@@ -31,13 +26,7 @@ class Location:
             raise RunFolderError(f"{self}: {first_line(error).replace(self.uri, str(self))}") from None
 
     def __str__(self) -> str:
-        name = shown(self.uri).replace("\n", "\\n")  # of a folder that is asked for and cannot be one
-        return name if self.alpha is None else f"{name}, alpha {self.alpha!r}"
-
-    @property
-    def label(self) -> str:
-        """What lines about it begin with: nothing, or the alpha."""
-        return "" if self.alpha is None else f"alpha {self.alpha!r}: "
+        return shown(self.uri).replace("\n", "\\n")  # of a folder that is asked for and cannot be one
 
     @property
     def filesystem(self) -> pafs.FileSystem:
@@ -46,16 +35,12 @@ class Location:
 
     def path(self, *parts: str) -> str:
         """Path below the folder, in the terms of `filesystem`."""
-        return "/".join([self._location[1].rstrip("/"), *self._own(parts), *parts])
+        return "/".join([self._location[1].rstrip("/"), *parts])
 
     def below(self, *parts: str) -> str:
         """Path or URI of a file below the folder, as a config names one."""
         body, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
-        return "/".join([body.rstrip("/"), *self._own(parts), *parts]) + mark + options
-
-    def _own(self, parts: tuple[str, ...]) -> list[str]:
-        shared = self.alpha is None or parts[:1] in (("trajectories",), (LOG,))
-        return [] if shared else [ALPHAS, repr(self.alpha)]
+        return "/".join([body.rstrip("/"), *parts]) + mark + options
 
     def listed(self, *parts: str) -> list[pafs.FileInfo]:
         """What lies in a folder below; nothing where there is none."""

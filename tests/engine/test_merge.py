@@ -11,7 +11,7 @@ from test_hf import BASE
 from test_load import PUBLISHED
 from tiny_models import save_tokenizer
 
-from pa_dist.config import Merge, Pair
+from pa_dist.config import Merged, Pair
 from pa_dist.engine.load import load_model, merge_policy, skeleton
 from pa_dist.engine.task_vectors import seed_of
 from pa_dist.errors import ConfigError, EngineError
@@ -41,15 +41,15 @@ def llamas(place, *options, **both):
 
 
 def settings(method="linear", **others):
-    return Merge(method=method, alphas=[0.0], **others)
+    return Merged(method, 1.0, **others)
 
 
 def merged(pair, alpha, merge, dtype="auto"):
-    return load_model(pair.reference, dtype=dtype, merging=merging(pair, merge, alpha)).state_dict()
+    return load_model(pair.reference, dtype=dtype, merging=merging(pair, merge._replace(alpha=alpha))).state_dict()
 
 
 def rewrite(model, pair, merge, alpha):
-    merge_policy(model, pair.reference, merging(pair, merge, alpha))
+    merge_policy(model, pair.reference, merging(pair, merge._replace(alpha=alpha)))
 
 
 def logits(model, ids):

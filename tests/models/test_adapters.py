@@ -111,7 +111,7 @@ def test_what_takes_no_adapters_says_so(pair, adapter, monkeypatch):
     with pytest.raises(ConfigError, match=r"both are '.*' with one adapter: every advantage would be 0"):
         check_pair(loaded.scoring, check_models(loaded.pair, Score()))
     with pytest.raises(ConfigError, match=r"^merge: a pair with adapters is not merged"):
-        check_merge(loaded.pair, config.Merge(method="linear", alphas=[0.5]), (None, None))
+        check_merge(loaded.pair, config.Merged("linear", 0.5), (None, None))
     monkeypatch.setattr("pa_dist.engine.vllm.installed", lambda: "0.32.0")
     with pytest.raises(ConfigError, match=r"^score\.engine: vllm takes no adapter here; score\.engine=hf does$"):
         check_models(Pair(**{"policy": "x", "reference": "y", **loaded.pair.model_dump()}), Score(engine="vllm"))

@@ -260,7 +260,6 @@ def test_one_model_twice_is_refused(pair, folder, tmp_path):
     for other in (pair["policy"], pair["policy"] + "/", str(tmp_path / "link"), str(folder)):
         with pytest.raises(ConfigError, match=r"^pair\.policy, pair\.reference: .*every advantage would be 0"):
             told({**pair, "reference": other})
-    told({**pair, "reference": str(folder)}, merge={"method": "linear", "alphas": [0.5]})
     assert len(told(pair)) == 2  # what is loaded of each
 
 

@@ -95,7 +95,24 @@ def test_hours_by_hand(pair, chat_file):
     assert more.models["reference"].passes == 3
     assert more.devices[0].hours == pytest.approx(3 * 2 * device.hours)
     assert more.devices[0].device_hours == pytest.approx((1 + 3) * device.device_hours)
-    assert more.logprobs_bytes.value == 3 * found.logprobs_bytes.value
+    # Of the merged ones the reference's columns alone are written.
+    assert found.logprobs_bytes.value < more.logprobs_bytes.value < 2 * found.logprobs_bytes.value
+
+
+def test_further_references_are_counted_after_the_pair(pair, chat_file):
+    references = dict.fromkeys(("base", "dpo", "sft"), pair["reference"])
+    several = {"policy": pair["policy"], "references": references}
+    one, more = (plan(settings(of, chat_file), device="H100") for of in (pair, several))
+    assert list(more.models) == ["policy", "reference", "reference dpo", "reference sft"]
+    assert more.models["reference dpo"].flops == one.models["reference"].flops
+    assert more.models["reference sft"].memory == one.models["reference"].memory
+    assert more.devices[0].hours == pytest.approx(3 * one.devices[0].hours)
+    assert more.devices[0].device_hours == pytest.approx(2 * one.devices[0].device_hours)
+    assert more.devices[0].fits == dict.fromkeys(more.models, True)
+    assert "references: the further ones are scored one after the other, after the pair" in more.assumptions
+    same = {**several, "references": {**references, "sft": pair["policy"]}}
+    with pytest.raises(ConfigError, match=r"^pair\.policy, pair\.references\.sft: .* every advantage would be 0"):
+        plan(settings(same, chat_file), device="H100")
 
 
 def test_all_devices_or_this_one(pair, chat_file):

@@ -144,8 +144,9 @@ def test_a_part_reads_the_files_that_hold_its_rows(tmp_path, row_groups, monkeyp
         rows = judged_steps(**{key: said.get(key, [9.0]) for key in names})
         folder.write("rewards/prm", f"part-{part}", rewards(rows))
     bz, da, c = folder.parts("rewards/prm")
-    parts = stage._find_judged(folder, [STEPWISE, WHOLE], stage._plan(folder))
-    assert [part.judged for part in parts] == [((bz, da), ()), ((da, c), ()), ((), ())]
+    tables = stage._tables([STEPWISE, WHOLE])
+    parts = stage._find_beside(folder, tables, stage._plan(folder))
+    assert [list(part.beside.values()) for part in parts] == [[[bz, da], []], [[da, c], []], [[], []]]
 
     evaluate(Evaluate(intervals="none"), folder, pickled, [STEPWISE, WHOLE])
     scores = folder.dataset("scores").to_table(columns=["trajectory_id", "prm__none__sum", "wild__none__none"])

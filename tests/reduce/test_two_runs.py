@@ -37,10 +37,7 @@ def _run(path, ids, scores, blamed, beta=1.0, reward=None):
 @pytest.fixture
 def runs(tmp_path):
     first = _run(tmp_path / "first", [0, 1, 2, 3, 8], [4.0, 3.0, 2.0, 1.0, 0.0], [1, 3, 1, 3, 1])
-    # As an alpha's folder is named.
-    second = _run(
-        tmp_path / "alphas" / "0.5", [3, 2, 1, 0, 5, 7], [2.0, 3.0, 1.0, 4.0, 9.0, 9.0], [3, 1, 1, None, 1, 1], 2
-    )
+    second = _run(tmp_path / "second", [3, 2, 1, 0, 5, 7], [2.0, 3.0, 1.0, 4.0, 9.0, 9.0], [3, 1, 1, None, 1, 1], 2)
     return first, second
 
 

@@ -228,7 +228,7 @@ def test_comparisons_stand_beside_the_plain_figures(tmp_path):
     assert Comparisons(bare).differences(of).below == "Paired differences on the same trajectories. too few tasks."
 
 
-def test_titles_name_the_pair_and_the_data_that_ran(folder, html):
+def test_titles_name_the_pair_and_the_data_that_ran(folder, html, tmp_path):
     folder.remember(config={"name": "uq_tau2_qwen3.5-9b"})
     said = f"$\\frac$ {HOSTILE}, $\\frac$ failed, scored by P over R"
     assert title(folder, sections.build(folder, map).data) == said
@@ -238,9 +238,10 @@ def test_titles_name_the_pair_and_the_data_that_ran(folder, html):
         assert title(folder, []) == f"Trajectories, scored by {name}"
     folder.start("score", {"pair": {"policy": "P", "reference": "R"}})
     folder.finish("score", seconds=1.0)
-    merged = RunFolder(folder.uri, 0.5)
-    merged.start("score", {"pair": {"policy": "P", "reference": "R"}, "merge": {"method": "ties", "alpha": 0.5}})
-    assert title(merged, []) == "Trajectories, scored by P over R, its reference merged (ties, alpha 0.5)"
+    several = RunFolder(str(tmp_path))
+    several.start("score", {"pair": {"policy": "P", "reference": "R"}})
+    several.start("reference ties-0.5", {})
+    assert title(several, []) == "Trajectories, scored by P over R, and over ties-0.5"
 
 
 def test_the_summary_says_what_was_scored_and_what_was_cut(folder):
@@ -258,19 +259,28 @@ def test_the_summary_says_what_was_scored_and_what_was_cut(folder):
 
 
 def test_a_sweep_is_a_line_a_group_against_alpha(tmp_path):
-    cell = {"scenario": "uq", "method": "progress_advantage", "token_agg": "mean", "step_agg": "mean", "n": 9}
+    folder, cell = RunFolder(str(tmp_path)), {"scenario": "uq", "token_agg": "mean", "step_agg": "mean", "n": 9}
+    for alpha in (0.5, 1.0):
+        folder.start(f"reference ties-{alpha:g}", {"merge": {"method": "ties", "alpha": alpha}})
+    folder.start("reference dpo", {})
+    of = {0.0: "progress_advantage", 0.5: "progress_advantage@ties-0.5", 1.0: "progress_advantage@ties-1"}
     rows = [
-        {**cell, "merge_method": "ties", "alpha": alpha, "domain": domain, "metric": metric, "value": alpha / 2}
-        for alpha in (0.5, 0.0, 1.0)
+        {**cell, "method": method, "domain": domain, "metric": metric, "value": alpha / 2}
+        for alpha, method in of.items()
         for domain in ("a", "b")
         for metric in ("auroc", "spearman")
-    ] + [{**cell, "alpha": 0.5, "domain": "a", "metric": "auroc", "step_agg": "max", "value": 0.9}]
-    pq.write_table(pa.Table.from_pylist(rows, schema.ALPHAS), tmp_path / "alphas.parquet")
-    found = swept(RunFolder(str(tmp_path)))
+    ] + [
+        {**cell, "method": of[0.5], "domain": "a", "metric": "auroc", "step_agg": "max", "value": 0.9},
+        {**cell, "method": "progress_advantage@dpo", "domain": "a", "metric": "auroc", "value": 0.9},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema.METRICS), tmp_path / "metrics.parquet")
+    found = swept(folder, measured(folder))
     drawing = of_sweep("uq", found["uq"])
     assert [(row["group"], row["alpha"], row["auroc"]) for row in drawing.rows] == [
         (domain, alpha, alpha / 2) for domain in ("a", "b") for alpha in (0.0, 0.5, 1.0)
     ]
+    twice = [*found["uq"], *({**row, "merge_method": "emr"} for row in found["uq"])]
+    assert {row["group"] for row in of_sweep("uq", twice).rows} == {"a, ties", "b, ties", "a, emr", "b, emr"}
     with style():
         assert saved(drawing.draw(drawing.rows), "png").startswith(PNG)
     assert of_sweep("uq", [row for row in found["uq"] if row["alpha"] == 1.0]) is None

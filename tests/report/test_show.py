@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 import shutil
-from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
@@ -122,16 +121,6 @@ def test_reasoning_stands_above_what_was_said(tmp_path):
     score = folder.manifest["stages"]["score"]
     folder.start("score", {**score["settings"], "render": {"style": "chat"}})
     assert "\nreasoning:\n" in shown(folder, "a")  # which a template may show, and then it is scored
-
-
-def test_an_alphas_part_shows_the_runs_trajectories(run, tmp_path):
-    path = tmp_path / "alphas" / "0.5"
-    path.mkdir(parents=True)
-    for name in Path(run.uri).iterdir():
-        (tmp_path if name.name == "trajectories" else path).joinpath(name.name).symlink_to(name)
-    assert shown(RunFolder.of(f"{path}/"), "run-1-1") == shown(run, "run-1-1")
-    assert RunFolder.of(f"{path}/") == RunFolder(str(tmp_path), 0.5)
-    assert RunFolder.of(run.uri) == run
 
 
 def test_tokens_have_grounds_of_colour(run):

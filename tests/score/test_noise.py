@@ -99,7 +99,7 @@ def test_a_run_in_half_precision_says_how_noisy_it_is(pair, chat_file, tmp_path)
     loaded = config.parse(
         {
             "trajectories": {"format": "chat", "paths": [str(chat_file)]},
-            "pair": pair,
+            "pair": {"policy": pair["policy"], "references": dict.fromkeys(("base", "same"), pair["reference"])},
             "score": {"dtype": "bfloat16", "device": "cpu", "max_length": 60, "noise_rows": 3},
             "evaluate": {"intervals": "none"},
             "output": str(tmp_path / "out"),
@@ -112,6 +112,8 @@ def test_a_run_in_half_precision_says_how_noisy_it_is(pair, chat_file, tmp_path)
     assert (found["rows"], found["of"], found["dtypes"]) == (3, "token", ["bfloat16"])
     assert 0 < found["share"] < 0.2
     assert found["correlation"] > 0.98
+    # A further reference has its own, here of the same model.
+    assert folder.manifest["stages"]["reference same"]["noise"] == found
     # What it is against: the same rows of a run in float32.
     exact = {**loaded.model_dump(mode="json"), "output": str(tmp_path / "exact")}
     exact["score"]["dtype"] = "float32"
@@ -124,7 +126,8 @@ def test_a_run_in_half_precision_says_how_noisy_it_is(pair, chat_file, tmp_path)
         for run in (folder, of)
     ]
     np.testing.assert_allclose(noise.compare(*by_id)["share"], found["share"], rtol=1e-3)
-    (line,) = (line for line in said if "noise of bfloat16" in line)
+    line, other = (line for line in said if "noise of bfloat16" in line)
+    assert other == f"reference same: {line.removeprefix('score: ')}"
     assert line == f"score: {in_words(folder.manifest['stages']['score'])}"
     assert dict(facts(folder))["Precision"] in line
     assert json.loads(folder.read("manifest.json"))

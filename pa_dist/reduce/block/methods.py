@@ -6,13 +6,13 @@ of the published definition), and counts a step without tokens as 0.0: for metho
 of certainty in failure attribution alone, while UQ and best-of-N skip it. These are readings; on disk it stays null.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pa_dist.ragged import Bools, Floats
-from pa_dist.schema import NONE, PREDICTORS, REWARD_PREDICTORS, STEP_AGGS, TOKEN_AGGS
+from pa_dist.schema import NONE, PREDICTORS, REWARD_PREDICTORS, STEP_AGGS, TOKEN_AGGS, against
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Method:
       empty_is_zero: the preset counts a step without tokens as 0.0 instead of leaving it out.
       empty_is_zero_in_fa: the same, where steps are blamed.
       apart: the token aggregations that are defined where the reference reads other tokens than the policy.
+      reference: the further reference that it reads; null reads the first, or none.
       attributes: whether the step values serve failure attribution; methods that fix their step aggregation share them
         with another method.
     """
@@ -60,6 +61,7 @@ class Method:
     empty_is_zero: bool = False
     empty_is_zero_in_fa: bool = False
     apart: tuple[str, ...] = TOKEN_AGGS
+    reference: str | None = None
 
     @property
     def compares(self) -> bool:
@@ -140,6 +142,8 @@ def _self_certainty(columns: StepColumns) -> Floats:
     return columns.tokens["policy_self_certainty"]
 
 
+OF_REFERENCE = ("progress_advantage", "progress_advantage_per_token", "reference_logprob")
+
 # What any score is to be held against: a trajectory's length alone. Whatever the data say, shorter is better.
 _LENGTHS = tuple(
     Method(name, read, token_aggs=(NONE,), step_aggs=(NONE,), orientation=-1)
@@ -193,6 +197,15 @@ def methods(preset: str) -> tuple[Method, ...]:
     )
 
 
+def methods_against(preset: str, reference: str) -> list[Method]:
+    """The methods that read a reference, of a further one: `progress_advantage@NAME`."""
+    return [
+        replace(method, name=against(method.name, reference), reference=reference)
+        for method in methods(preset)
+        if method.name in OF_REFERENCE
+    ]
+
+
 OTHER_TOKENS = "the models read this text as different tokens, of which only sums compare"
 """Why an advantage is null where there are log-probs."""
 
@@ -200,33 +213,44 @@ Lacking = Mapping[tuple[str, str], str]
 """The methods and token aggregations that nothing in a run has, and why."""
 
 
-def missing(preset: str, null_columns: Mapping[str, str], *, apart: bool = False) -> dict[tuple[str, str], str]:
+More = Sequence["Method | RewardMethod"]
+"""What a run has beside the policy and its first reference: methods of further references, and reward models."""
+
+
+def missing(
+    preset: str, null_columns: Mapping[str, str], more: More = (), apart: Collection[str | None] = ()
+) -> dict[tuple[str, str], str]:
     """What a run lacks: methods of a column that the engine left null, and comparisons of tokens that differ.
 
     Args:
       null_columns: names out of `schema.TOKEN_COLUMNS` with reasons, as the manifest has them.
-      apart: whether the models read every trajectory as different tokens.
+      apart: the references that read every trajectory as different tokens than the policy; null is the first.
     """
     lacking = {}
-    for method in methods(preset):
+    for method in own_methods(preset, more):
         for token_agg in method.token_aggs:
             if method.column in null_columns:
                 lacking[method.name, token_agg] = null_columns[method.column]
-            elif apart and method.compares and token_agg not in method.apart:
+            elif method.reference in apart and method.compares and token_agg not in method.apart:
                 lacking[method.name, token_agg] = OTHER_TOKENS
     return lacking
 
 
-def all_methods(preset: str, rewards: Sequence[RewardMethod]) -> list[Method | RewardMethod]:
-    """The methods under a preset and the reward models, in the order of reports."""
-    return [*methods(preset), *rewards]
+def all_methods(preset: str, more: More) -> list[Method | RewardMethod]:
+    """The methods under a preset, those of further references and the reward models, in the order of reports."""
+    return [*methods(preset), *more]
 
 
-def cells(preset: str, rewards: Sequence[RewardMethod] = ()) -> list[Cell]:
+def own_methods(preset: str, more: More) -> list[Method]:
+    """The same without the reward models."""
+    return [method for method in all_methods(preset, more) if isinstance(method, Method)]
+
+
+def cells(preset: str, more: More = ()) -> list[Cell]:
     """Every METHOD__TOKENAGG__STEPAGG, in the order of the columns of `scores`."""
     return [
         Cell(method.name, token_agg, step_agg, method.orientation)
-        for method in all_methods(preset, rewards)
+        for method in all_methods(preset, more)
         for token_agg in method.token_aggs
         for step_agg in method.step_aggs
     ]

@@ -1,11 +1,12 @@
 """One block of `logprobs` to its rows of `steps`, `scores` and `attributions`, and to what its labelled steps are held
 against. A pure function on Arrow tables."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pa_dist import schema
@@ -24,7 +25,16 @@ from pa_dist.ragged import (
     tokens,
 )
 from pa_dist.reduce.block.aggregate import Bucket, buckets, step_aggregates, token_aggregates, token_extremes
-from pa_dist.reduce.block.methods import OTHER_TOKENS, Method, RewardMethod, StepColumns, all_methods, cells, methods
+from pa_dist.reduce.block.methods import (
+    OTHER_TOKENS,
+    Method,
+    RewardMethod,
+    StepColumns,
+    all_methods,
+    cells,
+    methods_against,
+    own_methods,
+)
 from pa_dist.reduce.block.predictors import agent_matches, fell_back, predictions
 from pa_dist.reduce.block.prefixes import prefix_arrays
 from pa_dist.reduce.block.rewards import Judged, of_steps, of_trajectories
@@ -35,9 +45,12 @@ SUM = TOKEN_AGGS.index("sum")
 _KEYS = [field.name for field in schema.KEYS]
 _LABELS = [field.name for field in schema.LABELS]
 _IMPROBABLE = "a model gives one of its tokens no probability"
+_LOST = "the reference did not score the trajectory; rejects say why"
 _PER_STEP = ["agent", "text_hash", "truncated"]
 _POLICY = [f"policy_{name}" for name in schema.TOKEN_COLUMNS]
 
+REFERENCE_COLUMNS = ["trajectory_id", "truncated", "token_ids_reference", "reference_logprob"]
+"""The columns of a further reference's table that a block needs."""
 COLUMNS = [*_KEYS, *_LABELS, "step_labels", "step", *_PER_STEP, "token_ids_reference", *_POLICY, "reference_logprob"]
 """The columns of `logprobs` that a block needs."""
 
@@ -60,18 +73,37 @@ class Reduced:
 
 
 @dataclass(frozen=True)
+class _Compared:
+    """Steps by policy and one reference. `given`: which have log-probs of both models, if of no token; `lost`: which
+    are of trajectories that the reference did not score."""
+
+    columns: StepColumns
+    given: Bools
+    truncated: Bools
+    lost: Bools
+
+
+@dataclass(frozen=True)
 class _Steps:
-    """A block's steps, flat. `given`: which have log-probs of both models, if of no token. `layouts` remembers how the
-    valid steps of each mask are laid out: methods share masks."""
+    """A block's steps, flat. `compared`: with each reference, null being the first. `layouts` remembers how the valid
+    steps of each mask are laid out: methods share masks."""
 
     n_steps: Ints
     step: pa.Array
     labels: StepLabels
     per_step: dict[str, pa.Array]
     n_tokens: Ints
-    given: Bools
-    columns: StepColumns
+    compared: dict[str | None, _Compared]
     layouts: dict[bytes, list[Bucket]]
+
+    @property
+    def columns(self) -> StepColumns:
+        """Of the first reference."""
+        return self.compared[None].columns
+
+    def read_by(self, method: Method) -> StepColumns:
+        """What a method reads."""
+        return self.compared[method.reference].columns
 
     @property
     def rows(self) -> Ints:
@@ -86,7 +118,11 @@ class _Steps:
 
 
 def reduce_block(
-    table: pa.Table, settings: Evaluate, missing: Collection[str] = (), judged: Sequence[Judged] = ()
+    table: pa.Table,
+    settings: Evaluate,
+    missing: Collection[str] = (),
+    judged: Sequence[Judged] = (),
+    references: Mapping[str, pa.Table] | None = None,
 ) -> Reduced:
     """Reduce trajectories to steps, scores and blamed steps.
 
@@ -95,17 +131,21 @@ def reduce_block(
       settings: preset and beta; `fa` among the scenarios attributes unlabelled trajectories too.
       missing: methods whose column is null: their scores are null, and they blame no step.
       judged: what reward models say of these trajectories, and perhaps of others.
+      references: the same of further references, by name: rows of `schema.REFERENCE`, at least `REFERENCE_COLUMNS`.
 
     Raises:
       PaDistError: lists of a trajectory that disagree about its steps or tokens; names the trajectory.
     """
-    steps = _read(table, settings.beta)
-    rewards = [of.method for of in judged]
-    values = [method.step_values(steps.columns) for method in methods(settings.preset)]
+    steps = _read(table, references or {}, settings.beta)
+    more: list[Method | RewardMethod] = [
+        of for name in references or {} for of in methods_against(settings.preset, name)
+    ]
+    values = [method.step_values(steps.read_by(method)) for method in own_methods(settings.preset, more)]
     values += [_judged_steps(table, steps, of) for of in judged]
-    readings = list(zip(all_methods(settings.preset, rewards), values, strict=True))
+    more += [of.method for of in judged]
+    readings = list(zip(all_methods(settings.preset, more), values, strict=True))
     whole = {of.method.name: of_trajectories(table, of) for of in judged if not of.method.judges_steps}
-    columns = [cell.column for cell in cells(settings.preset, rewards)]
+    columns = [cell.column for cell in cells(settings.preset, more)]
     blaming = [(method, read) for method, read in readings if method.attributes and method.name not in missing]
     return Reduced(
         _steps_table(table, steps),
@@ -123,7 +163,7 @@ def _judged_steps(table: pa.Table, steps: _Steps, judged: Judged) -> Floats:
     return of_steps(table, steps.n_steps, steps.step, judged)[None]
 
 
-def _read(table: pa.Table, beta: float) -> _Steps:
+def _read(table: pa.Table, references: Mapping[str, pa.Table], beta: float) -> _Steps:
     step = column(table, "step")
     n_steps = lengths(step)
     per_step = {}
@@ -131,26 +171,60 @@ def _read(table: pa.Table, beta: float) -> _Steps:
         lists = column(table, name)
         require_same(table, lengths(lists), n_steps, f"{name} has", "entries")
         per_step[name] = lists.flatten()
-    by_name = {name: tokens(table, name, n_steps) for name in [*_POLICY, "reference_logprob"]}
-    policy, reference = by_name["policy_logprob"], by_name["reference_logprob"]
-    differs = is_valid(column(table, "token_ids_reference"))
-    require_one_length(table, n_steps, {name: by_name[name] for name in _POLICY})
-    paired = Tokens(reference.values, reference.counts, reference.scored & ~differs, reference.given)
-    require_one_length(table, n_steps, {"policy_logprob": policy, "reference_logprob": paired})
-    truncated = per_step["truncated"].fill_null(False).to_numpy(zero_copy_only=False)
+    policy = {name: tokens(table, name, n_steps) for name in _POLICY}
+    require_one_length(table, n_steps, policy)
     # One column may lack a step that the others have.
-    n_tokens = np.maximum.reduce([by_name[name].counts for name in _POLICY])
-    columns = _step_columns(by_name, np.repeat(~differs, n_steps), truncated, n_steps, n_tokens, beta)
+    n_tokens = np.maximum.reduce([of.counts for of in policy.values()])
+    aggregated = {name: token_aggregates(of.values, of.counts) for name, of in policy.items()}
+    by_reference: dict[str | None, pa.Table] = {
+        None: table,
+        **{name: _in_order(theirs, table) for name, theirs in references.items()},
+    }
+    compared = {
+        name: _compare(theirs, n_steps, n_tokens, policy["policy_logprob"], aggregated, beta)
+        for name, theirs in by_reference.items()
+    }
     rows = np.repeat(np.arange(len(table)), n_steps)
     labels = StepLabels.of(table, rows, step.flatten().fill_null(-1).to_numpy(zero_copy_only=False))
-    return _Steps(n_steps, step.flatten(), labels, per_step, n_tokens, policy.given & reference.given, columns, {})
+    return _Steps(n_steps, step.flatten(), labels, per_step, n_tokens, compared, {})
+
+
+def _in_order(theirs: pa.Table, table: pa.Table) -> pa.Table:
+    """A further reference's rows as those of a block lie; null where it scored none."""
+    at = pc.index_in(column(table, "trajectory_id"), value_set=column(theirs, "trajectory_id"))
+    found = theirs.select(REFERENCE_COLUMNS[1:]).take(at).add_column(0, "trajectory_id", table["trajectory_id"])
+    truncated = pc.if_else(at.is_valid(), column(found, "truncated"), column(table, "truncated"))
+    return found.set_column(1, "truncated", truncated)
+
+
+def _compare(
+    theirs: pa.Table, n_steps: Ints, n_tokens: Ints, policy: Tokens, aggregated: Mapping[str, Floats], beta: float
+) -> _Compared:
+    """Steps by the policy and one reference; `theirs`: rows with its `REFERENCE_COLUMNS`."""
+    reference, flags = tokens(theirs, "reference_logprob", n_steps), column(theirs, "truncated")
+    differs = is_valid(column(theirs, "token_ids_reference"))
+    paired = Tokens(reference.values, reference.counts, reference.scored & ~differs, reference.given)
+    require_one_length(theirs, n_steps, {"policy_logprob": policy, "reference_logprob": paired})
+    require_same(theirs, lengths(flags), n_steps, "truncated has", "entries")
+    truncated = flags.flatten().fill_null(False).to_numpy(zero_copy_only=False)
+    columns = _step_columns(
+        policy, reference, aggregated, np.repeat(~differs, n_steps), truncated, n_steps, n_tokens, beta
+    )
+    lost = np.repeat(~is_valid(column(theirs, "reference_logprob")), n_steps)
+    return _Compared(columns, policy.given & reference.given, truncated, lost)
 
 
 def _step_columns(
-    by_name: dict[str, Tokens], shared: Bools, truncated: Bools, n_steps: Ints, n_tokens: Ints, beta: float
+    policy: Tokens,
+    reference: Tokens,
+    aggregated: Mapping[str, Floats],
+    shared: Bools,
+    truncated: Bools,
+    n_steps: Ints,
+    n_tokens: Ints,
+    beta: float,
 ) -> StepColumns:
-    policy, reference = by_name["policy_logprob"], by_name["reference_logprob"]
-    aggregated = {name: token_aggregates(column.values, column.counts) for name, column in by_name.items()}
+    aggregated = {**aggregated, "reference_logprob": token_aggregates(reference.values, reference.counts)}
     advantage = beta * (aggregated["policy_logprob"] - aggregated["reference_logprob"])
     # Of other tokens of one text only the sums compare, and only where none of its text was cut for one model alone.
     advantage[[i for i in range(len(TOKEN_AGGS)) if i != SUM]] += np.where(shared, 0.0, np.nan)
@@ -197,27 +271,29 @@ def _floats(values: Floats) -> pa.Array:
 
 
 def _steps_table(table: pa.Table, steps: _Steps) -> pa.Table:
-    advantage, per_token = steps.columns.advantage, steps.columns.advantage_per_token
     rows = pa.array(steps.rows)
     arrays = [column(table, name).take(rows) for name in _KEYS]
     arrays += [steps.step, steps.per_step["agent"], pa.array(steps.n_tokens, pa.int32())]
     arrays += [steps.per_step["text_hash"], steps.per_step["truncated"]]
-    arrays += [steps.labels.at(np.arange(len(steps.step))), _reasons(steps)]
-    usable = np.where(_valid(advantage), advantage, np.nan), np.where(_valid(per_token), per_token, np.nan)
-    arrays += [_floats(values) for pair in usable for values in pair]
-    return pa.Table.from_arrays(arrays, schema=schema.STEPS)
+    arrays += [steps.labels.at(np.arange(len(steps.step)))]
+    for of in steps.compared.values():
+        advantages = of.columns.advantage, of.columns.advantage_per_token
+        usable = [np.where(_valid(each), each, np.nan) for each in advantages]
+        arrays += [_reasons(of), *(_floats(values) for each in usable for values in each)]
+    return pa.Table.from_arrays(arrays, schema=schema.steps([name for name in steps.compared if name]))
 
 
-def _reasons(steps: _Steps) -> pa.Array:
+def _reasons(compared: _Compared) -> pa.Array:
     """Why each step's advantage is null; null where it is not."""
-    columns = steps.columns
-    truncated = steps.per_step["truncated"].fill_null(False).to_numpy(zero_copy_only=False)
+    columns = compared.columns
     missing = np.isnan(columns.tokens["policy_logprob"][0]) | np.isnan(columns.tokens["reference_logprob"][0])
     why = np.full(len(missing), -1)
     why[~_valid(columns.advantage)] = 2
     why[~columns.shared_tokens] = 3
-    why[missing] = np.where(steps.given, np.where(truncated, 0, 1), 4)[missing]
-    names = pa.array(["truncated", "no token has a log-prob", "a log-prob is not finite", OTHER_TOKENS, _IMPROBABLE])
+    why[missing] = np.where(compared.given, np.where(compared.truncated, 0, 1), 4)[missing]
+    why[compared.lost] = 5
+    reasons = ["truncated", "no token has a log-prob", "a log-prob is not finite", OTHER_TOKENS, _IMPROBABLE, _LOST]
+    names = pa.array(reasons)
     return names.take(pa.array(why, mask=why < 0))
 
 
@@ -312,7 +388,8 @@ def _attributions_table(table: pa.Table, steps: _Steps, readings: Sequence[_Read
             # Predictors take zero for where a step turns wrong.
             scored, read = _valid(read), read - settings.reward_threshold
         else:
-            scored, read = _valid(method.read(steps.columns)), method.blamed_by(steps.columns)
+            columns = steps.read_by(method)
+            scored, read = _valid(method.read(columns)), method.blamed_by(columns)
         layout = steps.layout(_valid(read) & wanted)
         oriented = method.orientation * read
         places = predictions(oriented, layout, len(table), method.predictors)
@@ -330,7 +407,7 @@ def _labelled_table(steps: _Steps, readings: Sequence[_Reading]) -> pa.Table:
     chosen = np.flatnonzero(steps.labels.known)
     columns = {"label": steps.labels.at(chosen)}
     for method, read in readings:
-        values = (read if isinstance(method, RewardMethod) else method.blamed_by(steps.columns))[:, chosen]
+        values = (read if isinstance(method, RewardMethod) else method.blamed_by(steps.read_by(method)))[:, chosen]
         values = np.where(_valid(values), method.orientation * values, np.nan)
         columns |= {f"{method.name}__{agg}": _floats(of) for agg, of in zip(method.token_aggs, values, strict=True)}
     return pa.table(columns)

@@ -17,7 +17,7 @@ from pa_dist.reduce.metrics.groups import Group
 from pa_dist.reduce.metrics.intervals import Estimate, Figure, difference
 
 METHOD = "progress_advantage"
-# The same quantity, aggregated otherwise: its token mean, sum and last are equal.
+# The same quantity, aggregated otherwise: its token mean, sum and last are equal. So of a further reference.
 VARIANTS = ("progress_advantage_per_token",)
 BASELINE = "baseline"
 HEADLINE, CROSS_FITTED, HINDSIGHT = CHOICES = ("headline", "cross_fitted", "hindsight")
@@ -85,7 +85,11 @@ def compare(readings: Sequence[Reading], settings: Evaluate) -> list[Compared]:
 def _others(mine: Reading, readings: Sequence[Reading]) -> Iterator[Reading]:
     where = (mine.scenario, mine.group, mine.metric)
     for other in readings:
-        if other.method in (METHOD, *VARIANTS) or where != (other.scenario, other.group, other.metric):
+        if (
+            other.method == METHOD
+            or other.method.partition("@")[0] in VARIANTS
+            or where != (other.scenario, other.group, other.metric)
+        ):
             continue
         # A figure that cannot be is of no point in particular.
         if None not in (mine.at, other.at) and mine.at != other.at:

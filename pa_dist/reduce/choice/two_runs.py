@@ -102,7 +102,7 @@ def _call(job: Callable[[], list[Side]]) -> list[Side]:
 
 
 def _differences(first: RunFolder, second: RunFolder) -> list[str]:
-    """Of what decided the numbers. An alpha's folder has no ingest of its own, so only stages of both can differ."""
+    """Of what decided the numbers, in the stages that both have."""
     was, now = (
         {name: record["settings"] for name, record in folder.manifest["stages"].items()} for folder in (first, second)
     )

@@ -55,11 +55,11 @@ def kept_answers(folder: RunFolder, place: Ints) -> Ints | None:
 def _answered(settings: Evaluate, folder: RunFolder) -> Iterator[pa.Table]:
     """trajectory_id and answer, some rows at a time."""
     if settings.answers == "auto":
-        table = folder.whole.dataset("trajectories", schema.TRAJECTORIES)
+        table = folder.dataset("trajectories", schema.TRAJECTORIES)
         for batch in table.to_batches(columns=["trajectory_id", "answer"]):
             yield pa.Table.from_batches([batch])
         return
-    for path in folder.whole.parts("trajectories"):
+    for path in folder.parts("trajectories"):
         with pq.ParquetFile(path, filesystem=folder.filesystem) as file:
             for batch in file.iter_batches(_ROWS, columns=_SAID):
                 said = last_messages(batch.column("messages"))

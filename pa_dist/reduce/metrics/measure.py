@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.ragged import Bools, Floats, Ints, column, is_valid
-from pa_dist.reduce.block.methods import Cell, Lacking, Method, RewardMethod, cells, methods
+from pa_dist.reduce.block.methods import Cell, Lacking, Method, More, RewardMethod, cells, own_methods
 from pa_dist.reduce.block.step_labels import first_wrong
 from pa_dist.reduce.choice.cells import (
     NO_TRIAL,
@@ -59,17 +59,17 @@ _SCORES_HELD = 8_000_000
 _OF_TRIALS = [("success", None), ("reward", None)]
 
 
-def unmeasured(settings: Evaluate, lacking: Lacking, plan: Slicing) -> Iterator[MetricRow | Reading]:
+def unmeasured(settings: Evaluate, lacking: Lacking, more: More, plan: Slicing) -> Iterator[MetricRow | Reading]:
     """Null figures of what a run lacks, with the reason."""
     uq, bon, fa = (plan.planned[name] for name in ("uq", "best_of_n", "fa"))
     for group in plan.slices if lacking else ():
-        for cell in cells(settings.preset):
+        for cell in cells(settings.preset, more):
             if reason := lacking.get((cell.method, cell.token_agg)):
                 if group in uq:
                     yield from _of_cell("uq", group, cell, unlabelled(METRICS, reason))
                 if group in bon:
                     yield from _of_cell("best_of_n", group, cell, unlabelled(_OF_TRIALS, reason))
-        for method in methods(settings.preset):
+        for method in own_methods(settings.preset, more):
             names = [(method.name, token_agg) for token_agg in method.token_aggs]
             reasons = {token_agg: lacking[name, token_agg] for name, token_agg in names if (name, token_agg) in lacking}
             first = method.token_aggs[0], method.step_aggs[0]

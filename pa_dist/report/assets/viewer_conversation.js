@@ -166,7 +166,8 @@ const viewerConversation = (() => {
       .map(({ kind, name }) => make("span", { className: `badge ${kind}` }, name));
     const number = `Step ${step.number + 1} of ${context.row.steps.length}`;
     const title = make("h3", {}, make("a", { href: context.linkTo({ step: step.number + 1 }) }, number), " ", ...role(message));
-    const value = make("span", { className: "value" }, "advantage ", make("b", {}, signed(step.value)));
+    const value = make("span", { className: "value" }, "advantage ", make("b", {}, signed(step.value)),
+      ...Object.entries(step.others ?? {}).map(([name, of]) => ` · ${name} ${signed(of)}`));
     article.append(make("header", {}, title, value, ...badges, numbered(context, step.at)));
     thought(context, article, message);
     if (step.why !== null || step.cut) article.append(make("p", { className: "reason" }, reason(context, step)));

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pa_dist.reduce.metrics.groups import Group
 from pa_dist.report.figures import plots
 from pa_dist.report.figures.points import Curves
 from pa_dist.report.numbers import figure
@@ -231,28 +232,34 @@ def _add_heat_map(found: Figures, measured: GroupMetrics, value: str, columns: s
 
 
 def of_sweep(scenario: str, rows: Sequence[Row]) -> Drawing | None:
-    """A scenario's main metric of progress advantage against alpha, a line a group; None of a single alpha.
+    """A scenario's main metric of progress advantage against alpha, a line a group and way to merge; None of a single
+    alpha.
 
     Args:
       scenario: which.
-      rows: of `alphas`, the main metric of the headline cell; of one predictor, of one n.
+      rows: as `swept` has them.
     """
-    groups = list(dict.fromkeys((row["benchmark"], row["domain"], row["behavior"]) for row in rows))
-    named = titles(groups)
+    lines = list(dict.fromkeys(map(_line, rows)))
+    named = titles(group for group, _ in lines)
+    several = len({method for _, method in lines}) > 1
     metric = MAIN[scenario]
     table = [
-        {"group": named[group], "alpha": row["alpha"], metric: row["value"]}
+        {"group": f"{named[group]}, {method}" if several else named[group], "alpha": row["alpha"], metric: row["value"]}
         | {"ci_low": row["ci_low"], "ci_high": row["ci_high"], "n": row["n"]}
-        for group in groups[:MOST_SERIES]
+        for group, method in lines[:MOST_SERIES]
         for row in sorted(rows, key=lambda row: float(row["alpha"]))
-        if (row["benchmark"], row["domain"], row["behavior"]) == group and row["value"] is not None
+        if _line(row) == (group, method) and row["value"] is not None
     ]
     if len({row["alpha"] for row in table}) < 2:
         return None
-    more = f" {len(groups) - MOST_SERIES} groups more are in alphas.parquet." if len(groups) > MOST_SERIES else ""
+    more = f" {len(lines) - MOST_SERIES} lines more are in metrics.parquet." if len(lines) > MOST_SERIES else ""
     which = {"uq": "", "best_of_n": " at the largest n", "fa": f" of {rows[0]['predictor']}"}[scenario]
     caption = (
         f"{_SAID[metric]}{which} of {MINE} against references merged with the policy "
-        f"({rows[0]['merge_method']}), reference + alpha (policy - reference).{more}"
+        f"({', '.join(dict.fromkeys(method for _, method in lines))}), reference + alpha (policy - reference).{more}"
     )
     return Drawing(f"{scenario.replace('_', '-')}-alphas", caption, table, partial(plots.alphas, value=metric))
+
+
+def _line(row: Row) -> tuple[Group, str]:
+    return (row["benchmark"], row["domain"], row["behavior"]), row["merge_method"]

@@ -107,16 +107,8 @@ class RejectCounts:
 def reject_counts(folder: RunFolder) -> RejectCounts:
     """Of a run's `rejects`, the `REASONS` most frequent reasons."""
     counts: Counter[tuple[str, str]] = Counter()
-    of = pc.field("stage").is_valid() if folder.alpha is None else pc.field("stage") != "ingest"
-    read = [(dataset, of) for dataset in folder.datasets(folder.parts("rejects"), schema.REJECTS)]
-    if folder.alpha is not None:  # its trajectories are the run's, and so is what became none
-        whole = folder.whole
-        read += [
-            (dataset, pc.field("stage") == "ingest")
-            for dataset in whole.datasets(whole.parts("rejects"), schema.REJECTS)
-        ]
-    for dataset, wanted in read:
-        for batch in dataset.to_batches(columns=["stage", "reason"], filter=wanted):
+    for dataset in folder.datasets(folder.parts("rejects"), schema.REJECTS):
+        for batch in dataset.to_batches(columns=["stage", "reason"]):
             table = pa.Table.from_batches([batch]).group_by(["stage", "reason"]).aggregate([([], "count_all")])
             for row in table.to_pylist():
                 counts[row["stage"], row["reason"]] += row["count_all"]

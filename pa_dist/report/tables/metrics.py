@@ -11,9 +11,9 @@ from pa_dist.reduce.block.methods import LENGTHS
 from pa_dist.reduce.metrics.groups import GROUP, Group, by_name
 from pa_dist.report.tables.headline import headline
 from pa_dist.report.wording import MAIN, MINE, SCENARIOS, plain
-from pa_dist.schema import NONE
+from pa_dist.runtime.targets import reference_target, referred_to
+from pa_dist.schema import NONE, against
 from pa_dist.store.folder import RunFolder
-from pa_dist.store.location import ALPHAS
 
 Row = dict[str, Any]
 
@@ -26,9 +26,10 @@ MOST_GROUPS = 50
 _SWEPT_PREDICTOR = "sharpest_drop"
 
 
-def _judges(row: Row) -> bool:
-    """Whether it is of a reward model."""
-    return row["token_agg"] == NONE and row["method"] not in LENGTHS
+def _is_beside(row: Row) -> bool:
+    """Whether it is of progress advantage over a further reference, or of a reward model."""
+    judges = row["token_agg"] == NONE and row["method"] not in LENGTHS
+    return judges or row["method"].startswith(f"{MINE}@")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class GroupMetrics:
     def drawn(self) -> list[Row]:
         """The headline's main figures of the methods that figures show, where they are known."""
         rows = [row for row in self.headline if row["metric"] == MAIN[self.scenario] and row["value"] is not None]
-        shown = [row["method"] for row in rows if row["method"] in DRAWN or _judges(row)]
+        shown = [row["method"] for row in rows if row["method"] in DRAWN or _is_beside(row)]
         methods = list(dict.fromkeys(shown))
         return [row for row in rows if row["method"] in methods[:MOST_SERIES]]
 
@@ -137,15 +138,21 @@ def _at_the_largest(of: GroupMetrics) -> GroupMetrics:
     return GroupMetrics(of.scenario, of.group, of.headline, [row for row in of.cells if row["at"] == most])
 
 
-def swept(folder: RunFolder) -> dict[str, list[Row]]:
-    """By scenario progress advantage's main metric at each alpha of a sweep; nothing where there was none."""
-    path = folder.path(f"{ALPHAS}.parquet")
-    if not folder.filesystem.get_file_info(path).is_file:
-        return {}
-    found: dict[str, list[Row]] = {}
-    for row in (row for metrics in folder.batches(f"{ALPHAS}.parquet") for row in _shown(metrics).to_pylist()):
-        mine = row["headline"] and row["method"] == MINE and row["metric"] == MAIN[row["scenario"]]
-        if mine and row["scenario"] != "prefix" and row["predictor"] in (None, _SWEPT_PREDICTOR):
-            found.setdefault(row["scenario"], []).append(row)
-    largest = max((row["at"] for row in found.get("best_of_n", [])), default=None)
-    return {name: [row for row in of if row["at"] in (None, largest)] for name, of in found.items()}
+def swept(folder: RunFolder, found: Found) -> dict[str, list[Row]]:
+    """By scenario progress advantage's main metric over references merged with each alpha, and over the reference as
+    alpha 0 of each way to merge; nothing where none is merged."""
+    stages = folder.manifest["stages"]
+    made = {name: stages[reference_target(name).stage]["settings"].get("merge") for name in referred_to(stages)}
+    merged = {against(MINE, name): [(how["method"], how["alpha"])] for name, how in made.items() if how}
+    merged |= {MINE: [(method, 0.0) for method in dict.fromkeys(of for ((of, _),) in merged.values())]}
+    return {
+        scenario: [
+            {**row, "merge_method": method, "alpha": alpha}
+            for of in found.of(scenario)
+            for row in of.cells
+            if row["headline"] and row["predictor"] in (None, _SWEPT_PREDICTOR)
+            for method, alpha in merged.get(row["method"], ())
+        ]
+        for scenario in MAIN
+        if scenario != "prefix" and len(merged) > 1
+    }

@@ -38,7 +38,7 @@ def show_metrics(
       only: the scenarios and domains to show; all by default.
     """
     console = console_for(console)
-    folder = RunFolder.of(out)
+    folder = RunFolder(out)
     groups: dict[tuple[str, Group], list[Row]] = {}
     left_out: set[tuple[str, Group]] = set()
     for metrics in folder.batches("metrics.parquet"):

@@ -10,12 +10,21 @@ from rich.console import Console
 from rich.text import Text
 
 from pa_dist.errors import RunFolderError
-from pa_dist.reduce.evaluated import evaluate_settings
+from pa_dist.reduce.evaluated import evaluate_settings, further_references
 from pa_dist.reduce.metrics.groups import GROUP
 from pa_dist.report.numbers import signed
 from pa_dist.report.viewer.selection import CHOSEN_BY, OUTCOMES, outcome_of
 from pa_dist.report.viewer.token_text import policy_pieces
-from pa_dist.report.viewer.trajectory import LOGPROBS, STEPS, SUSPECTED_BY, Row, numbered, record, suspicious
+from pa_dist.report.viewer.trajectory import (
+    LOGPROBS,
+    STEPS,
+    SUSPECTED_BY,
+    Row,
+    further_columns,
+    numbered,
+    record,
+    suspicious,
+)
 from pa_dist.schema import WRONG
 from pa_dist.store.folder import RunFolder
 from pa_dist.store.index import locate, rows
@@ -48,9 +57,11 @@ def show(folder: RunFolder, trajectory_id: str, console: Console | None = None, 
     if given is None or scored is None:
         raise RunFolderError(_why_none(folder, trajectory_id))
     (row,) = given.to_pylist()
-    steps = _row(folder, "steps", trajectory_id, STEPS)
+    references = further_references(folder)
+    steps = _row(folder, "steps", trajectory_id, [*STEPS, *further_columns(references)])
     pieces = policy_pieces(folder.manifest)
-    row |= record(scored, [] if steps is None else steps.to_pylist(), pieces, empty_is_zero=settings.preset == "paper")
+    told, as_zero = [] if steps is None else steps.to_pylist(), settings.preset == "paper"
+    row |= record(scored, told, pieces, empty_is_zero=as_zero, references=references)
     score = _row(folder, "scores", trajectory_id, [CHOSEN_BY])
     row["score"] = None if score is None else score[CHOSEN_BY][0].as_py()
     row["style"] = folder.manifest["stages"]["score"]["settings"].get("render", {}).get("style", "plain")
@@ -162,6 +173,8 @@ def _head(number: str, marks: Sequence[str], step: Row, message: Message, larges
     if step["value"] is not None:
         head.append(bar(step["value"], largest), _tint(step["value"]))
         head.append(f"  sum {signed(total)}", "not bold")
+    for name, value in step.get("others", {}).items():
+        head.append(f"  {name} {signed(value)}", "not bold")
     for mark in marks:
         head.append(f"  {mark}")
     return head

@@ -19,10 +19,10 @@ import numpy as np
 from pa_dist import truncation
 from pa_dist.config import Evaluate
 from pa_dist.mapper import Mapper
-from pa_dist.reduce.evaluated import evaluate_settings
+from pa_dist.reduce.evaluated import evaluate_settings, further_references
 from pa_dist.report.viewer.selection import Share, choose, read_choice
 from pa_dist.report.viewer.token_text import TokenText, policy_pieces
-from pa_dist.report.viewer.trajectory import LOGPROBS, STEPS, Row, record, suspicious
+from pa_dist.report.viewer.trajectory import LOGPROBS, STEPS, Row, further_columns, record, suspicious
 from pa_dist.store.folder import RunFolder
 from pa_dist.store.index import grouped, places, rows
 
@@ -108,10 +108,11 @@ def _rows(folder: RunFolder, group: Share, empty_is_zero: bool, pieces: TokenTex
         for name, columns in (("trajectories", _GIVEN), ("logprobs", LOGPROBS))
     }
     at = {name: places(table) for name, table in read.items()}
-    steps = grouped(rows(folder, group.files["steps"], group.ids, STEPS))
+    references = further_references(folder)
+    steps = grouped(rows(folder, group.files["steps"], group.ids, [*STEPS, *further_columns(references)]))
     for key in group.ids:
         given, scored = (read[name].slice(at[name][key][0], 1) for name in ("trajectories", "logprobs"))
-        shown = record(scored, steps.get(key, []), pieces, empty_is_zero=empty_is_zero)
+        shown = record(scored, steps.get(key, []), pieces, empty_is_zero=empty_is_zero, references=references)
         yield {**given.to_pylist()[0], **shown}
 
 
@@ -198,7 +199,7 @@ def _facts(folder: RunFolder, settings: Evaluate, written: Sequence[_Written]) -
         "max_length": score["settings"].get("score", {}).get("max_length"),
         "style": score["settings"].get("render", {}).get("style", "plain"),
         "truncated": truncation.in_full(score),
-        "rejected": folder.whole.manifest["stages"].get("ingest", {}).get("rejected", 0) + score.get("rejects", 0),
+        "rejected": folder.manifest["stages"].get("ingest", {}).get("rejected", 0) + score.get("rejects", 0),
     }
 
 

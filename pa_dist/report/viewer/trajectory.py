@@ -9,7 +9,7 @@ import pyarrow as pa
 from pa_dist.reduce.block.aggregate import buckets
 from pa_dist.reduce.block.predictors import fell_back, predictions
 from pa_dist.report.viewer.token_text import TokenText
-from pa_dist.schema import PREDICTORS
+from pa_dist.schema import PREDICTORS, against
 
 Row = dict[str, Any]
 
@@ -27,29 +27,43 @@ LOGPROBS = (
     "reference_logprob",
 )
 STEPS = ("trajectory_id", "step", "reason", "progress_advantage__mean")
-"""The columns of these tables that a record is made of."""
+"""The columns of these tables that a record is made of; of `steps`, those of `further_columns` too."""
 
 
-def record(scored: pa.Table, steps: Sequence[Row], pieces: TokenText | str, *, empty_is_zero: bool = False) -> Row:
+def further_columns(references: Sequence[str]) -> dict[str, str]:
+    """The columns of `steps` with the same advantage over further references, and their names."""
+    return {f"{against('progress_advantage', name)}__mean": name for name in references}
+
+
+def record(
+    scored: pa.Table,
+    steps: Sequence[Row],
+    pieces: TokenText | str,
+    *,
+    empty_is_zero: bool = False,
+    references: Sequence[str] = (),
+) -> Row:
     """What was scored of one trajectory.
 
     Args:
       scored: its row of `logprobs`, `LOGPROBS` of it.
       steps: its rows of `steps`, in order.
       pieces: of the policy's tokenizer, or why there are none.
+      references: the further ones.
       empty_is_zero: whether predictors read a step without tokens as 0.0, as the preset `paper` has it.
 
     Returns:
       `steps`: of each, `at` (message index), `agent`, `value` (its advantage by the mean of its tokens), `why` (that is
       null), `cut` (whether tokens were cut), `pieces` (texts; null where they cannot be had), `joined` (of pieces of
-      several tokens, place and token ids), `policy` and `reference` (log-probs of each token in thousandths of a nat;
-      the reference's null where its tokens are others). `blamed`: as `blamed` has it.
+      several tokens, place and token ids), `others` (its advantage over further references, where there are any),
+      `policy` and `reference` (log-probs of each token in thousandths of a nat; the reference's null where its tokens
+      are others). `blamed`: as `blamed` has it.
     """
     (row,) = scored.select(["step", "agent", "truncated", "token_ids", "token_ids_reference"]).to_pylist()
     policy = _thousandths(scored["policy_logprob"])
     same = row["token_ids_reference"] is None
     reference = _thousandths(scored["reference_logprob"]) if same else [None] * len(policy)
-    of_step = {step["step"]: step for step in steps}
+    of_step, further = {step["step"]: step for step in steps}, further_columns(references)
     told = []
     for i, at in enumerate(row["step"]):
         read = of_step.get(at, {"reason": None, "progress_advantage__mean": None})
@@ -61,6 +75,7 @@ def record(scored: pa.Table, steps: Sequence[Row], pieces: TokenText | str, *, e
                 "why": read["reason"],
                 "cut": bool(row["truncated"][i]),
                 **_pieces(row["token_ids"][i] or [], pieces),
+                **({"others": {name: read.get(of) for of, name in further.items()}} if further else {}),
                 "policy": policy[i],
                 "reference": reference[i],
             }
