@@ -87,7 +87,7 @@ def _named(name: str, config: Config, share: float | None) -> Speed:
 
 def _here(config: Config, share: float | None) -> Speed:
     """Of this machine: on a CPU with the threads that an actor would have."""
-    kind = "cuda" if torch.cuda.is_available() and config.score.device in (None, "auto", "cuda") else "cpu"
+    kind = "cuda" if torch.cuda.is_available() and config.score.device in (None, "cuda") else "cpu"
     dtype = dtype_on(kind, config.score.dtype)
     reached = share or SHARE[kind][dtype]
     rates = {model: _measured(kind, dtype, getattr(config.score, model)) for model in schema.MODELS}

@@ -24,10 +24,10 @@ def load_classifier(
     Args:
       name: a folder, or a name on the Hugging Face Hub.
       dtype: `float32` or `bfloat16`.
-      device: a torch device, or `auto` to spread the model over all visible GPUs (needs accelerate).
+      device: a torch device.
 
     Raises:
-      OSError: no such model. ImportError: `auto` without accelerate.
+      OSError: no such model.
       PaDistError: the checkpoint lacks weights, such as those of the head; transformers would make them up.
     """
     where = {"revision": revision, "trust_remote_code": trust_remote_code}

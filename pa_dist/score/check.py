@@ -64,7 +64,7 @@ def check_models(pair: Pair, settings: Score) -> Checked:
     import torch  # slow to import; a driver that goes on has no need of it
 
     try:
-        torch.device("cpu" if settings.device in (None, "auto") else settings.device)
+        torch.device(settings.device or "cpu")
     except RuntimeError as error:
         raise ConfigError(f"score.device: {first_line(error)}") from None
     models, wanting, faults = {}, dict[str, str | None](), []
