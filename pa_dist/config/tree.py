@@ -70,6 +70,8 @@ class Config(Section):
     def _merged_in_place(self) -> "Config":
         if self.merge is not None and self.score.engine != "hf":
             raise ValueError("merge: needs score.engine hf, whose weights are rewritten in place")
+        if self.merge is not None and (size := self.score.width("reference")) > 1:
+            raise ValueError(f"score.reference.tensor_parallel_size: merging needs the reference whole, not in {size}")
         return self
 
 

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.distributed import DistributedConfig
+from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils import logging
 from transformers.utils.import_utils import is_accelerate_available
 
@@ -115,6 +115,8 @@ def load_checked(
     """A model of one of transformers' `AutoModel` classes in eval mode on its device. Raises as `load_model`."""
     # By its own plan of the kind of model, of every matrix a rank reads its share from disk, and no more.
     spread = {"distributed_config": DistributedConfig(tp_size=ranks)} if ranks > 1 else {}
+    if spread and settings_of(config) is not None:
+        raise EngineError(f"{name}: quantised weights are not spread over several processes")
     with quiet():  # of weights left on disk; what matters is checked
         model, report = kind.from_pretrained(
             name,

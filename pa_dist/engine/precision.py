@@ -127,4 +127,5 @@ def _recast_share(model: nn.Module, share: DTensor, dtype: torch.dtype) -> None:
     """The same of a rank's share of a matrix, which takes no other data: another one stands in its place."""
     other = nn.Parameter(share.detach().to(dtype), requires_grad=False)
     for module in model.modules():
-        module._parameters.update({name: other for name, own in module._parameters.items() if own is share})
+        own: dict[str, Any] = module._parameters
+        own.update({name: other for name, tensor in own.items() if tensor is share})

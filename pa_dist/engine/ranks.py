@@ -26,7 +26,7 @@ from pa_dist.engine.precision import Guarded, TooWide
 from pa_dist.engine.protocol import TokenColumns, TokenSequence, Work
 
 Build = Callable[[str | None], HFEngine | Guarded]
-"""Makes a rank's engine, in the rank: it is pickled. It is given the name of a dtype, or None for the one that is set."""
+"""Makes a rank's engine, in the rank: it is pickled. Given the name of a dtype, or None for the one that is set."""
 # How far apart ranks may be when they have loaded: their first sum waits for all.
 PATIENCE = timedelta(hours=2)
 # Seconds for the others to fail as one rank did; those that do not then wait for it.
@@ -78,7 +78,8 @@ class Ranks:
         if device != "cpu" and torch.cuda.device_count() < size:
             raise EngineError(f"{size} ranks, a GPU each, and this process has {torch.cuda.device_count()}")
         self.size, self.batch_tokens, self.work = size, batch_tokens, Work()
-        self._build, self._device, self._dtype = build, device, None
+        self._build, self._device = build, device
+        self._dtype: str | None = None
         self._overflowed = 0
         self._processes: list[Any] = []
         self._pipes: list[Any] = []

@@ -130,4 +130,5 @@ def _like(folder: RunFolder) -> Speed:
         what = " and ".join(f"{model} {rate / 1e9:,.1f} GFLOP/s" for model, rate in rates.items())
     else:
         what = " and ".join(f"{model} {rate:,.0f} tokens/s" for model, rate in rates.items())
-    return Speed(f"as in {folder}", device, None, unit, rates, f"devices: an actor does {what}, as that run's did")
+    each = {model: rate / models[model]["actors"][0].get("tensor_parallel_size", 1) for model, rate in rates.items()}
+    return Speed(f"as in {folder}", device, None, unit, each, f"devices: an actor does {what}, as that run's did")

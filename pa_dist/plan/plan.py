@@ -180,16 +180,17 @@ def _device(
         {model: getattr(config.score, model) for model in config.pair.pools}, speed, wide(config.score), sizes
     )
     seconds = {name: getattr(model, speed.unit).value / speed.per_second[name] for name, model in models.items()}
+    width = _width(config, speed)
     if config.pair.one_base:  # whose actors do one model after the other
         seconds = {"policy": sum(seconds.values())}
-    alone = {name: seconds[name] / _side_by_side(pool, speed, config) for name, pool in pools.items()}
+    alone = {name: seconds[name] / _side_by_side(pool, speed, width[name]) for name, pool in pools.items()}
     merged = models["reference"].passes - 1
     last = {"reference": pools.get("reference", pools["policy"])}
     hours = (
-        max(alone.values()) * _crowd(pools, speed, config)
-        + merged * alone.get("reference", 0.0) * _crowd(last, speed, config)
+        max(alone.values()) * _crowd(pools, speed, width)
+        + merged * alone.get("reference", 0.0) * _crowd(last, speed, width)
     ) / HOUR
-    taken = sum(seconds[name] * models[name].passes * _idle(pool, speed, config) for name, pool in pools.items())
+    taken = sum(seconds[name] * models[name].passes * _idle(pool, speed, width[name]) for name, pool in pools.items())
     return DevicePlan(
         device=speed.name,
         per_second=speed.per_second,
@@ -199,12 +200,15 @@ def _device(
         device_hours=hours if _one_cpu(speed) else taken / HOUR,
         reward_hours=_reward_hours(config, speed, rewards),
         memory=speed.memory,
-        fits=_fit({name: sum(model.memory.values()) for name, model in models.items()}, last | pools, speed, config),
+        fits=_fit({name: sum(model.memory.values()) for name, model in models.items()}, last | pools, speed, width),
     )
 
 
 def _pools(
-    pools: Mapping[str, Replicas], speed: Speed, width: int = 1, costs: Mapping[str, float] | None = None
+    pools: Mapping[str, Replicas],
+    speed: Speed,
+    width: Mapping[str, int] | None = None,
+    costs: Mapping[str, float] | None = None,
 ) -> dict[str, Actors]:
     """The models' actors; on one machine as many as its GPUs would get, elsewhere as few as there can be."""
     here = speed.machine is not None and speed.kind != "cpu"
@@ -212,31 +216,39 @@ def _pools(
     return filled(pools, nodes, width, costs)
 
 
-def _gpus(pool: Actors, speed: Speed, config: Config) -> float:
-    return (pool.num_gpus or float(wide(config.score))) if speed.kind != "cpu" else 1.0
+def _width(config: Config, speed: Speed) -> dict[str, int]:
+    """Devices that a replica of each model is spread over: the cores of a CPU are one."""
+    return dict.fromkeys(schema.MODELS, 1) if speed.kind == "cpu" else wide(config.score)
 
 
-def _side_by_side(pool: Actors, speed: Speed, config: Config) -> float:
+def _gpus(pool: Actors, speed: Speed, width: int) -> float:
+    return (pool.num_gpus or float(width)) if speed.kind != "cpu" else 1.0
+
+
+def _side_by_side(pool: Actors, speed: Speed, width: int) -> float:
     """Whole devices that work on a model at once."""
-    return pool.replicas * min(1.0, _gpus(pool, speed, config)) * wide(config.score)
+    return pool.replicas * min(1.0, _gpus(pool, speed, width)) * width
 
 
-def _idle(pool: Actors, speed: Speed, config: Config) -> float:
+def _idle(pool: Actors, speed: Speed, width: int) -> float:
     """Devices that are held for each one that works."""
-    return max(1.0, _gpus(pool, speed, config) / wide(config.score))
+    return max(1.0, _gpus(pool, speed, width) / width)
 
 
 def _one_cpu(speed: Speed) -> bool:
     return speed.kind == "cpu" and speed.machine is not None
 
 
-def _crowd(pools: Mapping[str, Actors], speed: Speed, config: Config) -> float:
+def _crowd(pools: Mapping[str, Actors], speed: Speed, width: Mapping[str, int]) -> float:
     """How many times over actors that work at once take the machine's cores, or its GPUs."""
     if speed.machine is None:
         return 1.0
     # Threads beyond the cores made no product faster where its rate was measured.
-    each = (min(p.num_cpus, speed.machine) if _one_cpu(speed) else _gpus(p, speed, config) for p in pools.values())
-    return max(1.0, sum(p.replicas * n for p, n in zip(pools.values(), each, strict=True)) / speed.machine)
+    held = sum(
+        p.replicas * (min(p.num_cpus, speed.machine) if _one_cpu(speed) else _gpus(p, speed, width[name]))
+        for name, p in pools.items()
+    )
+    return max(1.0, held / speed.machine)
 
 
 def _reward_hours(config: Config, speed: Speed, rewards: Mapping[str, RewardPlan]) -> float | None:
@@ -246,19 +258,19 @@ def _reward_hours(config: Config, speed: Speed, rewards: Mapping[str, RewardPlan
     for name, plan in rewards.items():
         work: Estimate = plan.flops if speed.unit == "flops" else plan.tokens
         pool = _pools({name: config.reward_models[name]}, speed)[name]
-        crowd = _crowd({name: pool}, speed, config)
+        crowd = _crowd({name: pool}, speed, {name: 1})
         hours += work.value / speed.per_second["policy"] / pool.replicas * crowd / HOUR
     return hours
 
 
 def _fit(
-    needed: Mapping[str, int], pools: Mapping[str, Actors], speed: Speed, config: Config
+    needed: Mapping[str, int], pools: Mapping[str, Actors], speed: Speed, width: Mapping[str, int]
 ) -> dict[str, bool | None]:
     """Whether a replica's memory is there, of each model; on one machine's CPU that of all replicas of both."""
     if speed.memory is None:
         return dict.fromkeys(needed)
     if not _one_cpu(speed):
-        return {name: n <= speed.memory * _gpus(pools[name], speed, config) for name, n in needed.items()}
+        return {name: n <= speed.memory * _gpus(pools[name], speed, width[name]) for name, n in needed.items()}
     each = {name: n * pools[name].replicas for name, n in needed.items()}
     alone = {name: n <= speed.memory for name, n in each.items()}
     together = sum(each.values()) <= speed.memory
