@@ -92,13 +92,11 @@ def test_two_ranks_give_the_columns_of_a_whole_model_and_hold_half_of_it_each(fo
 
 
 class OutOfMemory(HFEngine):
-    """Holds so many tokens at once, on the second rank."""
-
-    holds = 2 * LEAST_TOKENS
+    """Whose second rank has no room for a sequence longer than this, nor for more tokens at once."""
 
     def score(self, sequences):
         longest = max(len(sequence.ids) for sequence in sequences)
-        if os.environ["RANK"] == "1" and (self.batch_tokens > self.holds or longest > self.holds):
+        if os.environ["RANK"] == "1" and max(self.batch_tokens, longest) > LEAST_TOKENS:
             raise torch.OutOfMemoryError("no room")
         return super().score(sequences)
 
@@ -107,18 +105,27 @@ def without_memory(folder, dtype):
     return OutOfMemory(load_model(str(folder), ranks=2), top_k=5)
 
 
-def test_where_one_rank_has_no_room_all_are_started_again_with_less(folders):
+def test_a_rank_without_room_has_all_started_again_with_less_and_one_that_dies_ends_them(folders):
     long, *short = ragged(np.random.default_rng(1), [LEAST_TOKENS * 3, 17, 60])
-    ranks = Ranks(partial(without_memory, folders["llama"]), 2, batch_tokens=4 * LEAST_TOKENS)
+    ranks = Ranks(partial(without_memory, folders["llama"]), 2, batch_tokens=2 * LEAST_TOKENS)
     model = load_model(str(folders["llama"]))
     check(model, short, ranks.score(short))
-    assert ranks.batch_tokens == 2 * LEAST_TOKENS
+    assert ranks.batch_tokens == LEAST_TOKENS
     assert ranks.work.tokens == 77
-    lost, *others = ranks.score([long, *short])
+    # What all ranks raise leaves them as they are.
+    started = [process.pid for process in ranks._processes]
+    with pytest.raises(ValueError, match=r"^token id 300 is outside the model's vocabulary of 300$"):
+        ranks.score([short[1]._replace(ids=short[1].ids + 300 - short[1].ids.max())])
+    assert [process.pid for process in ranks._processes] == started
+
+    lost, *others = ranks.score([long, short[0]])
     assert lost is None
-    check(model, short, others)
-    assert ranks.batch_tokens == 2 * LEAST_TOKENS
-    ranks.close()
+    check(model, short[:1], others)
+    first, second = (process.pid for process in ranks._processes)
+    os.kill(second, signal.SIGKILL)
+    with pytest.raises(EngineGone, match=r"^rank 1 of 2 died, exit code -9$"):
+        ranks.score(short)
+    assert not there(first)
 
 
 class Overflowing(HFEngine):
@@ -147,19 +154,6 @@ def test_what_leaves_float16_and_has_no_room_in_float32_goes_on_in_bfloat16(fold
     facts = ranks.facts()
     assert (facts["dtype"], facts["overflowed"]) == ("bfloat16", 1)
     ranks.close()
-
-
-def test_errors_of_all_are_raised_as_they_are_and_a_rank_that_dies_ends_the_others(folders):
-    (sequence,) = ragged(np.random.default_rng(1), [30])
-    ranks = Ranks(partial(engine, folders["llama"]), 2)
-    with pytest.raises(ValueError, match=r"^token id 300 is outside the model's vocabulary of 300$"):
-        ranks.score([sequence._replace(ids=sequence.ids + 300 - sequence.ids.max())])
-    check(load_model(str(folders["llama"])), [sequence], ranks.score([sequence]))
-    first, second = (process.pid for process in ranks._processes)
-    os.kill(second, signal.SIGKILL)
-    with pytest.raises(EngineGone, match=r"^rank 1 of 2 died, exit code -9$"):
-        ranks.score([sequence])
-    assert not there(first)
 
 
 class Waiting(HFEngine):
