@@ -96,13 +96,16 @@ def _checked(config: Config) -> Config:
     from pa_dist.score.check import check_lengths, check_models, check_pair, check_templates
 
     here = vllm.installed() is not None
-    found = check_models(config.pair, config.score if here else config.score.model_copy(update={"engine": "hf"}))
+    # Of what vLLM takes as it is, such as several GPUs, transformers on a CPU asks nothing.
+    other = {"engine": "hf", "device": "cpu"}
+    by_vllm = config.score.engine == "vllm"
+    found = check_models(config.pair, config.score.model_copy(update=other) if by_vllm and not here else config.score)
     check_templates(config.scoring)
     check_pair(config.scoring, found)
     check_lengths(config.scoring, found)
     for name, model in config.reward_models.items():
         elsewhere = isinstance(model, ThinkPRM) and not here
-        judges.check_reward_model(name, model.model_copy(update={"engine": "hf"}) if elsewhere else model)
+        judges.check_reward_model(name, model.model_copy(update=other) if elsewhere else model)
     return config.model_copy(update={"score": limited(config.scoring, found.positions).score})
 
 

@@ -337,6 +337,16 @@ def test_what_transformers_does_not_spread_is_refused(made, size, why):
         check_spread("score.policy", made, size, adapter=False)
 
 
+def test_a_reference_in_parts_is_not_merged(pair):
+    tree = {"trajectories": {"paths": ["a.jsonl"]}, "pair": pair, "output": "out"}
+    score = {"reference": {"tensor_parallel_size": 2}}
+    config.parse({**tree, "score": score})
+    with pytest.raises(
+        ConfigError, match=r"^score\.reference\.tensor_parallel_size: merging needs the reference whole"
+    ):
+        config.parse({**tree, "score": score, "merge": {"method": "ties", "alphas": [1]}})
+
+
 def test_as_many_gpus_as_an_actor_has_are_what_its_model_is_spread_over(pair):
     pool = {"num_gpus": 4}
     with pytest.raises(ConfigError, match=r"^score\.reference\.tensor_parallel_size of 4: each process takes"):
