@@ -7,12 +7,10 @@ from torch.distributed.tensor import DTensor
 
 
 def become(module: nn.Module, kind: type[nn.Module]) -> None:
-    """Change a module's class in place; within the hooks of accelerate, and of transformers' tensor parallelism."""
+    """Change a module's class in place; within the wrapper of transformers' tensor parallelism, where it has one."""
     module.__class__ = kind
     own = MethodType(kind.forward, module)
-    if hasattr(module, "_old_forward"):
-        setattr(module, "_old_forward", own)  # noqa: B010
-    # What holds a share of a matrix has a function for a method, with the method that it wraps in its closure.
+    # That is a function in the method's place, with the method in its closure.
     for cell in getattr(module.__dict__.get("forward"), "__closure__", None) or ():
         if isinstance(cell.cell_contents, MethodType) and cell.cell_contents.__self__ is module:
             cell.cell_contents = own

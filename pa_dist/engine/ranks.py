@@ -248,15 +248,11 @@ def _serve(pipe: Any, build: Build, dtype: str | None, meeting: _Meeting) -> Non
         pipe.send(_Answer())
     except Exception as error:
         pipe.send(_failed(error, engine))
-    while True:
-        request = pipe.recv()
-        try:
+    with suppress(EOFError, ConnectionError):
+        while True:
+            request = pipe.recv()
             assert engine is not None, "what failed to load is asked for nothing"
-            found = _do(engine, *request)
-            of_all = found if meeting.rank == 0 or request[0] == "facts" else None
-            pipe.send(_Answer(of_all, engine.work))
-        except Exception as error:
-            pipe.send(_failed(error, engine))
+            pipe.send(_answer(engine, meeting.rank, *request))
 
 
 def _end_with_parent() -> None:
@@ -267,12 +263,16 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _do(engine: HFEngine | Guarded, name: str, *arguments: Any) -> Any:
-    if name == "facts":
-        return engine.facts()
-    sequences, batch_tokens = arguments
-    (engine.engine if isinstance(engine, Guarded) else engine).limit(batch_tokens)
-    return engine.score(sequences)
+def _answer(engine: HFEngine | Guarded, rank: int, name: str, *arguments: Any) -> _Answer:
+    try:
+        if name == "facts":
+            return _Answer(engine.facts(), engine.work)
+        sequences, batch_tokens = arguments
+        (engine.engine if isinstance(engine, Guarded) else engine).limit(batch_tokens)
+        found = engine.score(sequences)
+        return _Answer(found if rank == 0 else None, engine.work)
+    except Exception as error:
+        return _failed(error, engine)
 
 
 def _failed(error: Exception, engine: HFEngine | Guarded | None) -> _Answer:

@@ -76,7 +76,7 @@ def filled(
     few = {name: fewest(pool) for name, pool in pools.items()}
     takes = {name: pool.num_gpus for name, pool in pools.items()}
     if gpus:
-        takes |= {name: float(n) for name, n in (wide or {}).items() if n > 1 and takes[name] is None}
+        takes |= {name: float(n) for name, n in (wide or {}).items() if n > 1 and takes.get(name, n) is None}
     unset = sum(few[name] for name, n in takes.items() if n is None)
     free = gpus - sum(few[name] * n for name, n in takes.items() if n is not None)
     if unset and gpus and free <= 0:
