@@ -74,6 +74,14 @@ def test_a_pair_without_a_name_needs_a_source():
             "score: reference.num_gpus of 1 are not vllm.tensor_parallel_size of 2",
         ),
         (
+            "score.policy={tensor_parallel_size: 2, num_gpus: 1}",
+            "score: policy.num_gpus of 1 are not policy.tensor_parallel_size of 2",
+        ),
+        (
+            "score={engine: vllm, policy: {tensor_parallel_size: 2}}",
+            "score: policy.tensor_parallel_size is for engine hf; vllm.tensor_parallel_size is vLLM's",
+        ),
+        (
             "score.vllm.gpu_memory_utilization=2",
             "score.vllm.gpu_memory_utilization: Input should be less",
         ),

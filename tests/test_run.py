@@ -259,6 +259,28 @@ def test_fractions_of_one_gpu_hold_both_models(pair, chat_file, tmp_path):
 
 
 @pytest.mark.integration
+def test_a_model_in_two_processes_of_an_actor_is_scored_and_its_noise_measured(finished, pair, chat_file, tmp_path):
+    spread = {"tensor_parallel_size": 2, "num_gpus": 0}
+    pools = {"policy": spread, "reference": {"num_gpus": 0}}
+    stages.ingest_and_score(settings(pair, chat_file, tmp_path, dtype="bfloat16", **pools), lambda line: None)
+    folder = RunFolder(str(tmp_path))
+    stage = folder.manifest["stages"]["score"]
+    (place,) = stage["models"]["policy"]["actors"]
+    assert (place["tensor_parallel_size"], place["dtype"], place["prefixes_apart"]) == (2, "bfloat16", None)
+    assert "tensor_parallel_size" not in stage["models"]["reference"]["actors"][0]
+    assert stage["noise"]["rows"] == 4
+    assert 0 < stage["noise"]["error"] < 0.01
+    plain, rounded = (
+        {row["trajectory_id"]: row["policy_logprob"] for row in run.dataset("logprobs").to_table().to_pylist()}
+        for run in (RunFolder(finished.output), folder)
+    )
+    assert plain.keys() == rounded.keys()
+    for key, steps in plain.items():
+        for exact, step in zip(steps, rounded[key], strict=True):
+            np.testing.assert_allclose(step, exact, atol=0.05)
+
+
+@pytest.mark.integration
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use a GPU here")
 def test_a_gpu_that_torch_cannot_use_is_one_line_and_no_run_on_the_cpu(pair, chat_file, tmp_path):
     lines = r"^score: a GPU was assigned on \S+, and torch \S+ there finds no CUDA; .*device=cpu[^\n]*$"

@@ -245,6 +245,15 @@ class Replicas(Section):
     """Labels of the nodes that may hold these actors, such as `ray.io/accelerator-type: H100` or one of your own."""
 
 
+class SpreadReplicas(Replicas):
+    """One model's actor pool, where an actor may hold the model in several processes."""
+
+    tensor_parallel_size: Positive | None = None
+    """GPUs that one actor of engine hf spreads the model over, a process each, by transformers' own plan; `num_gpus:
+    null` takes as many. null: as many as `num_gpus` says, or one. With `device: cpu`, processes that share out an
+    actor's threads."""
+
+
 # Arguments of vLLM's engine that are no options here, and what decides them.
 DECIDED_FOR_VLLM = {
     **dict.fromkeys(("model", "revision", "code_revision", "trust_remote_code"), "pair"),
@@ -317,8 +326,24 @@ class Score(Section):
     """Trajectories of one block: what an actor is given at a time, and what is committed and written at a time. auto:
     as many as fill a GPU for some seconds, and so many that a table of any size has at most 10,000 files."""
     vllm: Vllm = Vllm()
-    policy: Replicas = Replicas()
-    reference: Replicas = Replicas()
+    policy: SpreadReplicas = SpreadReplicas()
+    reference: SpreadReplicas = SpreadReplicas()
+
+    def width(self, model: str) -> int:
+        """Processes that hold one replica of a model, on a GPU each where there are GPUs."""
+        if self.engine == "vllm":
+            return self.vllm.tensor_parallel_size
+        pool: SpreadReplicas = getattr(self, model)
+        return pool.tensor_parallel_size or (1 if self.device == "cpu" else max(1, int(pool.num_gpus or 0)))
+
+    @model_validator(mode="after")
+    def _a_gpu_for_each_process(self) -> "Score":
+        for key in ("policy", "reference"):
+            gpus, size = getattr(self, key).num_gpus, self.width(key)
+            if gpus and size > 1 and gpus != size:
+                whose = "vllm" if self.engine == "vllm" else key
+                raise ValueError(f"{key}.num_gpus of {gpus:g} are not {whose}.tensor_parallel_size of {size}")
+        return self
 
     @model_validator(mode="after")
     def _what_vllm_takes(self) -> "Score":
@@ -328,9 +353,8 @@ class Score(Section):
             if getattr(self, key) is not None:
                 raise ValueError(f"{key} is not for engine vllm, which chooses its own")
         for key in ("policy", "reference"):
-            gpus, size = getattr(self, key).num_gpus, self.vllm.tensor_parallel_size
-            if gpus and size > 1 and gpus != size:
-                raise ValueError(f"{key}.num_gpus of {gpus:g} are not vllm.tensor_parallel_size of {size}")
+            if getattr(self, key).tensor_parallel_size is not None:
+                raise ValueError(f"{key}.tensor_parallel_size is for engine hf; vllm.tensor_parallel_size is vLLM's")
         return self
 
 

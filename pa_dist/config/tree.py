@@ -99,6 +99,8 @@ class Config(Section):
             raise ValueError("merge: needs score.engine hf, whose weights are rewritten in place")
         if self.merge is not None and (both := self.merge.references.keys() & (self.pair.references or {}).keys()):
             raise ValueError(f"pair.references.{min(both)}: a merged reference has this name; take another")
+        if self.merge is not None and (size := self.score.width("reference")) > 1:
+            raise ValueError(f"score.reference.tensor_parallel_size: merging needs the reference whole, not in {size}")
         return self
 
 

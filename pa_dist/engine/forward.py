@@ -18,6 +18,7 @@ from pa_dist.engine import attention
 from pa_dist.engine.attention import KeysValues, Pass
 from pa_dist.engine.errors import first_line
 from pa_dist.engine.linear import Recurrence, State, Way, put_on_trees, ways
+from pa_dist.engine.modules import held
 from pa_dist.engine.one_call import LEAST_TOKENS, TreeMask
 from pa_dist.engine.prefix_tree import Segment, prefix_tree, separate
 from pa_dist.engine.quantised import is_packed
@@ -48,7 +49,8 @@ class Forward:
       linear: how linear-attention layers run on a tree; None of a model without any.
       rows: whether segments of a pass stand in rows of their own, padded on the right; otherwise side by side in one.
       memory: of segments that ran, for those below them.
-      flops: floating point operations so far, of linear layers and attention.
+      flops: floating point operations so far, of linear layers and attention; of this rank alone, where a model is
+        spread over several.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Forward:
         self.decoder = getattr(model, model.base_model_prefix)
         self.device = model.device
         self.config = model.config.get_text_config()
+        self._ranks = ranks_of(model)
         self.linear = (linear or linear_ways(model)[0]) if has_linear_layers(self.config) else None
         self.together, self.at_once = together, at_once
         self.rows = self.linear == "rows" or not together
@@ -149,7 +152,7 @@ class Forward:
     def _plain_attention(self, segments: Sequence[Segment]) -> int:
         """Operations of causal attention in all layers, their heads taken to be as wide together as a hidden state."""
         pairs = sum(len(segment.ids) * (len(segment.ids) + 1) // 2 for segment in segments)
-        return 4 * pairs * int(self.config.hidden_size) * int(self.config.num_hidden_layers)
+        return 4 * pairs * int(self.config.hidden_size) * int(self.config.num_hidden_layers) // self._ranks
 
 
 def _trim() -> None:
@@ -159,7 +162,7 @@ def _trim() -> None:
 
 
 def matrix_weights(decoder: nn.Module, config: Any) -> int:
-    """Weights of the matrices that a token passes: linear layers, and of experts those that are active.
+    """Weights of the matrices that a token passes here: linear layers, and of experts those that are active.
 
     Args:
       decoder: of a model, on the meta device too.
@@ -171,16 +174,21 @@ def matrix_weights(decoder: nn.Module, config: Any) -> int:
     if not (experts and active):
         return linear
     # transformers holds the experts of a layer as tensors of three axes, the first of which counts them.
-    held = sum(p.numel() for p in decoder.parameters() if p.dim() == 3 and len(p) == experts)
-    return linear + held * int(active) // int(experts)
+    expert = sum(held(p).numel() for p in decoder.parameters() if p.dim() == 3 and len(p) == experts)
+    return linear + expert * int(active) // int(experts)
 
 
 def weights_of(layer: Any) -> int:
-    """Weights of a linear layer's matrix; of packed ones as many as they stand for."""
+    """Weights of a linear layer's matrix that are here; of packed ones as many as they stand for."""
     weight = getattr(layer, "weight", None)
     if weight is not None and weight.is_floating_point() and weight.dim() == 2:
-        return int(weight.numel())
+        return int(held(weight).numel())
     return int(layer.in_features) * int(layer.out_features)
+
+
+def ranks_of(model: PreTrainedModel) -> int:
+    """Processes that a model is spread over."""
+    return int(model.tp_size or 1)
 
 
 def _is_packed_matrix(module: nn.Module) -> bool:
@@ -238,6 +246,8 @@ def reason_to_stay_apart(model: PreTrainedModel, *, at_once: bool = False, linea
         tree = _trial(model, together=True, at_once=at_once, linear=linear)
         plain = _trial(model, together=False)
     except Exception as error:
+        if ranks_of(model) > 1 and isinstance(error, torch.OutOfMemoryError):
+            raise  # other ranks may not have met it, and wait for this one
         # Whatever a model we do not know raises, it can still be scored plainly.
         return f"{name} does not run on a prefix tree: {type(error).__name__}: {first_line(error)}"
     difference = float((tree - plain).norm() / plain.norm())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pa_dist.engine.forward import Forward, Memory, linear_way, reason_to_stay_apart, weights_of
+from pa_dist.engine.forward import Forward, Memory, linear_way, ranks_of, reason_to_stay_apart, weights_of
 from pa_dist.engine.head import masks, token_columns
 from pa_dist.engine.kernels import missing_kernels
 from pa_dist.engine.prefix_tree import Segment, graft, prefix_tree, separate
@@ -37,6 +37,7 @@ class HFEngine:
     """Scores with a transformers model: every distinct prefix once, the head at action positions only.
 
     Attributes:
+      ranks: processes that the model is spread over, each of which has such an engine and is asked for the same.
       apart: why prefixes are not shared, or None where they are.
       in_pieces: why a layer attends in a call for each segment; None where it does in one.
       linear_fell_back: why linear-attention layers do not run in the best way of their kind; None where they do.
@@ -69,7 +70,7 @@ class HFEngine:
           at_once: have a layer attend in one call where prefixes are shared; None where it is a GPU's. It is tried as
             sharing is.
         """
-        self.model = model
+        self.model, self.ranks = model, ranks_of(model)
         self.top_k = top_k
         self.batch_tokens = self._most_tokens = batch_tokens
         self._pass_tokens = PASS_TOKENS.get(model.device.type, batch_tokens)
@@ -116,6 +117,10 @@ class HFEngine:
         width = getattr(head, "in_features", None) or head.weight.shape[1]
         return masks(self._logits(torch.zeros(1, width, dtype=self.model.dtype, device=self.model.device)))
 
+    def limit(self, batch_tokens: int) -> None:
+        """Have at most so many tokens in memory at once from now on."""
+        self.batch_tokens = self._most_tokens = batch_tokens
+
     def forget(self) -> None:
         """Leave nothing of earlier calls: what is done next has other weights, or another dtype."""
         self._kept = []
@@ -127,6 +132,7 @@ class HFEngine:
 
         Raises:
           ValueError: ids that the model lacks.
+          RuntimeError: out of memory, as one of several ranks: the others wait, or go on, without this one.
         """
         self._check(sequences)
         # Whoever else took the memory may have given it back.
@@ -149,7 +155,7 @@ class HFEngine:
                 hidden, places = self._forward(segments, (schedule.path() | lasting).intersection(segments))
                 self._read(columns, places, hidden)
             except RuntimeError as error:
-                if not out_of_memory(error):
+                if not out_of_memory(error) or self.ranks > 1:
                     raise
                 self._retreat(schedule, segments, columns, given)
                 for segment in kept.keys() - schedule.above():

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils import logging
 from transformers.utils.import_utils import is_accelerate_available
 
@@ -47,6 +48,7 @@ def load_model(
     trust_remote_code: bool = False,
     merging: Merging | None = None,
     plain: bool = False,
+    ranks: int = 1,
 ) -> PreTrainedModel:
     """A causal language model ready to score, its logits in float32; of a multimodal checkpoint the language model, the
     rest stays on disk. Quantised weights stay packed where there are kernels for that.
@@ -54,12 +56,13 @@ def load_model(
     Args:
       name: a folder, or a name on the Hugging Face Hub.
       dtype: `float32`, `bfloat16`, `float16`, or `auto` for its config's, which on the CPU leaves weights in files.
-      device: a torch device, or `auto` to spread the model over all visible GPUs (needs accelerate).
+      device: a torch device.
       merging: a policy to be merged into it.
       plain: of a quantised checkpoint dequantise the weights.
+      ranks: processes that hold the model together, of which this is one; `device` is then its own.
 
     Raises:
-      OSError: no such model. ImportError: `auto` without accelerate.
+      OSError: no such model.
       EngineError: the checkpoint lacks weights of the model, or has some in its layers that the model does not have;
         or quantised weights of a kind that cannot be dequantised.
     """
@@ -76,6 +79,7 @@ def load_model(
         device=device,
         key_mapping=None if config is whole else LANGUAGE_MODEL,
         attn_implementation=attn_implementation,
+        ranks=ranks,
         **where,
     )
     if plain:
@@ -106,25 +110,30 @@ def merge_policy(
 
 
 def load_checked(
-    kind: Any, name: str, config: PreTrainedConfig, *, dtype: str, device: str, **settings: Any
+    kind: Any, name: str, config: PreTrainedConfig, *, dtype: str, device: str, ranks: int = 1, **settings: Any
 ) -> PreTrainedModel:
     """A model of one of transformers' `AutoModel` classes in eval mode on its device. Raises as `load_model`."""
+    # By its own plan of the kind of model, of every matrix a rank reads its share from disk, and no more.
+    spread = {"distributed_config": DistributedConfig(tp_size=ranks)} if ranks > 1 else {}
+    if spread and settings_of(config) is not None:
+        raise EngineError(f"{name}: quantised weights are not spread over several processes")
     with quiet():  # of weights left on disk; what matters is checked
         model, report = kind.from_pretrained(
             name,
             config=config,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             use_safetensors=True,
-            device_map=_device_map(device),
+            device_map=None if spread else _device_map(device),
             ignore_mismatched_sizes=True,  # else an error that does not say which
             output_loading_info=True,
             adapter_kwargs=NO_ADAPTER,
+            **spread,
             **settings,
         )
     check_weights(name, model, report)
     if settings_of(config) is not None and dtype != "auto":
         settle(model, getattr(torch, dtype))
-    model = model.eval() if device == "auto" else model.eval().to(device)
+    model = model.eval() if spread else model.eval().to(device)
     if device == "cpu" and half_is_emulated(model.dtype):
         widen(model)
     return cast(PreTrainedModel, model)
@@ -140,8 +149,6 @@ def _device_map(device: str) -> Any:
 
     Without accelerate a model is made on the CPU, and moved.
     """
-    if device == "auto":
-        return device
     return {"": torch.device(device)} if is_accelerate_available() else None
 
 

@@ -35,15 +35,13 @@ def merge_into(model: PreTrainedModel, policy: PreTrainedModel, reference: PreTr
     What is held is the model itself and some copies of the one tensor under way.
 
     Args:
-      model: loaded from the reference's checkpoint, of any dtype, on any devices.
+      model: loaded from the reference's checkpoint, of any dtype, on any device.
       policy, reference: the checkpoints on the CPU, in the dtype that their configs name, which leaves tensors of that
         dtype as pages of the safetensors files.
 
     Raises:
-      EngineError: models that cannot be merged, as `check_models` has it, or one that is not on its devices wholly.
+      EngineError: models that cannot be merged, as `check_models` has it.
     """
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
-        raise EngineError("score.reference.num_gpus: these GPUs do not hold the reference; a part cannot be merged")
     check_models(policy, reference, merging)
     if _is_tied(model) and not (_is_tied(policy) and _is_tied(reference)):
         _untie(model)

@@ -4,13 +4,13 @@ A difference of two models' log-probs is small beside them. float16 has eight ti
 smaller range; the head's products are summed and kept in float32 whatever the dtype, since rounding logits costs most.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from pa_dist.engine.hf import HFEngine, out_of_memory
 from pa_dist.engine.modules import become
@@ -26,11 +26,11 @@ def dtype_on(device: str, asked: str) -> str:
     """The name of the dtype that `auto` means: float16 on a GPU, float32 on a CPU. Any other as it is.
 
     Args:
-      device: `cpu`, or a GPU's name in torch; `auto` is GPUs.
+      device: `cpu`, or a GPU's name in torch.
     """
     if asked != "auto":
         return asked
-    return "float32" if torch.device("cuda" if device == "auto" else device).type == "cpu" else "float16"
+    return "float32" if torch.device(device).type == "cpu" else "float16"
 
 
 def keep_logits_in_float32(model: nn.Module) -> None:
@@ -50,6 +50,10 @@ class _Float32Logits(nn.Linear):
         logits = torch.mm(input.flatten(0, -2), self.weight.t(), out_dtype=torch.float32)
         logits = logits.view(*input.shape[:-1], -1)
         return logits if bias is None else logits + bias
+
+
+class TooWide(RuntimeError):
+    """One of several ranks has no room for float32."""
 
 
 class Guarded:
@@ -72,7 +76,7 @@ class Guarded:
         self.engine.forget()
 
     def score(self, sequences: Sequence[TokenSequence]) -> list[TokenColumns | None]:
-        """As of any engine. Raises as it does."""
+        """As of any engine. Raises as it does, and `TooWide`."""
         found = self.engine.score(sequences)
         self._scored += len(sequences)
         if self.engine.model.dtype != torch.float16:
@@ -100,6 +104,8 @@ class Guarded:
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
+            if self.engine.ranks > 1:
+                raise TooWide(str(error)) from error
             return None
         finally:
             recast(self.engine, torch.float16)
@@ -108,6 +114,18 @@ class Guarded:
 def recast(engine: HFEngine, dtype: torch.dtype) -> None:
     """Change an engine's weights in place, one after the other; what its model keeps in another dtype stays."""
     engine.forget()
-    for name, tensor in itertools.chain(engine.model.named_parameters(), engine.model.named_buffers()):
-        if name in engine.of_dtype:
+    for name in engine.of_dtype:
+        owner, _, own = name.rpartition(".")
+        tensor = getattr(engine.model.get_submodule(owner), own)
+        if isinstance(tensor, DTensor):
+            _recast_share(engine.model, tensor, dtype)
+        else:
             tensor.data = tensor.data.to(dtype)
+
+
+def _recast_share(model: nn.Module, share: DTensor, dtype: torch.dtype) -> None:
+    """The same of a rank's share of a matrix, which takes no other data: another one stands in its place."""
+    other = nn.Parameter(share.detach().to(dtype), requires_grad=False)
+    for module in model.modules():
+        own: dict[str, Any] = module._parameters
+        own.update({name: other for name, tensor in own.items() if tensor is share})

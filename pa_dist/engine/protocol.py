@@ -116,6 +116,7 @@ class Engine(Protocol):
         segment, null where it does in one; `linear_attention_fell_back`, why linear-attention layers do not run in the
         best way of their kind; `missing_kernels`, packages for want of which layers are slow;
         perhaps `packed_by`, how weights are quantised, null where they are not; `masked_vocabulary`, whether the head
-        masks tokens; and `overflowed`, how many sequences left the range of float16.
+        masks tokens; `overflowed`, how many sequences left the range of float16; and `tensor_parallel_size`, how many
+        processes hold the model together.
         """
         ...

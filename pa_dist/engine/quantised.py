@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import AutoQuantizationConfig
 
 from pa_dist.engine.errors import EngineError
+from pa_dist.engine.modules import held
 
 # What tensors that hold numbers or places as they are can be of. Others are packed, or have a class of their own.
 _PLAIN = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.int64, torch.bool}
@@ -42,8 +43,8 @@ def renamed(settings: Any, rename: Callable[[str], str]) -> Any:
 
 def is_packed(module: nn.Module) -> bool:
     """Whether a layer itself holds packed weights."""
-    held = chain(module.parameters(recurse=False), module.buffers(recurse=False))
-    return any(type(tensor.data) is not Tensor or tensor.dtype not in _PLAIN for tensor in held)
+    tensors = chain(module.parameters(recurse=False), module.buffers(recurse=False))
+    return any(type(held(tensor).data) is not Tensor or tensor.dtype not in _PLAIN for tensor in tensors)
 
 
 @torch.no_grad()

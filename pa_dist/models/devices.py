@@ -1,30 +1,43 @@
-"""What a model needs of an environment to be on a device, or spread over several."""
+"""What a model needs of its actors' devices."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
+from typing import Any
 
-from pa_dist.config import RewardModel, Score
+from pa_dist.engine.quantised import settings_of
 from pa_dist.errors import ConfigError
 
+# What of attention is cut between heads, where a plan cuts it so.
+_HEADS = ("num_attention_heads", "num_key_value_heads", "num_global_key_value_heads")
 
-def check_accelerate(gpus: Mapping[str, float | None], device: str, settings: Score | RewardModel) -> None:
-    """Refuse a model on several GPUs where what spreads it over them is not installed.
+
+def check_spread(key: str, config: Any, size: int, *, adapter: bool) -> None:
+    """Refuse a model that transformers does not spread over so many processes.
 
     Args:
-      gpus: how many each pool's actors get, by key.
-      device: the key of the device.
+      key: of its actor pool.
+      config: its own.
+      size: how many; of one there is nothing to refuse.
+      adapter: whether it is given one.
 
     Raises:
-      ConfigError: naming the key, and what to install.
+      ConfigError: naming the key and the reason.
     """
-    if getattr(settings, "engine", "hf") != "hf" or find_spec("accelerate") is not None:
+    text = config.get_text_config()
+    plan: Mapping[str, str] = getattr(text, "base_model_tp_plan", None) or {}
+    by_heads = any("attn" in name and style == "colwise" for name, style in plan.items())
+    heads = {name: n for name in _HEADS if by_heads and (n := getattr(text, name, None)) is not None}
+    if adapter:
+        why = "an adapter is put on a whole model"
+    elif settings_of(config) is not None:
+        why = "quantised weights are not spread"
+    elif not plan:
+        why = f"transformers has no plan by which a model of the kind {text.model_type} is spread"
+    elif uneven := [f"{name} is {n}" for name, n in heads.items() if n % size]:
+        why = f"each process takes as many heads, and {uneven[0]}"
+    else:
         return
-    several = [key for key, n in gpus.items() if n is not None and n > 1]
-    several += [device] if settings.device == "auto" else []
-    if several:
-        raise ConfigError(
-            f"{several[0]}: a model on several GPUs needs accelerate; `pip install 'pa-dist[multi-gpu]'` installs it"
-        )
+    if size > 1:
+        raise ConfigError(f"{key}.tensor_parallel_size of {size}: {why}")
 
 
 def check_gpus(wanting: Mapping[str, str | None], gpus: Mapping[str, float], key: str) -> None:

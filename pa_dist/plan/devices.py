@@ -87,7 +87,7 @@ def _named(name: str, config: Config, share: float | None) -> Speed:
 
 def _here(config: Config, share: float | None) -> Speed:
     """Of this machine: on a CPU with the threads that an actor would have."""
-    kind = "cuda" if torch.cuda.is_available() and config.score.device in (None, "auto", "cuda") else "cpu"
+    kind = "cuda" if torch.cuda.is_available() and config.score.device in (None, "cuda") else "cpu"
     dtype = dtype_on(kind, config.score.dtype)
     reached = share or SHARE[kind][dtype]
     rates = {model: _measured(kind, dtype, getattr(config.score, model)) for model in schema.MODELS}
@@ -130,4 +130,5 @@ def _like(folder: RunFolder) -> Speed:
         what = " and ".join(f"{model} {rate / 1e9:,.1f} GFLOP/s" for model, rate in rates.items())
     else:
         what = " and ".join(f"{model} {rate:,.0f} tokens/s" for model, rate in rates.items())
-    return Speed(f"as in {folder}", device, None, unit, rates, f"devices: an actor does {what}, as that run's did")
+    each = {model: rate / models[model]["actors"][0].get("tensor_parallel_size", 1) for model, rate in rates.items()}
+    return Speed(f"as in {folder}", device, None, unit, each, f"devices: an actor does {what}, as that run's did")

@@ -72,7 +72,7 @@ class Scoring:
             self.shapes[name] = shape(empty)
 
     def memory(self, model: str) -> dict[str, int]:
-        """Bytes of a replica after the blocks that ran, by what for."""
+        """Bytes of a replica, on all its devices, after the blocks that ran, by what for."""
         shape, engine, settings = self.shapes[model], self.engines[model], self.config.score
         dtype = dtype_of(settings, self.device)
         if settings.engine == "vllm":
@@ -80,7 +80,9 @@ class Scoring:
             logits = 2 * BYTES["float32"] * passing * shape.vocabulary
         else:
             kept, passing = engine.most_kept, engine.most_tokens
-            logits = shape.head_bytes(dtype, self.device, passing)
+            # Of a model that is spread each process has its share of the weights and keys, and whole passes.
+            ranks = settings.width(model)
+            logits, passing = ranks * shape.head_bytes(dtype, self.device, passing), ranks * passing
         return {
             "weights": shape.parameters * BYTES[dtype],
             "keys_and_values": kept * shape.kept_bytes(dtype),

@@ -95,12 +95,14 @@ def _checked(config: Config) -> Config:
     from pa_dist.score.check import check_lengths, check_models, check_pair, check_templates
 
     here = vllm.installed() is not None
+    # Of what vLLM takes as it is, such as several GPUs, transformers on a CPU asks nothing.
+    other = {"engine": "hf", "device": "cpu"}
+    by_vllm = config.score.engine == "vllm" and not here
+    score = config.score.model_copy(update=other) if by_vllm else config.score
     lengths: dict[str, int | None] = {}
     for sections in (config.scoring, *(of for of in config.more_scoring.values() if of.merge is None)):
         try:
-            found = check_models(
-                sections.pair, config.score if here else config.score.model_copy(update={"engine": "hf"})
-            )
+            found = check_models(sections.pair, score)
             check_templates(sections)
             check_pair(sections, found)
             check_lengths(sections, found)
@@ -109,7 +111,7 @@ def _checked(config: Config) -> Config:
         lengths |= {f"{model} of {sections.reference}": n for model, n in found.positions.items()}
     for name, model in config.reward_models.items():
         elsewhere = isinstance(model, ThinkPRM) and not here
-        judges.check_reward_model(name, model.model_copy(update={"engine": "hf"}) if elsewhere else model)
+        judges.check_reward_model(name, model.model_copy(update=other) if elsewhere else model)
     return config.model_copy(update={"score": limited(config.scoring, lengths).score})
 
 
@@ -188,16 +190,18 @@ def _device(
     # One after the other, when the pair is done.
     further = [name for name in models if name not in schema.MODELS]
     later = (models["reference"].passes - 1) * seconds["reference"] + sum(map(seconds.__getitem__, further))
+    width = _width(config, speed)
+    width |= dict.fromkeys(further, width["reference"])
     if config.pair.one_base:  # whose actors do one model after the other
         seconds = {"policy": sum(seconds[name] for name in schema.MODELS)}
-    alone = {name: seconds[name] / _side_by_side(pool, speed, config) for name, pool in pools.items()}
+    alone = {name: seconds[name] / _side_by_side(pool, speed, width[name]) for name, pool in pools.items()}
     last = pools.get("reference", pools["policy"])
     hours = (
-        max(alone.values()) * _crowd(pools, speed, config)
-        + later / _side_by_side(last, speed, config) * _crowd({"reference": last}, speed, config)
+        max(alone.values()) * _crowd(pools, speed, width)
+        + later / _side_by_side(last, speed, width["reference"]) * _crowd({"reference": last}, speed, width)
     ) / HOUR
-    taken = sum(seconds[name] * _idle(pool, speed, config) for name, pool in pools.items())
-    taken += later * _idle(last, speed, config)
+    taken = sum(seconds[name] * _idle(pool, speed, width[name]) for name, pool in pools.items())
+    taken += later * _idle(last, speed, width["reference"])
     needed = {name: sum(model.memory.values()) for name, model in models.items()}
     at_once = [list(schema.MODELS), *([name] for name in further)]
     return DevicePlan(
@@ -213,14 +217,17 @@ def _device(
             name: fits
             for names in at_once
             for name, fits in _fit(
-                {name: needed[name] for name in names}, dict.fromkeys(names, last) | pools, speed, config
+                {name: needed[name] for name in names}, dict.fromkeys(names, last) | pools, speed, width
             ).items()
         },
     )
 
 
 def _pools(
-    pools: Mapping[str, Replicas], speed: Speed, width: int = 1, costs: Mapping[str, float] | None = None
+    pools: Mapping[str, Replicas],
+    speed: Speed,
+    width: Mapping[str, int] | None = None,
+    costs: Mapping[str, float] | None = None,
 ) -> dict[str, Actors]:
     """The models' actors; on one machine as many as its GPUs would get, elsewhere as few as there can be."""
     here = speed.machine is not None and speed.kind != "cpu"
@@ -228,31 +235,39 @@ def _pools(
     return filled(pools, nodes, width, costs)
 
 
-def _gpus(pool: Actors, speed: Speed, config: Config) -> float:
-    return (pool.num_gpus or float(wide(config.score))) if speed.kind != "cpu" else 1.0
+def _width(config: Config, speed: Speed) -> dict[str, int]:
+    """Devices that a replica of each model is spread over: the cores of a CPU are one."""
+    return dict.fromkeys(schema.MODELS, 1) if speed.kind == "cpu" else wide(config.score)
 
 
-def _side_by_side(pool: Actors, speed: Speed, config: Config) -> float:
+def _gpus(pool: Actors, speed: Speed, width: int) -> float:
+    return (pool.num_gpus or float(width)) if speed.kind != "cpu" else 1.0
+
+
+def _side_by_side(pool: Actors, speed: Speed, width: int) -> float:
     """Whole devices that work on a model at once."""
-    return pool.replicas * min(1.0, _gpus(pool, speed, config)) * wide(config.score)
+    return pool.replicas * min(1.0, _gpus(pool, speed, width)) * width
 
 
-def _idle(pool: Actors, speed: Speed, config: Config) -> float:
+def _idle(pool: Actors, speed: Speed, width: int) -> float:
     """Devices that are held for each one that works."""
-    return max(1.0, _gpus(pool, speed, config) / wide(config.score))
+    return max(1.0, _gpus(pool, speed, width) / width)
 
 
 def _one_cpu(speed: Speed) -> bool:
     return speed.kind == "cpu" and speed.machine is not None
 
 
-def _crowd(pools: Mapping[str, Actors], speed: Speed, config: Config) -> float:
+def _crowd(pools: Mapping[str, Actors], speed: Speed, width: Mapping[str, int]) -> float:
     """How many times over actors that work at once take the machine's cores, or its GPUs."""
     if speed.machine is None:
         return 1.0
     # Threads beyond the cores made no product faster where its rate was measured.
-    each = (min(p.num_cpus, speed.machine) if _one_cpu(speed) else _gpus(p, speed, config) for p in pools.values())
-    return max(1.0, sum(p.replicas * n for p, n in zip(pools.values(), each, strict=True)) / speed.machine)
+    held = sum(
+        p.replicas * (min(p.num_cpus, speed.machine) if _one_cpu(speed) else _gpus(p, speed, width[name]))
+        for name, p in pools.items()
+    )
+    return max(1.0, held / speed.machine)
 
 
 def _reward_hours(config: Config, speed: Speed, rewards: Mapping[str, RewardPlan]) -> float | None:
@@ -262,19 +277,19 @@ def _reward_hours(config: Config, speed: Speed, rewards: Mapping[str, RewardPlan
     for name, plan in rewards.items():
         work: Estimate = plan.flops if speed.unit == "flops" else plan.tokens
         pool = _pools({name: config.reward_models[name]}, speed)[name]
-        crowd = _crowd({name: pool}, speed, config)
+        crowd = _crowd({name: pool}, speed, {name: 1})
         hours += work.value / speed.per_second["policy"] / pool.replicas * crowd / HOUR
     return hours
 
 
 def _fit(
-    needed: Mapping[str, int], pools: Mapping[str, Actors], speed: Speed, config: Config
+    needed: Mapping[str, int], pools: Mapping[str, Actors], speed: Speed, width: Mapping[str, int]
 ) -> dict[str, bool | None]:
     """Whether a replica's memory is there, of each model; on one machine's CPU that of all replicas of both."""
     if speed.memory is None:
         return dict.fromkeys(needed)
     if not _one_cpu(speed):
-        return {name: n <= speed.memory * _gpus(pools[name], speed, config) for name, n in needed.items()}
+        return {name: n <= speed.memory * _gpus(pools[name], speed, width[name]) for name, n in needed.items()}
     each = {name: n * pools[name].replicas for name, n in needed.items()}
     alone = {name: n <= speed.memory for name, n in each.items()}
     together = sum(each.values()) <= speed.memory

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,13 +24,13 @@ def load_classifier(
     Args:
       name: a folder, or a name on the Hugging Face Hub.
       dtype: `float32` or `bfloat16`.
-      device: a torch device, or `auto` to spread the model over all visible GPUs (needs accelerate).
+      device: a torch device.
 
     Raises:
-      OSError: no such model. ImportError: `auto` without accelerate.
+      OSError: no such model.
       PaDistError: the checkpoint lacks weights, such as those of the head; transformers would make them up.
     """
-    where = {"revision": revision, "trust_remote_code": trust_remote_code}
+    where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(name, **where)
     return load_checked(AutoModelForSequenceClassification, name, config, dtype=dtype, device=device, **where)
 

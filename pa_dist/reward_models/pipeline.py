@@ -17,7 +17,6 @@ from pa_dist import schema
 from pa_dist.config import RewardModel, ThinkPRM
 from pa_dist.engine.load import empty_classifier, skeleton
 from pa_dist.errors import ConfigError
-from pa_dist.models.devices import check_accelerate
 from pa_dist.models.examine import examine
 from pa_dist.models.files import FolderFault, named_fault
 from pa_dist.models.hub import hub_commit
@@ -178,7 +177,8 @@ def check_reward_model(name: str, settings: RewardModel) -> str | None:
         wanting = None if by_vllm else check_quantised(found.config)
     except FolderFault as fault:
         raise ConfigError(named_fault(f"{key}.model", settings.model, fault)) from None
-    check_accelerate({f"{key}.num_gpus": settings.num_gpus}, f"{key}.device", settings)
+    if not by_vllm and settings.device != "cpu" and (settings.num_gpus or 0) > 1:
+        raise ConfigError(f"{key}.num_gpus of {settings.num_gpus:g}: transformers' reward models are on one GPU each")
     config, tokenizer, most = found.config, found.tokenizer, positions(found.text)
     if most is not None and settings.max_length > most:
         raise ConfigError(f"{key}.max_length: the model reads at most {most} tokens, got {settings.max_length}")

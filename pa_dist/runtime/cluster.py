@@ -54,7 +54,7 @@ def connect(settings: config.Ray, score: config.Score | None = None, rewards: It
             try_out(address)
             _started(lambda: ray.init(address=address.text, **_QUIET), address.refuse)
             return
-        pairs = [] if score is None else [score.policy, score.reference]
+        pairs: list[config.Replicas] = [] if score is None else [score.policy, score.reference]
         together = [pairs, *([pool] for pool in rewards)]
         actors = max(sum(fewest(pool) * pool.num_cpus for pool in pools) for pools in together)
         # Logical CPUs: an embedded run shares the cores out rather than refusing to start on a small machine.

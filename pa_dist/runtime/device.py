@@ -26,9 +26,7 @@ def own_device(named: str | None) -> str:
             f"a GPU was assigned on {platform.node()}, and torch {torch.__version__} there finds no CUDA; install a "
             "torch for this GPU, or say device=cpu, of a pair in `score`, of a reward model in its own section"
         )
-    if not gpus:
-        return "cpu"
-    return "auto" if len(gpus) > 1 else "cuda"
+    return "cuda" if gpus else "cpu"
 
 
 def assigned_gpus() -> float:

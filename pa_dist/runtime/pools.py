@@ -39,7 +39,7 @@ def share_out(
     Args:
       costs: of one token, of each model, in any unit.
     """
-    return filled({model: getattr(score, model) for model in models}, _nodes(), wide(score), costs)
+    return filled({model: getattr(score, model) for model in models}, _nodes(), wide(score, models), costs)
 
 
 def share_out_one(name: str, pool: config.Replicas) -> dict[str, Actors]:
@@ -47,47 +47,51 @@ def share_out_one(name: str, pool: config.Replicas) -> dict[str, Actors]:
     return filled({name: pool}, _nodes(), section="reward_models")
 
 
-def wide(score: config.Score) -> int:
-    """GPUs that one actor is spread over."""
-    return score.vllm.tensor_parallel_size if score.engine == "vllm" else 1
+def wide(score: config.Score, models: Sequence[str] = schema.MODELS) -> dict[str, int]:
+    """GPUs that one actor is spread over, of each model."""
+    return {model: score.width(model) for model in models}
 
 
 def filled(
     pools: Mapping[str, config.Replicas],
     nodes: Sequence["Node"],
-    wide: int = 1,
+    wide: Mapping[str, int] | None = None,
     costs: Mapping[str, float] | None = None,
     section: str = "score",
 ) -> dict[str, Actors]:
     """Actor pools with `num_gpus: null` and `replicas: auto` filled in from what the nodes have.
 
-    One GPU an actor where every actor can have its own, equal fractions of fewer, none without GPUs. `auto` is then as
+    One GPU an actor where every actor can have its own, equal fractions of fewer, none without GPUs; as many as it is
+    spread over, where that is more than one. `auto` is then as
     many actors as there is room for, shared out by cost; one without GPUs, where an actor's threads take the cores.
 
     Args:
       nodes: with nothing on them.
-      wide: GPUs of an actor that takes more than one.
+      wide: GPUs that an actor is spread over, one of those that are not named.
 
     Raises:
       ResourceError: there are GPUs and one model's setting leaves none of them to the other.
     """
     gpus = sum(node.gpus for node in nodes)
     few = {name: fewest(pool) for name, pool in pools.items()}
-    unset = sum(few[name] for name, pool in pools.items() if pool.num_gpus is None)
-    free = gpus - sum(few[name] * pool.num_gpus for name, pool in pools.items() if pool.num_gpus is not None)
+    takes = {name: pool.num_gpus for name, pool in pools.items()}
+    if gpus:
+        takes |= {name: float(n) for name, n in (wide or {}).items() if n > 1 and takes.get(name, n) is None}
+    unset = sum(few[name] for name, n in takes.items() if n is None)
+    free = gpus - sum(few[name] * n for name, n in takes.items() if n is not None)
     if unset and gpus and free <= 0:
         keys = ", ".join(f"{section}.{name}.num_gpus" for name in pools)
         raise ResourceError(f"{keys}: one takes every GPU; say what the other gets")
-    share = float(wide) if wide > 1 and gpus else _share(free, unset)
+    share = _share(free, unset)
     found = {
         name: Actors(
             few[name],
             pool.replicas.max if isinstance(pool.replicas, config.Growing) else few[name],
-            share if pool.num_gpus is None else pool.num_gpus,
+            share if n is None else n,
             pool.num_cpus,
             pool.labels,
         )
-        for name, pool in pools.items()
+        for (name, pool), n in zip(pools.items(), takes.values(), strict=True)
     }
     auto = [name for name, pool in pools.items() if pool.replicas == "auto" and found[name].num_gpus]
     return _grown(found, auto, nodes, costs or {}) if auto else found

@@ -11,7 +11,7 @@ from pa_dist.engine import vllm
 from pa_dist.engine.tokens import fingerprint
 from pa_dist.errors import ConfigError, first_line
 from pa_dist.models.adapters import check_adapter
-from pa_dist.models.devices import check_accelerate
+from pa_dist.models.devices import check_spread
 from pa_dist.models.examine import Examined, examine
 from pa_dist.models.files import ADAPTER, CONFIG, FolderFault, named_fault, same_weights
 from pa_dist.models.hub import hub_commit
@@ -64,7 +64,7 @@ def check_models(pair: Pair, settings: Score) -> Checked:
     import torch  # slow to import; a driver that goes on has no need of it
 
     try:
-        torch.device("cpu" if settings.device in (None, "auto") else settings.device)
+        torch.device(settings.device or "cpu")
     except RuntimeError as error:
         raise ConfigError(f"score.device: {first_line(error)}") from None
     models, wanting, faults = {}, dict[str, str | None](), []
@@ -86,8 +86,9 @@ def check_models(pair: Pair, settings: Score) -> Checked:
         raise ConfigError("; ".join(faults))
     if settings.engine == "vllm" and pair.parts != list(schema.MODELS):
         raise ConfigError("score.engine: vllm takes no adapter here; score.engine=hf does")
-    gpus = {f"score.{model}.num_gpus": getattr(settings, model).num_gpus for model in schema.MODELS}
-    check_accelerate(gpus, "score.device", settings)
+    for model in pair.pools if settings.engine == "hf" else ():
+        adapter = models[model].adapter is not None
+        check_spread(f"score.{model}", models[model].config, settings.width(model), adapter=adapter)
     if settings.engine == "vllm" and vllm.installed() is None:
         raise ConfigError("score.engine: vllm is not installed; `pip install 'pa-dist[vllm]'` installs it")
     if settings.engine == "vllm" and settings.vllm.options:

@@ -84,7 +84,13 @@ def _some(folder: RunFolder, n: int, of: Target = LOGPROBS) -> pa.Table:
 
 def _again(sections: ScoreSections, folder: RunFolder, trajectories: pa.Table) -> pa.Table:
     """Ray task: their rows of `logprobs`, by plain passes in float32 over plain weights, one model after the other."""
-    plain = sections.score.model_copy(update={"engine": "hf", "dtype": "float32", "prefix_sharing": "off"})
+    score = sections.score
+    # vLLM's own is as many GPUs of an actor.
+    spread = {
+        model: getattr(score, model).model_copy(update={"tensor_parallel_size": score.width(model)})
+        for model in schema.MODELS
+    }
+    plain = score.model_copy(update={"engine": "hf", "dtype": "float32", "prefix_sharing": "off", **spread})
     sections = sections._replace(score=plain)
     shared = shares_tokens(sections)
     [(tokens, _)] = Tokenize(sections, folder, shared, tally=None).tokenize([trajectories])

@@ -126,6 +126,8 @@ def load_engine(model: str, pair: Pair, settings: Score, merge: Merged | None, *
     """The engine of one model, the reference's merged where asked for; `plain`: of packed weights, dequantised."""
     if settings.engine == "vllm":
         return _vllm(model, pair, settings)
+    if settings.width(model) > 1:
+        return _spread(model, pair, settings)
     from pa_dist.engine.load import load_model
     from pa_dist.score.mergeable import merging
 
@@ -145,10 +147,36 @@ def load_engines(pair: Pair, settings: Score, *, plain: bool = False) -> dict[st
     return _sides(load_model(pair.policy, device=device, plain=plain, **how), pair, settings, schema.MODELS)
 
 
+def _spread(model: str, pair: Pair, settings: Score) -> Engine:
+    """An engine whose model several processes hold."""
+    import torch
+
+    from pa_dist.engine.ranks import Ranks
+
+    device, _ = _how(model, pair, settings)
+    settings = settings.model_copy(update={"device": torch.device(device).type})
+    build = partial(_rank, model, pair, settings)
+    return Ranks(build, settings.width(model), device=str(settings.device), batch_tokens=settings.batch_tokens)
+
+
+def _rank(model: str, pair: Pair, settings: Score, dtype: str | None) -> Any:
+    """The engine of one of these processes, in it."""
+    from pa_dist.engine.load import load_model
+
+    if dtype is not None:
+        settings = settings.model_copy(update={"dtype": dtype})
+    how = _loading(model, pair, settings, str(settings.device))
+    return _engine(model, settings, load_model(getattr(pair, model), ranks=settings.width(model), **how))
+
+
 def _how(model: str, pair: Pair, settings: Score) -> tuple[str, dict[str, Any]]:
     """The device, and how a model is loaded."""
     device = own_device(settings.device)
-    return device, {
+    return device, _loading(model, pair, settings, device)
+
+
+def _loading(model: str, pair: Pair, settings: Score, device: str) -> dict[str, Any]:
+    return {
         "revision": getattr(pair, f"{model}_revision"),
         "dtype": dtype_of(settings, device),
         "trust_remote_code": pair.trust_remote_code,

@@ -181,12 +181,6 @@ def test_other_architectures_and_quantised_weights_are_refused(tmp_path):
         check_merge(pair, settings(), (tokenizer, tokenizer))
 
 
-def test_a_model_that_its_devices_do_not_hold_is_refused(tmp_path):
-    pair = llamas(tmp_path)
-    with pytest.raises(EngineError, match=r"^score\.reference\.num_gpus: "):
-        rewrite(skeleton(pair.reference), pair, settings(), 0.5)
-
-
 def test_a_tensor_that_a_checkpoint_lacks_is_not_made_up(tmp_path):
     pair = llamas(tmp_path)
     file = Path(pair.policy, "model.safetensors")

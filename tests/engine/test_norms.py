@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from test_hf import FAMILIES
+from transformers.distributed.tensor_parallel import ALL_PARALLEL_STYLES
 from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1RMSNormGated
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -35,9 +36,12 @@ def test_a_norm_of_another_kind_stays():
     assert [type(norm) for norm in norms] == [Gemma2RMSNorm, torch.nn.LayerNorm, FalconH1RMSNormGated]
 
 
-def test_a_norm_within_hooks_is_fused_within_them():
+def test_a_norm_of_a_model_in_several_processes_is_fused_within_what_wraps_it():
     norm = LlamaRMSNorm(16)
-    norm._old_forward, norm.forward = norm.forward, lambda x: norm._old_forward(x)  # as accelerate does
+    ALL_PARALLEL_STYLES["replicated_with_grad_allreduce"].install_forward(norm, None)
+    wrapper = norm.forward
     assert fuse_norms(torch.nn.ModuleList([norm])) == 1
+    assert norm.forward is wrapper
+    (wrapped,) = [c.cell_contents for c in wrapper.__closure__ if getattr(c.cell_contents, "__self__", None) is norm]
+    assert wrapped.__func__ is type(norm).forward
     assert type(norm).__name__ == "FusedLlamaRMSNorm"
-    assert norm._old_forward.__func__ is type(norm).forward

@@ -58,7 +58,6 @@ def weights(model):
     [
         ("cuda", "auto", "float16"),
         ("cuda:1", "auto", "float16"),
-        ("auto", "auto", "float16"),
         ("cpu", "auto", "float32"),
         ("cpu", "float16", "float16"),
         ("cuda", "bfloat16", "bfloat16"),

@@ -9,14 +9,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import SHAPE, TEXTS, save_model, save_tokenizer
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Olmo3Config,
+)
 
 from pa_dist import config
 from pa_dist.config import Pair, Score
 from pa_dist.engine.load import load_model
 from pa_dist.errors import ConfigError
-from pa_dist.models import devices
-from pa_dist.models.devices import check_accelerate
+from pa_dist.models.devices import check_spread
 from pa_dist.score.check import check_lengths, check_models, check_pair
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 134221824\n"
@@ -310,10 +317,37 @@ def test_tied_embeddings_are_counted_once(tmp_path, pair):
     check_models(Pair(policy=str(tmp_path), reference=pair["reference"]), Score())
 
 
-def test_several_gpus_of_a_model_need_accelerate(monkeypatch):
-    monkeypatch.setattr(devices, "find_spec", lambda name: None)
-    for gpus, device in ({"score.policy.num_gpus": 2}, None), ({}, "auto"):
-        with pytest.raises(ConfigError, match=r"^score\.\S+: a model on several GPUs needs accelerate; `pip install"):
-            check_accelerate(gpus, "score.device", Score(device=device))
-    check_accelerate({"score.policy.num_gpus": 1}, "score.device", Score())
-    check_accelerate({"score.policy.num_gpus": 2}, "score.device", Score(engine="vllm"))
+@pytest.mark.parametrize(
+    ("made", "size", "why"),
+    [
+        (LlamaConfig(**SHAPE), 2, None),
+        (LlamaConfig(**SHAPE), 4, "each process takes as many heads, and num_key_value_heads is 2"),
+        (Olmo3Config(**SHAPE), 4, None),  # each process has all heads
+        (GPT2Config(), 2, "transformers has no plan by which a model of the kind gpt2 is spread"),
+        (LlamaConfig(**SHAPE, quantization_config={"quant_method": "fp8"}), 2, "quantised weights are not spread"),
+        (GPT2Config(), 1, None),
+    ],
+)
+def test_what_transformers_does_not_spread_is_refused(made, size, why):
+    if why is None:
+        check_spread("score.policy", made, size, adapter=False)
+        return
+    with pytest.raises(ConfigError, match=rf"^score\.policy\.tensor_parallel_size of {size}: {why}$"):
+        check_spread("score.policy", made, size, adapter=False)
+
+
+def test_a_reference_in_parts_is_not_merged(pair):
+    tree = {"trajectories": {"format": "chat", "paths": ["a.jsonl"]}, "pair": pair, "output": "out"}
+    score = {"reference": {"tensor_parallel_size": 2}}
+    config.parse({**tree, "score": score})
+    with pytest.raises(ConfigError, match=r"^score\.reference\.tensor_parallel_size: merging needs the"):
+        config.parse({**tree, "score": score, "merge": {"method": "ties", "alphas": [1]}})
+
+
+def test_as_many_gpus_as_an_actor_has_are_what_its_model_is_spread_over(pair):
+    pool = {"num_gpus": 4}
+    with pytest.raises(ConfigError, match=r"^score\.reference\.tensor_parallel_size of 4: each process takes"):
+        check_models(Pair(**pair), Score(reference=pool))
+    check_models(Pair(**pair), Score(reference=pool, device="cpu"))
+    with pytest.raises(ConfigError, match=r"^score\.policy\.tensor_parallel_size of 2: an adapter is put on a whole"):
+        check_spread("score.policy", LlamaConfig(**SHAPE), 2, adapter=True)

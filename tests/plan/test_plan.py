@@ -175,7 +175,18 @@ def test_four_gpus_of_one_replica_are_a_quarter_of_the_hours_and_four_memories(p
     assert four.device_hours == pytest.approx(one.device_hours)
     pool, speed = config.score.policy, Speed("L4", "cuda", 22.0, "flops", {}, "")
     pools = {"policy": pool, "reference": pool}
-    assert _fit({"policy": 88, "reference": 89}, pools, speed, config) == {"policy": True, "reference": False}
+    fits = _fit({"policy": 88, "reference": 89}, pools, speed, dict.fromkeys(pools, 4))
+    assert fits == {"policy": True, "reference": False}
+
+
+def test_two_processes_of_one_model_share_its_weights_and_each_have_a_pass(pair, chat_file):
+    wide = {"tensor_parallel_size": 2}
+    one, two = (plan(settings(pair, chat_file, score={"policy": p}), device="L4") for p in ({}, wide))
+    assert two.devices[0].hours == pytest.approx(one.devices[0].hours)  # which the reference takes
+    assert two.devices[0].device_hours == pytest.approx(one.devices[0].device_hours)
+    before, after = (found.models["policy"].memory for found in (one, two))
+    assert after == {**before, "passing": 2 * before["passing"], "logits": 2 * before["logits"]}
+    assert two.models["reference"].memory == before
 
 
 def one_machine(pair, chat_file, kind, machine, memory, policy, reference, alphas=()):

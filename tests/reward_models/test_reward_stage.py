@@ -212,6 +212,11 @@ def test_other_settings_are_refused_and_other_pools_are_not(finished, models):
         ({"read": "probability", "label": 4}, ConfigError, r"reward_models\.rm\.label: the model has 4 labels, from 0"),
         ({"input": "chat"}, ConfigError, r"reward_models\.rm\.model: the tokenizer of .* has no chat template"),
         ({"max_length": 9999}, ConfigError, r"reward_models\.rm\.max_length: the model reads at most 2048 tokens"),
+        (
+            {"num_gpus": 2, "device": None},
+            ConfigError,
+            r"reward_models\.rm\.num_gpus of 2: transformers' reward mod",
+        ),
         ({"num_gpus": 4}, ResourceError, r"reward_models\.rm\.num_gpus: rm 1 x 4 = 4 GPUs, the cluster has 0"),
     ],
 )

@@ -35,6 +35,8 @@ def both(n, gpus):
         ([Node.of(8, 4 + TASK_CPUS)], {}, both(2, 1)),
         ([Node.of(8, 4 + TASK_CPUS)], {"policy": {"num_cpus": 0.5}, "reference": {"num_cpus": 0.5}}, both(4, 1)),
         ([Node.of(8, 32)], {"engine": "vllm", "vllm": {"tensor_parallel_size": 2}}, both(2, 2)),
+        ([Node.of(8, 32)], {"policy": {"tensor_parallel_size": 4}}, {"policy": (1, 4), "reference": (4, 1)}),
+        ([Node.of(0, 32)], {"policy": {"tensor_parallel_size": 4}}, both(1, 0)),
         # Four GPUs of one node hold one actor that takes three.
         ([Node.of(4, 16)] * 2, {"policy": {"num_gpus": 3}}, {"policy": (2, 3), "reference": (2, 1)}),
         ([Node.of(8, 32)], {"policy": {"replicas": 2}}, {"policy": (2, 1), "reference": (6, 1)}),
