@@ -81,7 +81,7 @@ class Scoring:
         else:
             kept, passing = engine.most_kept, engine.most_tokens
             # Of a model that is spread each process has its share of the weights and keys, and whole passes.
-            ranks = settings.width(model)
+            ranks = settings.width(self.models[model][1])
             logits, passing = ranks * shape.head_bytes(dtype, self.device, passing), ranks * passing
         return {
             "weights": shape.parameters * BYTES[dtype],
