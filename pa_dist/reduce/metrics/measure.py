@@ -342,7 +342,9 @@ def fa_of_method(
     blamed = _Blamed.read(folder, settings)
     groups, with_wrong_steps = list(blamed.groups(plan)), blamed.with_wrong_steps(plan)
     predictors = [name for name in dict.fromkeys(name[2] for name in names) if name]
-    correct: dict[Group, list[Floats]] = {group: [] for group, *_ in groups}
+    # Of each cell a row, filled as they come: of a million trajectories a list of them and its copy were the most held.
+    correct = {group: np.empty((len(names), len(labels))) for group, _, labels in groups}
+    place = {name: k for k, name in enumerate(names)}
     said: dict[Group, str] = {}
     for token_agg in filter(None, dict.fromkeys(name[0] for name in names)):
         tables = read_blame(folder, method, token_agg, predictors, blamed.places)
@@ -359,7 +361,7 @@ def fa_of_method(
                 headline = token_agg == names[0][0]
                 for figure in _figures(metric_names(settings.within), estimates, settings, headline=headline):
                     yield MetricRow("fa", group, method, token_agg, None, predictor, figure)
-                correct[group].append(outcomes[:, 0])
+                correct[group][place[token_agg, None, predictor]] = outcomes[:, 0]
         for group, rows, labels in with_wrong_steps:
             for predictor in predictors:
                 outcomes = first_error_outcomes(tables[predictor].take(pa.array(rows)), labels.first_wrong)
@@ -370,7 +372,7 @@ def fa_of_method(
         yield from mean_choices(
             ("fa", group, method),
             names,
-            np.stack(correct[group], axis=1),
+            correct[group].T,
             labels.clusters(settings.seed),
             settings,
             headlines=len(predictors),
