@@ -86,8 +86,7 @@ def _in_words(found: Joined) -> str:
         "unmatched": f"name no trajectory of this run{strange}",
         "unusable": "cannot be used",
     }
-    lost = [f"{counts[name]:,} {what}" for name, what in others.items() if counts[name]]
-    listed = "; rejects has them with their reasons" if counts["contradicting"] + counts["unmatched"] else ""
-    return (
-        f"{counts['rows']:,} rows label {counts['labelled']:,} trajectories{''.join(f'; {of}' for of in lost)}{listed}"
-    )
+    lost = [f"; {counts[name]:,} {what}" for name, what in others.items() if counts[name]]
+    refused = counts["contradicting"] + counts["unmatched"] + counts["unusable"]
+    listed = "; rejects has them with their reasons" if refused else ""
+    return f"{counts['rows']:,} rows label {counts['labelled']:,} trajectories{''.join(lost)}{listed}"
