@@ -80,7 +80,7 @@ def _labels(record: dict[str, Any] | None) -> list[Fact]:
     """Those that came later."""
     if record is None or not record["done"]:
         return []
-    names = ("doubled", "contradicting", "unmatched", "unusable")
+    names = ("doubled", "contradicting", "unmatched", "ambiguous", "unusable")
     lost = "".join(f", {record[name]:,} {name}" for name in names if record.get(name))
     return [
         (

@@ -195,7 +195,7 @@ def test_what_becomes_of_each_row(folder, tmp_path, monkeypatch):
     ]
     found, labels, rejects = joins(folder, tmp_path / "a.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
     assert found.counts == {
-        "rows": 12, "labelled": 3, "doubled": 1, "contradicting": 2, "unmatched": 2, "unusable": 3,
+        "rows": 12, "labelled": 3, "doubled": 1, "contradicting": 2, "unmatched": 1, "ambiguous": 1, "unusable": 3,
     }  # fmt: skip
     assert found.strange == "trajectory_id nobody"
     bare = {"mistake_step": None, "mistake_agent": None, "step_labels": None}

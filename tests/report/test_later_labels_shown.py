@@ -98,9 +98,8 @@ def test_the_run_says_what_was_joined(bare, tmp_path):
     path = write(tmp_path / "labels.json", again, contrary, {"id": "x", "reward": 1}, {"id": "y", "reward": 1}, 7)
     said = evaluated(bare, path)
     assert said[0].startswith(
-        "labels: 17 rows label 11 trajectories; 1 said again what another says; 2 contradict another; "
-        "2 name no trajectory of this run, such as trajectory_id x; 1 cannot be used; "
-        "rejects has them with their reasons ("
+        "labels: 17 rows label 11 trajectories; 1 doubled, 2 contradicting another, 2 of no trajectory of this run "
+        "(such as trajectory_id x), 1 unusable; rejects has the reasons ("
     )
     record = bare.manifest["stages"]["labels"]
     counts = {"rows": 17, "labelled": 11, "doubled": 1, "contradicting": 2, "unmatched": 2, "unusable": 1}

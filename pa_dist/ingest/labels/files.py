@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pa_dist.errors import first_line
 from pa_dist.ingest import records
 from pa_dist.ingest.containers import not_text
 from pa_dist.ingest.formats.parquet import MAGIC, parsed, plain
@@ -27,6 +28,8 @@ _TYPED = frozenset(["trial", "reward", "success", "mistake_step", "step_labels"]
 _ROWS = 4096
 # A file without line ends is no table.
 _LINE_CHARS = 1 << 24
+# Of text that is no UTF-8 or no table, and of Parquet whatever its types raise.
+_FAULTS = (Unreadable, csv.Error, pa.ArrowException, OSError, ValueError, KeyError, TypeError)
 
 Row = dict[str, Any]
 _Rows = Iterator[tuple[str, Row | Unusable]]
@@ -41,8 +44,8 @@ def rows(source: Source) -> _Rows:
             yield place, row
     except Broken as error:
         yield error.place, Unusable(error.reason)
-    except (Unreadable, Unusable, csv.Error, UnicodeDecodeError, pa.ArrowException, OSError, ValueError) as error:
-        yield f"after {place}" if place != "file" else place, Unusable(f"cannot be read: {error}")
+    except (Unusable, *_FAULTS) as error:
+        yield f"after {place}" if place != "file" else place, Unusable(f"cannot be read: {first_line(error)}")
 
 
 def names(source: Source) -> list[str]:
@@ -64,8 +67,8 @@ def names(source: Source) -> list[str]:
                 found |= dict.fromkeys(row)
     except Broken as error:
         raise Unusable(f"{error.place}: {error.reason}") from None
-    except (Unreadable, csv.Error, UnicodeDecodeError, pa.ArrowException, OSError, ValueError) as error:
-        raise Unusable(str(error)) from None
+    except _FAULTS as error:
+        raise Unusable(first_line(error)) from None
     if not found:
         raise Unusable("no rows")
     return list(found)
@@ -113,12 +116,11 @@ def _of_csv(file: Guarded) -> _Rows:
     text = io.TextIOWrapper(io.BufferedReader(_Raw(file)), "utf-8-sig", newline="")
     given = iter(partial(text.readline, _LINE_CHARS), "")
     head = next(given, "")
-    table = csv.reader(given, delimiter=max(",;\t", key=head.count))
-    columns = next(csv.reader([head], delimiter=max(",;\t", key=head.count)), [])
-    columns = [name.strip() for name in columns]
+    delimiter = max(",;\t", key=head.count)
+    columns = [name.strip() for name in next(csv.reader([head], delimiter=delimiter), [])]
     if repeated := {name for name in columns if columns.count(name) > 1 and name in (*KEYS, *LABELS)}:
         raise Unusable(f"two columns {min(repeated)}")
-    for number, cells in enumerate(table, 1):
+    for number, cells in enumerate(csv.reader(given, delimiter=delimiter), 1):
         if len(cells) > len(columns):
             yield f"row {number}", Unusable(f"{len(cells)} cells in a row, for {len(columns)} columns")
         elif cells:

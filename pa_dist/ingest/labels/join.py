@@ -32,15 +32,18 @@ _GIVEN = pa.schema(
         *(key.with_nullable(True) for key in schema.KEYS),
         pa.field("source", pa.int32()),
         pa.field("place", pa.string()),
-        pa.field("labels", pa.string()),  # JSON
+        pa.field("labels", pa.large_string()),  # JSON
     ]
 )
 _FLUSH_ROWS = 10_000
 # Conversations held at a time.
 _BATCH_ROWS = 1024
 _WHY = {
-    NONE: "no trajectory of this run has these keys",
-    SEVERAL: "several trajectories have these keys; trial, benchmark, domain or behavior tell them apart",
+    NONE: ("unmatched", "no trajectory of this run has these keys"),
+    SEVERAL: (
+        "ambiguous",
+        "several trajectories have these keys; trial, benchmark, domain or behavior tell them apart",
+    ),
 }
 
 
@@ -50,8 +53,8 @@ class Joined:
 
     Attributes:
       sha256: of the files' content, one after the other.
-      counts: rows; labelled, trajectories that they gave labels; doubled, rows that say again what another said, or
-        more of the same trajectory; contradicting; unmatched; unusable.
+      counts: rows; labelled, trajectories that they gave labels; doubled, rows beside another of the same trajectory,
+        which they do not contradict; and rows that are not used: contradicting, unmatched, ambiguous, unusable.
       strange: the keys of the first row that is unmatched.
     """
 
@@ -77,12 +80,12 @@ def join(folder: RunFolder, job: Job) -> Joined:
         refuse = _Refusals(rejects, job.sources, found.counts)
         given = _read(job.sources, refuse)
         at = match(given, folder.columns("trajectories", _KEYS))
-        for row in np.flatnonzero(at < 0):
-            here = given.slice(row, 1).to_pylist()[0]
-            refuse(here, _WHY[int(at[row])], "unmatched")
-            found.strange = found.strange or ", ".join(f"{key} {here[key]}" for key in _KEYS if here[key] is not None)
+        order = np.argsort(at, kind="stable")  # those of no trajectory first
+        given, at = given.take(pa.array(order)), at[order]
+        n_lost = int(np.searchsorted(at, 0))
+        found.strange = _refuse_lost(given.slice(0, n_lost), at, refuse)
         with _Parts(folder, TABLE, "part-", schema.JOINED) as table:
-            for own, theirs in _of_each(folder, given, at):
+            for own, theirs in _of_each(folder, given.slice(n_lost), at[n_lost:]):
                 if (labels := _labels(own, theirs, refuse)) is not None:
                     found.counts["labelled"] += 1
                     table.add({"trajectory_id": own["trajectory_id"], **labels})
@@ -172,18 +175,29 @@ def _keys(row: Row) -> Row:
     return found
 
 
+def _refuse_lost(given: pa.Table, at: Ints, refuse: _Refusals) -> str | None:
+    """Refuse rows that mean no trajectory, or several; says what the first of these gives as keys."""
+    strange, codes = None, iter(at.tolist())
+    for batch in given.to_batches(_FLUSH_ROWS):
+        for row in batch.to_pylist():
+            code = next(codes)
+            kind, reason = _WHY[code]
+            refuse(row, reason, kind)
+            if code == NONE and strange is None:
+                strange = ", ".join(f"{key} {row[key]}" for key in _KEYS if row[key] is not None)
+    return strange
+
+
 def _of_each(folder: RunFolder, given: pa.Table, at: Ints) -> Iterator[tuple[Row, list[Row]]]:
-    """Each trajectory that rows mean, with its messages' roles and its own labels, and those rows."""
-    order = np.argsort(at, kind="stable")
-    order = order[np.searchsorted(at[order], 0) :]
-    means, start = at[order], 0
+    """Each trajectory that rows mean, with its messages' roles and its own labels, and those rows; `at`: ascending."""
+    start = 0
     for path in folder.parts("trajectories"):
         with pq.ParquetFile(path, filesystem=folder.filesystem) as file:
             for batch in file.iter_batches(_BATCH_ROWS, columns=_READ):
-                low, high = np.searchsorted(means, [start, start + len(batch)])
-                places, firsts = np.unique(means[low:high], return_index=True)
+                low, high = np.searchsorted(at, [start, start + len(batch)])
+                places, firsts = np.unique(at[low:high], return_index=True)
                 trajectories = batch.take(pa.array(places - start)).to_pylist()
-                theirs = given.take(pa.array(order[low:high])).to_pylist()
+                theirs = given.slice(low, high - low).to_pylist()
                 ends = np.append(firsts, len(theirs))[1:]
                 for own, first, last in zip(trajectories, firsts, ends, strict=True):
                     yield own, theirs[first:last]

@@ -13,6 +13,7 @@ from pa_dist.ingest.sources import Source, look_up
 from pa_dist.runtime.tasks import mapper
 from pa_dist.stage import Say, Stage
 from pa_dist.store.folder import RunFolder
+from pa_dist.terminal import line
 
 KEY = "evaluate.labels"
 # What a join takes: of each byte of the files, and of each row of `trajectories`.
@@ -79,14 +80,14 @@ class LabelsStage(Stage):
 
 def _in_words(found: Joined) -> str:
     counts = found.counts
-    strange = f", such as {found.strange}" if found.strange else ""
-    others = {
-        "doubled": "said again what another says",
-        "contradicting": "contradict another",
-        "unmatched": f"name no trajectory of this run{strange}",
-        "unusable": "cannot be used",
+    strange = f" (such as {line(found.strange, 80)})" if found.strange else ""
+    refused = {
+        "contradicting": "contradicting another",
+        "unmatched": f"of no trajectory of this run{strange}",
+        "ambiguous": "of several",
+        "unusable": "unusable",
     }
-    lost = [f"; {counts[name]:,} {what}" for name, what in others.items() if counts[name]]
-    refused = counts["contradicting"] + counts["unmatched"] + counts["unusable"]
-    listed = "; rejects has them with their reasons" if refused else ""
-    return f"{counts['rows']:,} rows label {counts['labelled']:,} trajectories{''.join(lost)}{listed}"
+    others = [f"{counts[name]:,} {what}" for name, what in {"doubled": "doubled", **refused}.items() if counts[name]]
+    lost = f"; {', '.join(others)}" if others else ""
+    listed = "; rejects has the reasons" if any(counts[name] for name in refused) else ""
+    return f"{counts['rows']:,} rows label {counts['labelled']:,} trajectories{lost}{listed}"
