@@ -191,7 +191,7 @@ def test_labels_that_come_later_are_as_good_as_those_of_the_files(finished, pair
     done = command("evaluate", str(out), f"labels={file}")
     assert done.returncode == 0, done.stderr
     said = (
-        "labels: 14 rows label 12 trajectories; 1 name no trajectory of this run, such as trajectory_id nobody; rejects"
+        "labels: 14 rows label 12 trajectories; 1 of no trajectory of this run (such as trajectory_id nobody); rejects"
     )
     assert said in done.stderr
     assert [Path(out, f"{name}.json").read_bytes() for name in ("metrics", "comparisons")] == figures != own

@@ -37,8 +37,7 @@ class LaterLabels:
         places = np.arange(len(table))
         places[is_valid(at)] = len(table) + at.drop_null().to_numpy(zero_copy_only=False)
         for name in names:
-            both = pa.concat_arrays([column(table, name), column(later, name).cast(table.schema.field(name).type)])
-            table = table.set_column(
-                table.schema.get_field_index(name), table.schema.field(name), both.take(pa.array(places))
-            )
+            field = table.schema.field(name)
+            both = pa.concat_arrays([column(table, name), column(later, name).cast(field.type)])
+            table = table.set_column(table.schema.get_field_index(name), field, both.take(pa.array(places)))
         return table

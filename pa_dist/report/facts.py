@@ -82,12 +82,8 @@ def _labels(record: dict[str, Any] | None) -> list[Fact]:
         return []
     names = ("doubled", "contradicting", "unmatched", "ambiguous", "unusable")
     lost = "".join(f", {record[name]:,} {name}" for name in names if record.get(name))
-    return [
-        (
-            "Labels that came later",
-            f"of {record.get('labelled', 0):,} trajectories, by {record.get('rows', 0):,} rows{lost}",
-        )
-    ]
+    joined = f"of {record.get('labelled', 0):,} trajectories, by {record.get('rows', 0):,} rows"
+    return [("Labels that came later", joined + lost)]
 
 
 def _models(record: dict[str, Any], name: str | None = None) -> list[Fact]:

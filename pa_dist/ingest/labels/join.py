@@ -12,15 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pa_dist import schema
+from pa_dist.errors import ConfigError
 from pa_dist.ingest import records
 from pa_dist.ingest.labels.files import KEYS, LABELS, Row, rows
 from pa_dist.ingest.labels.match import NONE, SEVERAL, match
 from pa_dist.ingest.labels.said import Said, joined, said, together
 from pa_dist.ingest.records import Unusable
-from pa_dist.ingest.sources import Source
+from pa_dist.ingest.sources import Source, Unreadable
 from pa_dist.ragged import Ints
 from pa_dist.store.folder import RunFolder
 
+KEY = "evaluate.labels"
 TABLE, STAGE = "labels", "labels"
 REJECTS = f"{STAGE}-"
 """What the names of its files of `rejects` begin with."""
@@ -72,10 +74,14 @@ class Job:
 
 
 def join(folder: RunFolder, job: Job) -> Joined:
-    """Replace what an earlier join left."""
+    """Replace what an earlier join left.
+
+    Raises:
+      ConfigError: a file is not there any more.
+    """
+    found = Joined(_sha256(job.sources))
     folder.clear(TABLE)
     folder.clear("rejects", REJECTS)
-    found = Joined(_sha256(job.sources))
     with _Parts(folder, "rejects", REJECTS, schema.REJECTS) as rejects:
         refuse = _Refusals(rejects, job.sources, found.counts)
         given = _read(job.sources, refuse)
@@ -137,9 +143,12 @@ class _Refusals:
 def _sha256(sources: Sequence[Source]) -> str:
     digest = hashlib.sha256()
     for source in sources:
-        with source.open_seekable() as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        try:
+            with source.open_seekable() as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        except Unreadable as error:
+            raise ConfigError(f"{KEY}: {source.name}: {error}") from None
     return digest.hexdigest()
 
 
@@ -165,14 +174,12 @@ def _read(sources: Sequence[Source], refuse: _Refusals) -> pa.Table:
 
 
 def _keys(row: Row) -> Row:
-    named = {name: records.label(row.get(name), name) for name in KEYS if name != "trial"}
-    found = {name: named[name] for name in _KEYS if name in named} | {
-        "trial": records.integer(row.get("trial"), "trial")
-    }
-    found["trajectory_id"] = named["id"] if named["trajectory_id"] is None else named["trajectory_id"]
+    found: Row = {name: records.label(row.get(name), name) for name in KEYS if name != "trial"}
+    given = found.pop("id")
+    found["trajectory_id"] = given if found["trajectory_id"] is None else found["trajectory_id"]
     if found["trajectory_id"] is None and found["task_id"] is None:
         raise Unusable("neither an id nor a task_id")
-    return found
+    return found | {"trial": records.integer(row.get("trial"), "trial")}
 
 
 def _refuse_lost(given: pa.Table, at: Ints, refuse: _Refusals) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pa_dist.errors import ConfigError, shown
 from pa_dist.ingest.labels.files import LABELS, NAMING, names
-from pa_dist.ingest.labels.join import REJECTS, STAGE, TABLE, Job, Joined, join
+from pa_dist.ingest.labels.join import KEY, REJECTS, STAGE, TABLE, Job, Joined, join
 from pa_dist.ingest.records import Unusable
 from pa_dist.ingest.sources import Source, look_up
 from pa_dist.runtime.tasks import mapper
@@ -15,7 +15,6 @@ from pa_dist.stage import Say, Stage
 from pa_dist.store.folder import RunFolder
 from pa_dist.terminal import line
 
-KEY = "evaluate.labels"
 # What a join takes: of each byte of the files, and of each row of `trajectories`.
 _BASE_BYTES, _FILE_FACTOR, _ROW_BYTES = 384 << 20, 4, 300
 
