@@ -77,6 +77,15 @@ def test_rows_that_cannot_be_read_say_where(tmp_path):
     assert read(tmp_path / "d.csv") == [("file", "cannot be read: two columns id")]
 
 
+def test_a_row_nested_too_deeply_is_dropped_alone(tmp_path):
+    deep = "[" * 100_000 + "]" * 100_000
+    (tmp_path / "a.jsonl").write_text(f'{{"id": "a", "step_labels": {deep}}}\n{{"id": "b"}}\n')
+    assert read(tmp_path / "a.jsonl") == [("line 1", "nested too deeply"), ("line 2", {"id": "b"})]
+    deep = deep[50_000:-50_000]  # a cell is shorter
+    (tmp_path / "a.csv").write_text(f"id,step_labels\na,{deep}\nb,\n")
+    assert read(tmp_path / "a.csv") == [("row 1", "nested too deeply"), ("row 2", {"id": "b", "step_labels": None})]
+
+
 def test_the_keys_of_a_row_must_mean_one_trajectory():
     names = ("trajectory_id", "benchmark", "domain", "task_id", "trial", "behavior")
 

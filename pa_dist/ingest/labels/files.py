@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -15,7 +15,7 @@ from pa_dist.errors import first_line
 from pa_dist.ingest import records
 from pa_dist.ingest.containers import not_text
 from pa_dist.ingest.formats.parquet import MAGIC, parsed, plain
-from pa_dist.ingest.json_stream import Broken, Element, Scanner, lines
+from pa_dist.ingest.json_stream import RECORD_BYTES, Broken, Element, Scanner, lines
 from pa_dist.ingest.records import Unusable
 from pa_dist.ingest.sources import Guarded, Source, Unreadable
 
@@ -97,19 +97,24 @@ def _reader(source: Source) -> _Rows:
             yield from _of_csv(file)
 
 
-def _of_json(what: str, element: Element) -> tuple[str, Row | Unusable]:
-    place = f"{what} {element.index}"
+def _row(build: Callable[[], Any]) -> Row | Unusable:
+    """A row, or why it cannot be used."""
     try:
-        if element.raw is None:
-            raise Unusable("too long for a row of labels")
-        row = records.parse(element.raw)
+        row = build()
         if not isinstance(row, dict):
             raise Unusable(f"not a JSON object but {records.value_shown(row)}")
     except Unusable as error:
-        return place, error
+        return error
     except RecursionError:
-        return place, Unusable("nested too deeply")
-    return place, row
+        return Unusable("nested too deeply")
+    return row
+
+
+def _of_json(what: str, element: Element) -> tuple[str, Row | Unusable]:
+    place, raw = f"{what} {element.index}", element.raw
+    return place, Unusable(f"longer than {RECORD_BYTES >> 20} MiB") if raw is None else _row(
+        partial(records.parse, raw)
+    )
 
 
 def _of_csv(file: Guarded) -> _Rows:
@@ -124,8 +129,11 @@ def _of_csv(file: Guarded) -> _Rows:
         if len(cells) > len(columns):
             yield f"row {number}", Unusable(f"{len(cells)} cells in a row, for {len(columns)} columns")
         elif cells:
-            named = zip(columns, cells, strict=False)
-            yield f"row {number}", {name: _cell(name, cell.strip()) for name, cell in named}
+            yield f"row {number}", _row(partial(_cells, dict(zip(columns, cells, strict=False))))
+
+
+def _cells(texts: dict[str, str]) -> Row:
+    return {name: _cell(name, text.strip()) for name, text in texts.items()}
 
 
 def _cell(name: str, text: str) -> Any:
@@ -140,10 +148,13 @@ def _of_parquet(source: Source) -> _Rows:
         number = 0
         for batch in table.iter_batches(_ROWS, columns=wanted):
             for row in batch.to_pylist(maps_as_pydicts="strict"):
-                # By way of JSON, as ingest reads rows: decimals, dates and bytes are then what they are there.
-                as_json = json.dumps(row | {"step_labels": parsed(row.get("step_labels"))}, default=plain)
-                yield f"row {number}", json.loads(as_json)
+                yield f"row {number}", _row(partial(_plain, row))
                 number += 1
+
+
+def _plain(row: Row) -> Any:
+    """By way of JSON, as ingest reads rows: decimals, dates and bytes are then what they are there."""
+    return json.loads(json.dumps(row | {"step_labels": parsed(row.get("step_labels"))}, default=plain))
 
 
 class _Raw(io.RawIOBase):

@@ -166,6 +166,8 @@ def _read(sources: Sequence[Source], refuse: _Refusals) -> pa.Table:
                 pending.append(_keys(row) | where | {"labels": json.dumps(labels)})
             except Unusable as error:
                 refuse(where, str(error))
+            except RecursionError:
+                refuse(where, "nested too deeply")
             if len(pending) == _FLUSH_ROWS:
                 batches.append(pa.RecordBatch.from_pylist(pending, _GIVEN))
                 pending.clear()
