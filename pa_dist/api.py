@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Trajectories = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
 """Whatever `score_trajectories` takes; tables iterate, too."""
+Labels = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
+"""Whatever `Run.evaluate` takes."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Run:
         """A whole table.
 
         Args:
-          name: trajectories, rejects, logprobs, steps, scores, selections, attributions, metrics or
-            comparisons.
+          name: trajectories, rejects, logprobs, labels (those that came later), steps, scores, selections,
+            attributions, metrics or comparisons.
 
         Raises:
           RunFolderError: the run has no such table.
@@ -71,6 +73,28 @@ class Run:
         import polars
 
         return cast(polars.DataFrame, polars.from_arrow(self.arrow(name)))
+
+    def evaluate(self, labels: Labels | None = None, **keys: Any) -> "Run":
+        """Evaluate once more, as `pa-dist evaluate` does: from the columns, without scoring.
+
+        Args:
+          labels: that came later, in the place of the run's own: a path, a table (pandas, polars, Arrow ...) or
+            mappings, a row each, with `id` or `task_id` and `trial`, and `reward`, `success`, `mistake_step`,
+            `mistake_agent` or `step_labels`.
+          keys: others of the config's section `evaluate`; those that are not given are as the run has them.
+
+        Raises:
+          PaDistError: a key, a file of labels, a cluster or a run folder that cannot be used.
+        """
+        from pa_dist import stages
+
+        before = self.manifest.get("config", {})
+        given = {**before.get("evaluate", {}), **keys}
+        if labels is not None:
+            given["labels"] = inputs.labels(labels, self.folder)
+        settings = config.evaluate_section(given)
+        stages.evaluate_folder(self.folder, settings, lambda line: None, config.Ray(**before.get("ray", {})))
+        return self
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""Trajectories as Python has them, as files that ingest reads: what a file of the same would give.
+"""Trajectories and labels as Python has them, as files that ingest reads: what a file of the same would give.
 
-Tables (pandas, polars, Arrow, Hugging Face datasets) become Parquet, conversations JSON lines.
+Tables (pandas, polars, Arrow, Hugging Face datasets) become Parquet, conversations and rows of labels JSON lines.
 """
 
 import dataclasses
@@ -55,11 +55,45 @@ def section(given: Any, folder: RunFolder) -> dict[str, Any]:
     if (table := _table(given)) is None:
         return _listed(given, folder)
     try:
-        return _parquet(table, folder)
+        return {"format": "parquet", "paths": [_parquet(table, folder, "trajectories")]}
     except (pa.ArrowException, TypeError, ValueError) as error:
         if rows := _rows(given):  # of mixed types, which a column cannot have
             return _conversations(rows, folder)
         raise ConfigError(f"trajectories: a table that cannot be Parquet: {first_line(error)}") from None
+
+
+def labels(given: Any, folder: RunFolder) -> str:
+    """Where the labels that were given are: a path, or a table or rows, which are written below the run folder.
+
+    Raises:
+      ConfigError: they are none of these.
+    """
+    if isinstance(given, str | os.PathLike):
+        return os.fspath(given)
+    given = [given] if isinstance(given, Mapping) else given
+    if (table := _table(given)) is None:
+        return _label_rows(given, folder)
+    try:
+        return _parquet(table, folder, "labels")
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        if rows := _rows(given):
+            return _label_rows(rows, folder)
+        raise ConfigError(f"labels: a table that cannot be Parquet: {first_line(error)}") from None
+
+
+def _label_rows(given: Any, folder: RunFolder) -> str:
+    def write(out: BinaryIO) -> None:
+        try:
+            rows = iter(given)
+        except TypeError:
+            raise ConfigError(f"labels: {_kind(given)} is no path, table or list of rows") from None
+        for index, row in enumerate(rows):
+            plain = _mapping(row)
+            if not isinstance(plain, Mapping):
+                raise ConfigError(f"labels: row {index} is no mapping but {_kind(plain)}")
+            out.write(_json(plain, f"labels: row {index}"))
+
+    return _written(write, "jsonl", folder)
 
 
 def _one_split(given: Any) -> Any:
@@ -104,20 +138,25 @@ def _null_for_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _parquet(table: Callable[[], Iterator[pa.Table]], folder: RunFolder) -> dict[str, Any]:
+def _parquet(table: Callable[[], Iterator[pa.Table]], folder: RunFolder, what: str) -> str:
     def write(out: BinaryIO) -> None:
         parts = (part for part in table() if len(part))
         first = next(parts, None)
         if first is None:
-            raise ConfigError("trajectories: a table without rows")
-        if not set(COLUMNS) & set(first.column_names) and not set(PAIR) <= set(first.column_names):
-            names = ", ".join(map(str, first.column_names))[:200]
-            raise ConfigError(f"trajectories: no column {' or '.join(COLUMNS)} among {names}")
+            raise ConfigError(f"{what}: a table without rows")
+        if what == "trajectories":
+            _require_messages(first.column_names)
         with pq.ParquetWriter(out, first.schema, compression="zstd") as writer:
             for part in itertools.chain([first], parts):
                 writer.write_table(part.cast(first.schema))
 
-    return {"format": "parquet", "paths": [_written(write, "parquet", folder)]}
+    return _written(write, "parquet", folder)
+
+
+def _require_messages(names: list[Any]) -> None:
+    if not set(COLUMNS) & set(names) and not set(PAIR) <= set(names):
+        there = ", ".join(map(str, names))[:200]
+        raise ConfigError(f"trajectories: no column {' or '.join(COLUMNS)} among {there}")
 
 
 def _listed(given: Any, folder: RunFolder) -> dict[str, Any]:
@@ -168,6 +207,10 @@ def _line(row: Any, where: str) -> bytes:
     row["messages"] = _parsed(row.pop(column, None))
     if isinstance(row["messages"], list) and row["messages"] and isinstance(row["messages"][0], list):
         raise ConfigError(f"{where}: its messages are lists; several conversations are several rows")
+    return _json(row, where)
+
+
+def _json(row: Mapping[Any, Any], where: str) -> bytes:
     for key, value in row.items():
         try:
             json.dumps(value, default=_plain)

@@ -52,6 +52,9 @@ LABELS = [
 RIGHT, NEUTRAL, WRONG = 1, 0, -1
 STEP_LABELS = pa.field("step_labels", pa.list_(pa.int8()))
 
+# What `evaluate.labels` makes of the labels of the trajectories that it names: all of each, whoever said it.
+JOINED = pa.schema([KEYS[0], *(field for field in LABELS if field.name != "pair_id"), STEP_LABELS])
+
 TRAJECTORIES = pa.schema(
     [
         *KEYS,

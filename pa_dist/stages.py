@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pa_dist.config import Config, Evaluate, Ray, Trajectories
 from pa_dist.errors import ConfigError, PaDistError, RunFolderError
+from pa_dist.ingest.labels.stage import LabelsStage
 from pa_dist.ingest.stage import IngestStage
 from pa_dist.models.fingerprint import versions
 from pa_dist.reduce.evaluate import Summary
@@ -27,7 +28,7 @@ def stages(config: Config) -> list[Stage]:
         ScoreStage(folder, config.scoring, LOGPROBS, further),
         *further,
         *(RewardStage(folder, name, model, config.render.actions) for name, model in judges),
-        EvaluateStage(folder, config.evaluate, config.reward_models),
+        EvaluateStage(folder, config.evaluate, LabelsStage(folder, config.evaluate.labels), config.reward_models),
     ]
 
 
@@ -114,7 +115,8 @@ def evaluate_folder(folder: RunFolder, settings: Evaluate, say: Say, ray: Ray) -
     if not folder.manifest["stages"].get("score", {}).get("done"):  # before a mistyped folder is made
         raise RunFolderError(f"{folder}: nothing scored here yet; `pa-dist score CONFIG` comes first")
     with held(folder):
-        stage = EvaluateStage(folder, settings)
+        stage = EvaluateStage(folder, settings, LabelsStage(folder, settings.labels))
+        stage.check(say)
         cluster.connect(ray)
         stage.run(say)
         assert stage.summary is not None

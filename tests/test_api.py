@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import polars
 import pyarrow.parquet as pq
 import pytest
@@ -49,6 +50,18 @@ def test_tables_come_as_arrow_pandas_and_polars(out):
     assert run.metrics == json.loads(RunFolder(out).read("metrics.json"))
     assert run.arrow("comparisons").to_pylist() == json.loads(RunFolder(out).read("comparisons.json"))
     assert run.manifest["stages"]["score"]["rows"] == 4
+
+
+def test_labels_come_later(out):
+    run = pa_dist.open_run(out)
+    before = {name: run.arrow(name) for name in ("trajectories", "logprobs", "scores", "metrics")}
+    later = pandas.DataFrame({"id": ["run-0", "run-1"], "success": ["pass", "fail"]})
+    scores = run.evaluate(labels=later).arrow("scores").sort_by("trajectory_id")
+    assert scores["reward"].to_pylist() == [1, 0, 0, 1]
+    assert run.arrow("labels")["reward"].to_pylist() == [1, 0]
+    assert run.arrow("metrics") != before["metrics"]
+    run.evaluate()
+    assert {name: run.arrow(name) for name in before} == before
 
 
 def test_a_second_call_finds_the_work_done_and_another_is_refused(out):

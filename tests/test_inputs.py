@@ -22,6 +22,8 @@ import pytest
 from pa_dist import inputs
 from pa_dist.config import Trajectories
 from pa_dist.errors import ConfigError
+from pa_dist.ingest.labels.files import rows as label_rows
+from pa_dist.ingest.sources import expand
 from pa_dist.ingest.tables import ingest
 from pa_dist.store.folder import RunFolder
 
@@ -248,3 +250,44 @@ def test_the_same_is_written_once(tmp_path):
     for _ in range(2):
         inputs.section(pandas.DataFrame(ROWS), folder)
     assert sorted(path.suffix for path in (tmp_path / "out" / "inputs").iterdir()) == [".jsonl", ".parquet"]
+
+
+LABELS = [{"id": "r0", "reward": 1.0, "step_labels": [None, -1]}, {"id": "r1", "reward": None, "step_labels": None}]
+LABEL_FORMS = {
+    "list": lambda: LABELS,
+    "generator": lambda: iter(LABELS),
+    "pandas": lambda: pandas.DataFrame(LABELS),
+    "polars": lambda: polars.DataFrame(LABELS),
+    "arrow": lambda: pa.Table.from_pylist(LABELS),
+    "datasets": lambda: datasets.Dataset.from_list(LABELS),
+}
+
+
+@pytest.mark.parametrize("form", LABEL_FORMS)
+def test_labels_of_every_form_are_the_same_rows(form, tmp_path):
+    path = inputs.labels(LABEL_FORMS[form](), RunFolder(str(tmp_path / "out")))
+    (source,) = expand([path])
+    assert [row for _, row in label_rows(source)] == LABELS
+
+
+def test_labels_that_are_a_path_or_one_row(tmp_path):
+    folder = RunFolder(str(tmp_path / "out"))
+    assert inputs.labels(Path("labels.csv"), folder) == "labels.csv"
+    (source,) = expand([inputs.labels({"id": "r0", "success": np.bool_(True)}, folder)])
+    assert [row for _, row in label_rows(source)] == [{"id": "r0", "success": True}]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (7, "labels: int is no path, table or list of rows"),
+        (["run-0"], "labels: row 0 is no mapping but str"),
+        ([{"id": object()}], "labels: row 0, id: object is no JSON"),
+        (pandas.DataFrame({"id": []}), "labels: a table without rows"),
+    ],
+)
+def test_labels_that_are_none_are_refused_in_a_line(given, message, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        inputs.labels(given, RunFolder(str(tmp_path / "out")))
+    assert str(caught.value) == message
+    assert not (tmp_path / "out").exists()

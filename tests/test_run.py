@@ -173,6 +173,44 @@ def test_a_finished_run_is_not_done_again_and_another_one_is_refused(finished, p
         stages.run(settings(pair, chat_file, finished.output, max_length=61), lines.append)
 
 
+def test_labels_that_come_later_are_as_good_as_those_of_the_files(finished, pair, chat_file, tmp_path):
+    """By the command, with the same figures to the byte; and without them the run has its own again."""
+    labels, lines, table = ("reward", "mistake_step", "mistake_agent"), [], ["id,reward,mistake_step,mistake_agent"]
+    for line in chat_file.read_text().splitlines()[:-1]:
+        row = json.loads(line)
+        table.append(",".join(str(row.get(name, "")) for name in ("id", *labels)))
+        lines.append(json.dumps({key: value for key, value in row.items() if key not in labels}))
+    bare = tmp_path / chat_file.name  # whose name is the domain
+    bare.write_text("\n".join(lines))
+    out, file = tmp_path / "out", tmp_path / "labels.csv"
+    stages.run(settings(pair, bare, out), lambda line: None)
+    file.write_text("\n".join([*table, "nobody,1,,"]))
+    figures = [Path(finished.output, f"{name}.json").read_bytes() for name in ("metrics", "comparisons")]
+    own = [Path(out, f"{name}.json").read_bytes() for name in ("metrics", "comparisons")]
+
+    done = command("evaluate", str(out), f"labels={file}")
+    assert done.returncode == 0, done.stderr
+    said = (
+        "labels: 14 rows label 12 trajectories; 1 of no trajectory of this run (such as trajectory_id nobody); rejects"
+    )
+    assert said in done.stderr
+    assert [Path(out, f"{name}.json").read_bytes() for name in ("metrics", "comparisons")] == figures != own
+    tables = [RunFolder(of).dataset("scores").to_table().sort_by("trajectory_id") for of in (str(out), finished.output)]
+    assert tables[0] == tables[1]
+    assert "success (reward 1)" in command("show", str(out), "run-0").stdout
+    # Scoring goes on as if nothing had been joined.
+    again = []
+    stages.run(settings(pair, bare, out), again.append)
+    assert again[:2] == ["ingest: done before", "score: done before"]
+    assert [Path(out, f"{name}.json").read_bytes() for name in ("metrics", "comparisons")] == own
+
+    refused = command("evaluate", str(out), f"labels={tmp_path / 'none.csv'}")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        f"pa-dist: evaluate.labels: nothing matches '{tmp_path / 'none.csv'}'\n",
+    )
+
+
 def test_rows_written_late_are_counted_once_and_lost_ones_are_noticed(finished, tmp_path):
     shutil.copytree(finished.output, tmp_path / "out")
     folder = RunFolder(str(tmp_path / "out"))

@@ -17,6 +17,7 @@ from benchmarks.reducing import block
 from pa_dist import schema
 from pa_dist.config import Evaluate
 from pa_dist.config.sections import Ray
+from pa_dist.ingest.labels.stage import LabelsStage
 from pa_dist.reduce.stage import EvaluateStage
 from pa_dist.runtime import cluster
 from pa_dist.store.folder import RunFolder
@@ -71,7 +72,7 @@ def _write(folder: RunFolder, labelled: tuple[float, float], domains: int, n: in
 
 def _evaluate(folder: RunFolder) -> tuple[float, "Used", int]:
     cluster.connect(Ray())
-    stage = EvaluateStage(folder, Evaluate())
+    stage = EvaluateStage(folder, Evaluate(), LabelsStage(folder, None))
     with watching() as used:
         began = time.perf_counter()
         stage.run(lambda line: None)

@@ -419,6 +419,9 @@ class Evaluate(Section):
     named is evaluated, if only to say why it cannot be."""
     success_threshold: float = 1.0
     """A trajectory succeeded when its reward is at least this."""
+    labels: AnyPath | None = None
+    """A file of labels that came later (CSV, JSON lines, a JSON list or Parquet), which take the place of the run's own
+    wherever it gives one."""
     answers: Literal["auto", "last_message", "none"] = "auto"
     """What votes among a task's trials count. auto: `final_answer` or `answer` of chat and Parquet records, where they
     have it; last_message: the text of the assistant's last message; none: there is no vote."""

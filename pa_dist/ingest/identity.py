@@ -31,13 +31,13 @@ class Identity(NamedTuple):
 def identify(keys: pa.Table) -> Identity:
     """Of rows with `trajectory_id` and `LABELS`, in reading order."""
     n = keys.num_rows
-    ids = _codes(keys["trajectory_id"])
+    ids = coded(keys["trajectory_id"])
     first, renamed = np.arange(n), pa.nulls(n, pa.large_string())
     shared = np.flatnonzero(np.bincount(ids, minlength=1)[ids] > 1) if n else np.zeros(0, np.int64)
     if not len(shared):
         return Identity(first, renamed, {})
     few, owner = keys.select(["trajectory_id", *LABELS]).take(pa.array(shared)), ids[shared]
-    labels = [_codes(few[name]) for name in LABELS]
+    labels = [coded(few[name]) for name in LABELS]
     same = owner
     for label in labels:
         same = np.unique(same * (label.max() + 1) + label, return_inverse=True)[1]
@@ -59,7 +59,7 @@ def identify(keys: pa.Table) -> Identity:
     return Identity(first, renamed, {name: n for name, n in counts.items() if n})
 
 
-def _codes(column: pa.Array | pa.ChunkedArray) -> Rows:
+def coded(column: pa.Array | pa.ChunkedArray) -> Rows:
     """A number for each value, null's among them."""
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     codes = whole.dictionary_encode(null_encoding="encode")
@@ -96,7 +96,7 @@ def _unlike(names: pa.Array, rows: pa.Table, given: pa.ChunkedArray) -> pa.Array
     """
     found, salt = names, 0
     while True:
-        codes = _codes(found)
+        codes = coded(found)
         again = pc.is_in(found, pc.unique(given)).to_numpy(zero_copy_only=False) | (np.bincount(codes)[codes] > 1)
         if not again.any():
             return found

@@ -27,6 +27,10 @@ class Unreadable(Exception):
     """A file that could not be opened, or not read to its end. Its reader's caller turns it into a reject."""
 
 
+class _NoFiles(Exception):
+    """Why an entry names no file."""
+
+
 def natural(name: str) -> str:
     """A string that sorts as `name` does with its numbers compared as numbers: task 2 before task 10.
 
@@ -138,8 +142,8 @@ def expand(paths: Sequence[str]) -> list[Source]:
     return look_up(paths).sources
 
 
-def look_up(paths: Sequence[str]) -> Expanded:
-    """Files that the entries name, each once, in natural order of their paths.
+def look_up(paths: Sequence[str], key: str = "trajectories.paths") -> Expanded:
+    """Files that the entries of a config's key name, each once, in natural order of their paths.
 
     A folder stands for all `.json`, `.jsonl`, `.parquet` and `.eval` files below it, compressed ones too, hidden ones
     left out. Links are followed; one that leads nowhere or back to where it lies is a source that cannot be read.
@@ -150,13 +154,16 @@ def look_up(paths: Sequence[str]) -> Expanded:
     found: dict[tuple[str, str], list[Source]] = {}
     twice: list[tuple[str, str]] = []
     for entry in paths:
-        sources, again = _match(entry)
+        try:
+            sources, again = _match(entry)
+        except _NoFiles as error:
+            raise ConfigError(f"{key}: {error}") from None
         if not sources:
-            raise ConfigError(f"trajectories.paths: nothing matches {shown(entry)!r}")
+            raise ConfigError(f"{key}: nothing matches {shown(entry)!r}")
         twice += again
         for source in sources:
-            key = (_scheme(entry), local.real(source.path) if _is_local(entry) else source.path)
-            found.setdefault(key, []).append(source)
+            where = (_scheme(entry), local.real(source.path) if _is_local(entry) else source.path)
+            found.setdefault(where, []).append(source)
     taken = []
     for (_, path), sources in found.items():
         # By its own name rather than by a link's.
@@ -230,8 +237,8 @@ def _match_here(entry: str, path: str) -> tuple[list[Source], list[tuple[str, st
     return sources, again
 
 
-def _wrong(entry: str, error: Exception) -> ConfigError:
-    return ConfigError(f"trajectories.paths: {shown(entry)!r}: {_line(error).replace(entry, shown(entry))}")
+def _wrong(entry: str, error: Exception) -> _NoFiles:
+    return _NoFiles(f"{shown(entry)!r}: {_line(error).replace(entry, shown(entry))}")
 
 
 def _modified(info: dict[str, Any]) -> str:

@@ -23,6 +23,8 @@ from pa_dist.reduce.block.methods import Cell, Lacking, Method, More, RewardMeth
 from pa_dist.reduce.block.rewards import Judged, read_judged
 from pa_dist.reduce.block.tables import COLUMNS, REFERENCE_COLUMNS, reduce_block
 from pa_dist.reduce.choice.differences import METHOD, Reading
+from pa_dist.reduce.labels import TABLE as LABELS
+from pa_dist.reduce.labels import LaterLabels
 from pa_dist.reduce.metrics import labelled_steps, measure, prefix
 from pa_dist.reduce.metrics.answers import keep_answers
 from pa_dist.reduce.metrics.gather import compare_slices, gather, names_in_order
@@ -72,11 +74,12 @@ class _Part:
     name: str
     files: tuple[tuple[str, tuple[int, ...] | None], ...]
     beside: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Of each table of `rewards` and `references` the files that hold what it says of these trajectories."""
+    """Of `labels` and each table of `rewards` and `references` the files that hold what it says of these
+    trajectories."""
 
 
 def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: Mapper, more: More = ()) -> Summary:
-    """Reduce a run's `logprobs`, `references` and `rewards`, replacing what an earlier evaluation left.
+    """Reduce a run's `logprobs`, `labels`, `references` and `rewards`, replacing what an earlier evaluation left.
 
     Args:
       settings: preset, scenarios, intervals.
@@ -93,9 +96,9 @@ def evaluate(settings: Evaluate, folder: RunFolder, map_tasks: Mapper, more: Mor
     lacking = missing(settings.preset, null_columns, more)
     _forget(folder)
     parts = _plan(folder)
-    if more:
+    if beside := [*_tables(more), *([LABELS] if folder.parts(LABELS) else [])]:
         # Once for all parts: to look for each part's rows in whole tables would take the square of the corpus.
-        (parts,) = map_tasks(partial(_find_beside, folder, _tables(more)), [parts])
+        (parts,) = map_tasks(partial(_find_beside, folder, beside), [parts])
     counts = Counter[str]()
     for of_part in map_tasks(partial(_reduce_part, folder, settings, {name for name, _ in lacking}, more), parts):
         counts.update(of_part)
@@ -181,7 +184,9 @@ def _reduce_part(
     counts = Counter[str]()
     judged = _judged(folder, more, part)
     where = {name: locate(folder, part.beside[f"{REFERENCES}/{name}"]) for name in _references(more)}
-    for index, table in enumerate(_blocks(folder, part)):
+    labels = LaterLabels(folder, part.beside.get(LABELS, ()))
+    for index, own in enumerate(_blocks(folder, part)):
+        table = labels.onto(own)
         ids = table["trajectory_id"].to_pylist()
         among = pc.field("trajectory_id").isin(pa.array(ids, pa.string()))
         references = {

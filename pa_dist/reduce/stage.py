@@ -15,7 +15,7 @@ from pa_dist.runtime.settle import settle_late
 from pa_dist.runtime.targets import LOGPROBS
 from pa_dist.runtime.tasks import mapper
 from pa_dist.stage import Say, Stage
-from pa_dist.store.folder import FILES, REPORT, RunFolder
+from pa_dist.store.folder import FILES, REPORT, RunFolder, without_secrets
 
 
 class EvaluateStage(Stage):
@@ -31,23 +31,24 @@ class EvaluateStage(Stage):
     reads: Mapping[str, Sequence[str]] = {"logprobs": schema.LOGPROBS.names}
     writes = ("steps", "scores", "prefixes", "selections", "attributions", *FILES)
 
-    def __init__(self, folder: RunFolder, section: Evaluate, reward_models: Iterable[str] = ()) -> None:
-        """`reward_models`: names of those that are to be judged first."""
+    def __init__(self, folder: RunFolder, section: Evaluate, labels: Stage, reward_models: Iterable[str] = ()) -> None:
+        """`labels`: joins those that came later; `reward_models`: names of those that are to be judged first."""
         super().__init__(folder)
-        self.section, self.reward_models = section, tuple(reward_models)
+        self.section, self.labels, self.reward_models = section, labels, tuple(reward_models)
         self.summary: Summary | None = None
 
     def settings(self) -> dict[str, Any]:
         """The section."""
-        return {"evaluate": self.section.model_dump(mode="json")}
+        return {"evaluate": without_secrets(self.section.model_dump(mode="json"))}
 
     def is_done(self) -> bool:
         """Never."""
         return False
 
     def check(self, say: Say) -> None:
-        """Refuse reward models by the names of methods."""
+        """Refuse reward models by the names of methods, and labels that cannot be joined."""
         check_names(self.reward_models)
+        self.labels.check(say)
 
     def run(self, say: Say) -> None:
         """Write all tables anew."""
@@ -61,6 +62,7 @@ class EvaluateStage(Stage):
         more = methods_beside(stages, self.section.preset)
         folder.filesystem.delete_dir_contents(folder.path(REPORT), missing_dir_ok=True)  # which shows the one before
         folder.start(self.name, self.settings())
+        self.labels.run(say)
         self.summary = found = evaluate(self.section, folder, tasks, more)
         seconds = round(time.perf_counter() - began, 1)
         folder.finish(self.name, **asdict(found), seconds=seconds)

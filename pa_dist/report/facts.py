@@ -25,6 +25,7 @@ def facts(folder: RunFolder) -> list[Fact]:
         ("Name of the config", manifest.get("config", {}).get("name") or ""),
         *_dates(folder),
         *_ingest(stages.get("ingest")),
+        *_labels(stages.get("labels")),
         *_models(stages["score"], first_reference(folder)),
         *_settings(stages["score"].get("settings", {})),
         *(fact for name, record in stages["score"].get("models", {}).items() for fact in _work(name, record)),
@@ -73,6 +74,16 @@ def _ingest(record: dict[str, Any] | None) -> list[Fact]:
     beyond = f", {record['left_out_by_limit']:,} beyond the limit" if record["left_out_by_limit"] else ""
     read = f"{record['kept']:,} kept, {record['rejected']:,} rejected{beyond}, of {record['read']:,}"
     return [("Trajectories", f"{read} in {record['sources']:,} files")]
+
+
+def _labels(record: dict[str, Any] | None) -> list[Fact]:
+    """Those that came later."""
+    if record is None or not record["done"]:
+        return []
+    names = ("doubled", "contradicting", "unmatched", "ambiguous", "unusable")
+    lost = "".join(f", {record[name]:,} {name}" for name in names if record.get(name))
+    joined = f"of {record.get('labelled', 0):,} trajectories, by {record.get('rows', 0):,} rows"
+    return [("Labels that came later", joined + lost)]
 
 
 def _models(record: dict[str, Any], name: str | None = None) -> list[Fact]:

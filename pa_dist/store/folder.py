@@ -18,7 +18,7 @@ from pa_dist.store.tables import Tables
 
 # What a run folder holds while ingest is at work.
 STAGING = "staging"
-TABLES = ("trajectories", "rejects", "logprobs", "steps", "scores", "prefixes", "selections", "attributions")
+TABLES = ("trajectories", "rejects", "logprobs", "labels", "steps", "scores", "prefixes", "selections", "attributions")
 # Tables of one file, with the same records beside it as JSON.
 FILES = ("metrics", "comparisons")
 # And while evaluate is: what its tasks leave for each other.
@@ -116,6 +116,12 @@ class RunFolder(Tables):
         manifest = self.manifest
         manifest["stages"][stage] = record
         self.write_json("manifest.json", manifest)
+
+    def forget(self, stage: str) -> None:
+        """Take a stage's record out of the manifest, if there is one."""
+        manifest = self.manifest
+        if manifest["stages"].pop(stage, None) is not None:
+            self.write_json("manifest.json", manifest)
 
     def remember(self, **entries: Any) -> None:
         """Set top-level entries of the manifest, such as the resolved config."""

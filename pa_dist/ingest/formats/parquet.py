@@ -66,8 +66,8 @@ def read(
                 if isinstance(row, Unusable):
                     raise row
                 row |= {} if pair else {"messages": row.pop(column)}
-                row |= {key: _parsed(row[key]) for key in _AS_TEXT & row.keys()}
-                raw = json.dumps(row, default=_plain).encode()
+                row |= {key: parsed(row[key]) for key in _AS_TEXT & row.keys()}
+                raw = json.dumps(row, default=plain).encode()
             except (Unusable, TypeError) as error:
                 yield Reject(source.name, place, str(error))
             except RecursionError:
@@ -162,7 +162,7 @@ def _trajectories(record: dict[str, Any], origin: Origin, types: dict[str, pa.Da
     return chat.trajectories(written, origin)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What JSON has no word for: decimals are numbers, bytes mostly text of a column that was not said to be text."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
@@ -174,7 +174,8 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _parsed(value: Any) -> Any:
+def parsed(value: Any) -> Any:
+    """What a text is as JSON; a text that is none, and all else, as it is."""
     if not isinstance(value, str | bytes):
         return value
     try:

@@ -26,6 +26,7 @@ from pa_dist.reduce.choice.cells import (
     uq_choices,
 )
 from pa_dist.reduce.choice.differences import METHOD, CellName, Reading
+from pa_dist.reduce.labels import LaterLabels
 from pa_dist.reduce.metrics import beyond_length
 from pa_dist.reduce.metrics.answers import kept_answers
 from pa_dist.reduce.metrics.best_of_n import Named, Trials, baselines, best_of_n, tokens_spent
@@ -419,12 +420,13 @@ def _baseline_outcomes(folder: RunFolder, settings: Evaluate, reachable: Bools) 
       reachable: of these rows.
     """
     wanted = ["trajectory_id", "mistake_step", "mistake_agent", "step_labels", "step", "agent"]
-    labelled = pc.field("mistake_step").is_valid() | pc.field("step_labels").is_valid()
+    labelled, later = pc.field("mistake_step").is_valid() | pc.field("step_labels").is_valid(), LaterLabels(folder)
+    chosen = None if later or "fa" in settings.scenarios else labelled
     found: dict[str, list[Floats]] = {}
     start = 0
     for dataset in folder.datasets(folder.parts("logprobs"), schema.LOGPROBS):
-        for batch in dataset.to_batches(columns=wanted, filter=None if "fa" in settings.scenarios else labelled):
-            table = pa.Table.from_batches([batch])
+        for batch in dataset.to_batches(columns=wanted, filter=chosen):
+            table = later.onto(pa.Table.from_batches([batch]))
             wrong = first_wrong(column(table, "step_labels"))
             if "fa" not in settings.scenarios:
                 taking_part = is_valid(column(table, "mistake_step")) | (wrong >= 0)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from pa_dist.errors import RunFolderError
 from pa_dist.reduce.evaluated import evaluate_settings, further_references
+from pa_dist.reduce.labels import LaterLabels
 from pa_dist.reduce.metrics.groups import GROUP
 from pa_dist.report.numbers import signed
 from pa_dist.report.viewer.selection import CHOSEN_BY, OUTCOMES, outcome_of
@@ -56,7 +57,7 @@ def show(folder: RunFolder, trajectory_id: str, console: Console | None = None, 
     scored = _row(folder, "logprobs", trajectory_id, LOGPROBS)
     if given is None or scored is None:
         raise RunFolderError(_why_none(folder, trajectory_id))
-    (row,) = given.to_pylist()
+    (row,) = LaterLabels(folder).onto(given).to_pylist()
     references = further_references(folder)
     steps = _row(folder, "steps", trajectory_id, [*STEPS, *further_columns(references)])
     pieces = policy_pieces(folder.manifest)

@@ -20,6 +20,7 @@ from pa_dist import truncation
 from pa_dist.config import Evaluate
 from pa_dist.mapper import Mapper
 from pa_dist.reduce.evaluated import evaluate_settings, further_references
+from pa_dist.reduce.labels import LaterLabels
 from pa_dist.report.viewer.selection import Share, choose, read_choice
 from pa_dist.report.viewer.token_text import TokenText, policy_pieces
 from pa_dist.report.viewer.trajectory import LOGPROBS, STEPS, Row, further_columns, record, suspicious
@@ -107,6 +108,7 @@ def _rows(folder: RunFolder, group: Share, empty_is_zero: bool, pieces: TokenTex
         name: rows(folder, group.files[name], group.ids, columns)
         for name, columns in (("trajectories", _GIVEN), ("logprobs", LOGPROBS))
     }
+    read["trajectories"] = LaterLabels(folder, group.files["labels"]).onto(read["trajectories"])
     at = {name: places(table) for name, table in read.items()}
     references = further_references(folder)
     steps = grouped(rows(folder, group.files["steps"], group.ids, [*STEPS, *further_columns(references)]))

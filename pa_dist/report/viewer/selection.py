@@ -69,7 +69,7 @@ def choose(folder: RunFolder, settings: Evaluate, limit: int) -> Choice:
     outcome = pa.array([outcome_of(row, settings.success_threshold) for row in table.select(_LABELS).to_pylist()])
     table = table.append_column("success", outcome.cast(pa.bool_()))
     groups = [ids[start : start + _GROUP_ROWS] for start in range(0, len(ids), _GROUP_ROWS)]
-    where = {name: locate(folder, name) for name in ("trajectories", "logprobs", "steps")}
+    where = {name: locate(folder, name) for name in ("trajectories", "logprobs", "steps", "labels")}
     parts = [
         Share(number * _GROUP_ROWS, group, {name: index.holding(group) for name, index in where.items()})
         for number, group in enumerate(groups)

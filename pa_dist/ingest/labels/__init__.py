@@ -1,0 +1,1 @@
+"""Labels that came later, joined to the trajectories of a run."""
