@@ -235,9 +235,7 @@ ATTRIBUTIONS = pa.schema(
         pa.field("token_agg", pa.string()),
         pa.field("predictor", pa.string()),
         pa.field("step", pa.int32()),  # its message; null where no step could be read
-        pa.field(
-            "number", pa.int32()
-        ),  # its number among the trajectory's actions, from 1: the page's, `show`'s, `top`'s
+        pa.field("number", pa.int32()),  # among the trajectory's actions, from 1, as the page, `show` and `top` have it
         pa.field("fallback", pa.bool_()),  # nothing pointed at a step: it is the tie rule's; null without a step
         # How far it stands out from the trajectory's scored steps: its value minus their median, over 1.4826 times the
         # median of their distances from that median; below zero where it is worse. About a z-score, but one odd step

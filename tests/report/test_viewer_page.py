@@ -212,11 +212,11 @@ def test_the_list_claims_no_failure_that_nobody_labelled(opened):
     page.fill("#filter-text", "section-")
     row = page.locator("#list-rows tr")
     expect(row).to_have_count(1)
-    assert row.locator("td:nth-child(5)").inner_text() == "? unlabelled"
+    assert row.locator("td:nth-child(5)").inner_text() == "? unknown"
     assert "Most suspicious step" in page.locator("#list-head").inner_text()
     assert "fail" not in row.inner_text().lower()
     page.fill("#filter-text", "")
-    page.select_option("#filter-outcome", "unlabelled")
+    page.select_option("#filter-outcome", "unknown")
     assert ids(page) == [LIKE_A_SECTION]
 
 
