@@ -76,8 +76,8 @@
     const number = step !== null ? step - 1 : steps.findIndex((one) => one.at === message);
     if (steps[number]) return goTo(number);
     if (message !== null && messages[message]) return column.goToMessage(message);
-    const suspicious = index.suspicious[open.place];
-    if (step === null && message === null && suspicious !== null) return goTo(suspicious - 1);
+    const suspicious = step === null && message === null && open.other === null ? index.suspicious[open.place] : null;
+    if (suspicious !== null) return goTo(suspicious - 1);
     scrollTo(0, 0);
     column.heading.focus({ preventScroll: true });
     if (step !== null) trouble(`There is no step ${step} here, of ${steps.length}. Links made before steps were counted from 1 name a message instead.`);
