@@ -16,6 +16,8 @@ from rich.console import Console
 from small_run import message, rows, trajectory, write_run
 from tiny_models import save_tokenizer
 
+from pa_dist.config import Evaluate
+from pa_dist.reduce.stage import EvaluateStage
 from pa_dist.report import sections
 from pa_dist.report.command import report, report_at_end
 from pa_dist.report.terminal.show import show
@@ -161,6 +163,16 @@ def test_of_few_trajectories_no_share_is_low_and_without_scores_nothing_is_ranke
     section = sections.build(silent, map).unlabelled
     assert (section.figures, section.tables) == ([], [])
     assert "1 of 1 trajectories have no score and are not ranked." in section.said
+
+
+def test_no_metrics_are_said_with_the_reason(tmp_path, monkeypatch):
+    tokenizer = save_tokenizer(tmp_path / "policy", bos=True)
+    folder = write_run(str(tmp_path / "run"), [_trajectory(0)], tokenizer, str(tmp_path / "policy"))
+    monkeypatch.setattr("pa_dist.reduce.stage.mapper", lambda name: map)
+    told = []
+    EvaluateStage(folder, Evaluate()).run(told.append)
+    said = "evaluate: 1 trajectories, 7 of 7 steps with an advantage, no metrics: no trajectory has a reward, "
+    assert told[0].startswith(f"{said}a mistake_step or step labels (")
 
 
 def test_a_run_ends_with_what_to_do_next(run, tmp_path):
