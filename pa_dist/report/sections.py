@@ -119,9 +119,10 @@ def build(folder: RunFolder, map_tasks: Mapper) -> Report:
     writer = _Writer(folder, found, read)
     with plots.style():
         suspects = writer.unlabelled(read.unlabelled) if read.unlabelled else None
-        scenarios = [writer.scenario(name) for name in SCENARIOS if found.of(name) or not suspects]
+        shown = [] if suspects else list(SCENARIOS)  # whose figures are all null without a label
+        scenarios = [writer.scenario(name) for name in shown]
     reasons, other = facts.reject_lines(read.rejects)
-    summary = _summary(folder, found, read.groups)
+    summary = _summary(folder, found, read.groups, shown)
     return Report(summary, suspects, scenarios, facts.facts(folder), facts.seconds(folder), reasons, other, read.groups)
 
 
@@ -265,18 +266,18 @@ def _why_left_out(folder: RunFolder, scenario: str) -> str:
     return _NO_LABELS[scenario] if "auto" in wanted or scenario in wanted else "evaluate.scenarios does not name it"
 
 
-def _summary(folder: RunFolder, found: Found, groups: Sequence[Group]) -> list[str]:
+def _summary(folder: RunFolder, found: Found, groups: Sequence[Group], shown: Sequence[str]) -> list[str]:
     """Sentences: what was scored, what was not, and what progress advantage reached in each scenario."""
     stages = folder.manifest["stages"]
     named = titles(found.groups)
     said = [_scored(stages["evaluate"], facts.data(groups), facts.pair(folder))]
     if lost := truncation.in_full(stages["score"]):
         said.append(f"{lost[0].upper()}{lost[1:]}.")
-    for scenario, title in SCENARIOS.items():
+    for scenario in shown:
         here = found.of(scenario)
         lines = [f"{named[m.group]}: {finding(scenario, m.headline)}" for m in here[:_OPEN_GROUPS]]
         more = f" {len(here) - _OPEN_GROUPS} groups more below." if len(here) > _OPEN_GROUPS else ""
-        said += [f"{title}, by {MINE}. {'. '.join(lines)}.{more}"] if lines else []
+        said += [f"{SCENARIOS[scenario]}, by {MINE}. {'. '.join(lines)}.{more}"] if lines else []
     return said
 
 

@@ -53,6 +53,7 @@ class Corpus:
       lowest: the lowest scores, each with its most suspicious step, if it has one.
       judged: trajectories in which a most suspicious step could stand out, and in how many it does.
       out: such steps, the most conspicuous first.
+      n_picked: tasks with two trials or more, of which `selections` has the pick.
     """
 
     n_trajectories: int
@@ -62,6 +63,7 @@ class Corpus:
     lowest: list[Row]
     judged: tuple[int, int]
     out: list[Row]
+    n_picked: int
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,14 @@ def corpus(folder: RunFolder) -> Corpus | None:
         lowest=ranked,
         judged=judged,
         out=out,
+        n_picked=_picked(folder),
     )
+
+
+def _picked(folder: RunFolder) -> int:
+    method, token_agg, step_agg = CHOSEN_BY.split("__")
+    cell = (pc.field("method") == method) & (pc.field("token_agg") == token_agg) & (pc.field("step_agg") == step_agg)
+    return len(folder.columns("selections", ["task_id"], cell & (pc.field("n_trials") > 1)))
 
 
 def _standing_out(folder: RunFolder) -> tuple[tuple[int, int], list[Row]]:
@@ -159,6 +168,8 @@ def said(corpus: Corpus) -> list[str]:
             f"is {-STANDS_OUT} robust standard deviations or more below the median of the trajectory's steps (the "
             "column stands_out of attributions)."
         )
+    if corpus.n_picked:
+        found.append(f"Of {corpus.n_picked:,} tasks with several trials the table selections has each method's pick.")
     return found
 
 

@@ -165,6 +165,15 @@ def test_of_few_trajectories_no_share_is_low_and_without_scores_nothing_is_ranke
     assert "1 of 1 trajectories have no score and are not ranked." in section.said
 
 
+def test_of_trials_the_picks_are_named_and_no_figures_shown(tmp_path):
+    tokenizer = save_tokenizer(tmp_path / "policy", bos=True)
+    given = [{**row, "reward": None, "mistake_step": None, "mistake_agent": None} for row in rows(3)]
+    folder = write_run(str(tmp_path / "run"), given, tokenizer, str(tmp_path / "policy"))
+    built = sections.build(folder, map)
+    assert "Of 3 tasks with several trials the table selections has each method's pick." in built.unlabelled.said
+    assert (built.scenarios, len(built.summary)) == ([], 1)
+
+
 def test_no_metrics_are_said_with_the_reason(tmp_path, monkeypatch):
     tokenizer = save_tokenizer(tmp_path / "policy", bos=True)
     folder = write_run(str(tmp_path / "run"), [_trajectory(0)], tokenizer, str(tmp_path / "policy"))
