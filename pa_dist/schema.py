@@ -217,8 +217,8 @@ SELECTIONS = pa.schema(
 # A labelled message is no action; all tokens of the step were cut; it has no score for another reason.
 UNREACHABLE = ("no action", "truncated", "not scored")
 
-# What is written of a trajectory without a label, one row a predictor: a labelled one has every method's every
-# aggregation, some hundreds of rows, which for a large corpus would be too many.
+# What is written of a trajectory without a label, over each reference, a row a predictor: a labelled one has every
+# method's every aggregation, some hundreds of rows, which for a large corpus would be too many.
 HEADLINE = ("progress_advantage", "mean")
 # Of fewer scored steps none is said to stand out.
 FEWEST_STEPS = 5

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 
 from pa_dist.report.viewer.selection import CHOSEN_BY
 from pa_dist.report.viewer.trajectory import blamed, suspicious
@@ -24,15 +25,13 @@ def lowest_scores(folder: RunFolder, n: int, threshold: float, *, failures: bool
     wanted = pc.field(by).is_valid()
     if failures:
         wanted &= not_succeeded(threshold)
-    return lowest(folder, "scores", [*_LABELS, by], wanted, by, n)
+    return lowest(folder.dataset("scores"), [*_LABELS, by], wanted, by, n)
 
 
-def lowest(
-    folder: RunFolder, table_name: str, columns: Sequence[str], wanted: pc.Expression, by: str, n: int
-) -> list[Row]:
+def lowest(dataset: pads.Dataset, columns: Sequence[str], wanted: pc.Expression, by: str, n: int) -> list[Row]:
     """The rows of a table that are lowest in one column, lowest first; no more of them than that are held."""
     held: pa.Table | None = None
-    for batch in folder.dataset(table_name).scanner(columns=list(columns), filter=wanted).to_batches():
+    for batch in dataset.scanner(columns=list(columns), filter=wanted).to_batches():
         both = (
             pa.Table.from_batches([batch]) if held is None else pa.concat_tables([held, pa.Table.from_batches([batch])])
         )

@@ -96,7 +96,7 @@ def corpus(folder: RunFolder) -> Corpus | None:
     known = pc.field(CHOSEN_BY).is_valid()
     values = floats(folder.columns("scores", [CHOSEN_BY], known), CHOSEN_BY)
     low = float(np.quantile(values, LOW)) if len(values) >= _FEWEST else None
-    ranked = lowest(folder, "scores", ["trajectory_id", CHOSEN_BY], known, CHOSEN_BY, LISTED)
+    ranked = lowest(folder.dataset("scores"), ["trajectory_id", CHOSEN_BY], known, CHOSEN_BY, LISTED)
     judged, out = _standing_out(folder)
     _tell(folder, ranked, out)
     edges, _, counts = histogram(values, np.ones(len(values), np.bool_)) if len(values) else (None, None, None)
@@ -123,17 +123,10 @@ def _standing_out(folder: RunFolder) -> tuple[tuple[int, int], list[Row]]:
     method, token_agg = schema.HEADLINE
     wanted = (pc.field("method") == method) & (pc.field("token_agg") == token_agg)
     wanted &= (pc.field("predictor") == SUSPECTED_BY) & ~pc.field("fallback") & pc.field("stands_out").is_valid()
-    found = folder.columns("attributions", ["stands_out"], wanted)["stands_out"]
-    n_out = int((found.to_numpy() <= STANDS_OUT).sum())
-    rows = lowest(
-        folder,
-        "attributions",
-        ["trajectory_id", "step", "stands_out"],
-        wanted & (pc.field("stands_out") <= STANDS_OUT),
-        "stands_out",
-        LISTED,
-    )
-    return (len(found), n_out), rows
+    attributions = folder.dataset("attributions", schema.ATTRIBUTIONS)  # an older table lacks columns
+    out = wanted & (pc.field("stands_out") <= STANDS_OUT)
+    counts = attributions.count_rows(filter=wanted), attributions.count_rows(filter=out)
+    return counts, lowest(attributions, ["trajectory_id", "stands_out"], out, "stands_out", LISTED)
 
 
 def _tell(folder: RunFolder, ranked: list[Row], out: list[Row]) -> None:

@@ -152,7 +152,7 @@ def reduce_block(
     blaming = [(method, read) for method, read in readings if method.attributes and method.name not in missing]
     labelled = is_valid(column(table, "mistake_step")) | (steps.labels.first_wrong >= 0)
     taking_part = np.full(len(table), True) if "fa" in settings.scenarios else labelled
-    headline = [(method, read) for method, read in blaming if method.name == schema.HEADLINE[0]]
+    headline = [of for of in blaming if isinstance(of[0], Method) and _is_headline(of[0])]
     return Reduced(
         _steps_table(table, steps),
         _scores_table(table, steps, readings, whole, columns),
@@ -161,6 +161,10 @@ def reduce_block(
         _attributions_table(table, steps, headline, ~taking_part, settings, schema.HEADLINE[1:]),
         _labelled_table(steps, blaming),
     )
+
+
+def _is_headline(method: Method) -> bool:
+    return method.name == schema.against(schema.HEADLINE[0], method.reference)
 
 
 def _judged_steps(table: pa.Table, steps: _Steps, judged: Judged) -> Floats:
