@@ -27,6 +27,7 @@ def main(out: str) -> None:
             view = browser.new_page(viewport={"width": width, "height": height}, color_scheme="light")
             view.goto(address)
             view.wait_for_timeout(1000)
+            view.evaluate("scrollTo(0, 0)")  # a trajectory opens at its most suspicious step
             view.screenshot(path=HERE / f"{name}.png")
             print(HERE.name, f"{name}.png")
         browser.close()

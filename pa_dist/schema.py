@@ -220,16 +220,30 @@ SELECTIONS = pa.schema(
 # A labelled message is no action; all tokens of the step were cut; it has no score for another reason.
 UNREACHABLE = ("no action", "truncated", "not scored")
 
+# What is written of a trajectory without a label, over each reference, a row a predictor: a labelled one has every
+# method's every aggregation, some hundreds of rows, which for a large corpus would be too many.
+HEADLINE = ("progress_advantage", "mean")
+# Of fewer scored steps none is said to stand out.
+FEWEST_STEPS = 5
+
 ATTRIBUTIONS = pa.schema(
     [
         *KEYS,
+        # Whether there is a `mistake_step`, or a step that `step_labels` have as wrong. Failure attribution measures
+        # these; the others have rows of the cell `HEADLINE` alone, unless `evaluate.scenarios` names `fa`.
+        pa.field("labelled", pa.bool_()),
         pa.field("mistake_step", pa.int32()),
         pa.field("mistake_agent", pa.string()),
         pa.field("method", pa.string()),
         pa.field("token_agg", pa.string()),
         pa.field("predictor", pa.string()),
-        pa.field("step", pa.int32()),  # null where no step could be read
+        pa.field("step", pa.int32()),  # its message; null where no step could be read
+        pa.field("number", pa.int32()),  # among the trajectory's actions, from 1, as the page, `show` and `top` have it
         pa.field("fallback", pa.bool_()),  # nothing pointed at a step: it is the tie rule's; null without a step
+        # How far it stands out from the trajectory's scored steps: its value minus their median, over 1.4826 times the
+        # median of their distances from that median; below zero where it is worse. About a z-score, but one odd step
+        # does not hide itself. Null of fewer than `FEWEST_STEPS`, and where most of them are equal.
+        pa.field("stands_out", pa.float64()),
         pa.field("agent", pa.string()),
         pa.field("label", pa.int8()),  # of the blamed step among `step_labels`
         # Why the labelled step has no score, so that no predictor can blame it (preset `paper` may, where it is cut):

@@ -158,8 +158,8 @@ def plain_loop(row: dict[str, Any]) -> tuple[list[Step], Step, list[Step]]:
             for step_agg in step_aggs:
                 scores[f"{method}__{token_agg}__{step_agg}"] = _LOOP_STEP[step_agg](values) if valid else None
     scores |= {f"fewest_{of}__none__none": float(scores[f"n_{of}"]) for of in ("steps", "tokens")}
-    blamed = row["mistake_step"] is not None or scores["first_wrong"] is not None
-    return steps, scores, _loop_attributions(row, keys, read, valid) if blamed else []
+    labelled = row["mistake_step"] is not None or scores["first_wrong"] is not None
+    return steps, scores, _loop_attributions(row, keys | {"labelled": labelled}, read, valid)
 
 
 def _loop_label(row: dict[str, Any], message: int) -> int | None:
@@ -201,10 +201,13 @@ def _loop_attributions(
     why = None if scored else "truncated" if row["mistake_step"] in row["step"] else "no action"
     for method, token_aggs, step_aggs, orientation in _LOOP_METHODS:
         for token_agg in token_aggs if len(step_aggs) > 1 else ():
+            if not keys["labelled"] and (method, token_agg) != schema.HEADLINE:
+                continue
             values = orientation * np.array([read[i][method, token_agg] for i in valid])
             for predictor, (position, fallback) in zip(schema.PREDICTORS, _loop_blame(values), strict=True):
                 step, agent = row["step"][valid[position]], row["agent"][valid[position]]
                 cell = {"method": method, "token_agg": token_agg, "predictor": predictor, "step": step, "agent": agent}
+                cell |= {"number": valid[position] + 1, "stands_out": _loop_stands_out(values, position)}
                 cell |= {"fallback": fallback, "label": _loop_label(row, step), "unreachable": why}
                 right = {
                     "correct": None if mistake is None else step == mistake,
@@ -212,6 +215,12 @@ def _loop_attributions(
                 }
                 blamed.append(keys | cell | right)
     return blamed
+
+
+def _loop_stands_out(values: np.ndarray[Any, Any], position: int) -> float | None:
+    centre = np.median(values)
+    spread = 1.4826 * np.median(np.abs(values - centre))
+    return float((values[position] - centre) / spread) if len(values) >= schema.FEWEST_STEPS and spread > 0 else None
 
 
 def _loop_blame(values: np.ndarray[Any, Any]) -> Iterator[tuple[int, bool]]:

@@ -205,6 +205,8 @@ def _reduce_part(
             # A row group holds one method's token aggregation, so that the task that measures it reads no other.
             size = len(schema.PREDICTORS) * pc.count_distinct(attributions["trajectory_id"]).as_py()
             folder.write("attributions", name, attributions, row_group_size=size)
+        if len(reduced.suspects):
+            folder.write("attributions", f"{name}-unlabelled", reduced.suspects)
         for of, theirs in [(None, table), *references.items()]:
             counts[against("trajectories", of)] += len(theirs)
             counts[against("apart", of)] += len(theirs) - theirs["token_ids_reference"].null_count

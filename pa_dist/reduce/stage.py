@@ -66,11 +66,11 @@ class EvaluateStage(Stage):
         self.summary = found = evaluate(self.section, folder, tasks, more)
         seconds = round(time.perf_counter() - began, 1)
         folder.finish(self.name, **asdict(found), seconds=seconds)
-        metrics = f"{found.metrics} metrics of {', '.join(found.scenarios) or 'no scenario'}"
-        why = f": {found.note}" if found.note else ""
+        metrics = [f"{found.metrics} metrics of {', '.join(found.scenarios)}"] if found.scenarios else []
+        told = ": ".join([*metrics, *([found.note] if found.note else [])])
         cut = truncation.in_short(stages["score"])
         steps = f"{found.scored_steps} of {found.steps} steps with an advantage{cut}"
-        say(f"evaluate: {found.trajectories} trajectories, {steps}, {metrics}{why} ({seconds} s)")
+        say(f"evaluate: {found.trajectories} trajectories, {steps}, {told} ({seconds} s)")
         for name, apart in [(None, found.apart), *found.apart_of.items()]:
             if not apart:
                 continue

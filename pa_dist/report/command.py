@@ -1,5 +1,6 @@
 """`pa-dist report`: figures, tables and the viewer's data, and the page that shows them."""
 
+import shlex
 from collections.abc import Callable
 
 from pa_dist.errors import fault, first_line
@@ -17,11 +18,14 @@ _READ_HERE = 50_000
 _SHOWN_HERE = 1000
 
 
-def report(folder: RunFolder, say: Callable[[str], None], trajectories: int = TRAJECTORIES) -> None:
+def report(folder: RunFolder, say: Callable[[str], None], trajectories: int = TRAJECTORIES) -> str:
     """Write `OUT/report` of a run that is evaluated, replacing an earlier one.
 
     Args:
       trajectories: how many the viewer holds at most.
+
+    Returns:
+      The page's path or URI.
 
     Raises:
       RunFolderError: nothing was evaluated here.
@@ -35,16 +39,21 @@ def report(folder: RunFolder, say: Callable[[str], None], trajectories: int = TR
         viewer = write_viewer(folder, trajectories, _mapper(folder, evaluated["trajectories"] <= _SHOWN_HERE))
         page = write_page(folder, title=title(folder, built.data), report=built, viewer=viewer)
         folder.logged(say)(f"report: {page}")
+    return page
 
 
 def report_at_end(folder: RunFolder, say: Callable[[str], None]) -> None:
-    """The same at the end of a run, whose tables are worth more than their page: what goes wrong is only said."""
+    """The same at the end of a run, and what to do next. Its tables are worth more than their page: what goes wrong is
+    only said."""
+    page = ""
     try:
-        report(folder, say)
+        page = report(folder, say)
     except BaseException as raised:
         error = fault(raised)
         why = f"{type(error).__name__}: {first_line(error)}"
         folder.logged(say)(f"report: not written ({why}); the run is whole, and `pa-dist report` tries again")
+    top = f"`pa-dist top {shlex.quote(str(folder))}` lists what is most worth a look"
+    say(f"next: {top}{f'; {page} shows it' if page else ''}")
 
 
 def _mapper(folder: RunFolder, here: bool) -> Mapper:

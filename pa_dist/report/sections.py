@@ -13,7 +13,7 @@ from pa_dist.mapper import Mapper
 from pa_dist.reduce.beside import methods_beside
 from pa_dist.reduce.block.methods import Cell, cells
 from pa_dist.reduce.metrics.groups import Group
-from pa_dist.report import facts
+from pa_dist.report import facts, unlabelled
 from pa_dist.report.facts import Fact
 from pa_dist.report.figures import plots, points
 from pa_dist.report.figures.by_group import Drawing, Figures, of_best_of_n, of_fa, of_prefix, of_sweep, of_uq
@@ -57,6 +57,15 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class UnlabelledSection:
+    """What there is to say of a run without labels."""
+
+    said: list[str]
+    figures: list[Shown]
+    tables: list[unlabelled.Table]
+
+
+@dataclass(frozen=True)
 class GroupSection:
     """A group within a scenario."""
 
@@ -86,6 +95,8 @@ class Report:
     """All that the report's template reads."""
 
     summary: list[str]
+    unlabelled: UnlabelledSection | None
+    """What is most worth a look, where no label says what failed."""
     scenarios: list[Scenario]
     facts: list[Fact]
     seconds: list[Fact]
@@ -107,10 +118,12 @@ def build(folder: RunFolder, map_tasks: Mapper) -> Report:
     folder.filesystem.create_dir(folder.path(REPORT, FIGURES), recursive=True)
     writer = _Writer(folder, found, read)
     with plots.style():
-        scenarios = [writer.scenario(name) for name in SCENARIOS]
+        suspects = writer.unlabelled(read.unlabelled) if read.unlabelled else None
+        shown = [] if suspects else list(SCENARIOS)  # whose figures are all null without a label
+        scenarios = [writer.scenario(name) for name in shown]
     reasons, other = facts.reject_lines(read.rejects)
-    summary = _summary(folder, found, read.groups)
-    return Report(summary, scenarios, facts.facts(folder), facts.seconds(folder), reasons, other, read.groups)
+    summary = _summary(folder, found, read.groups, shown)
+    return Report(summary, suspects, scenarios, facts.facts(folder), facts.seconds(folder), reasons, other, read.groups)
 
 
 @dataclass(frozen=True)
@@ -122,6 +135,7 @@ class _Read:
     curves: dict[str, dict[Group, points.Curves]]
     errors: dict[Group, dict[str, Counter[int | None]]]
     rejects: points.RejectCounts
+    unlabelled: unlabelled.Corpus | None
 
 
 def _read(folder: RunFolder, found: Found, map_tasks: Mapper) -> _Read:
@@ -135,7 +149,8 @@ def _read(folder: RunFolder, found: Found, map_tasks: Mapper) -> _Read:
         (errors,) = map_tasks(partial(points.blame_errors, folder, "mean", drawn["fa"]), [MINE])
     (rejects,) = map_tasks(points.reject_counts, [folder])
     (groups,) = map_tasks(points.groups, [folder])
-    return _Read(groups, by_method, errors, rejects)
+    (corpus,) = map_tasks(unlabelled.corpus, [folder])
+    return _Read(groups, by_method, errors, rejects, corpus)
 
 
 def _drawn(found: Sequence[GroupMetrics]) -> set[Group]:
@@ -160,6 +175,12 @@ class _Writer:
         self._folder, self._found, self._read, self._slugs = folder, found, read, Slugs()
         self._sweep = swept(folder, found)
         self._compared = Comparisons.of(folder, found.groups)
+
+    def unlabelled(self, corpus: unlabelled.Corpus) -> UnlabelledSection:
+        """A run without labels: its distribution of scores drawn."""
+        drawing = unlabelled.drawing(corpus)
+        figures = [self._shown(drawing, self._slugs.of(drawing.kind))] if drawing else []
+        return UnlabelledSection(unlabelled.said(corpus), figures, unlabelled.tables(corpus))
 
     def scenario(self, name: str) -> Scenario:
         """A scenario with its groups, those of most rows drawn."""
@@ -245,18 +266,18 @@ def _why_left_out(folder: RunFolder, scenario: str) -> str:
     return _NO_LABELS[scenario] if "auto" in wanted or scenario in wanted else "evaluate.scenarios does not name it"
 
 
-def _summary(folder: RunFolder, found: Found, groups: Sequence[Group]) -> list[str]:
+def _summary(folder: RunFolder, found: Found, groups: Sequence[Group], shown: Sequence[str]) -> list[str]:
     """Sentences: what was scored, what was not, and what progress advantage reached in each scenario."""
     stages = folder.manifest["stages"]
     named = titles(found.groups)
     said = [_scored(stages["evaluate"], facts.data(groups), facts.pair(folder))]
     if lost := truncation.in_full(stages["score"]):
         said.append(f"{lost[0].upper()}{lost[1:]}.")
-    for scenario, title in SCENARIOS.items():
+    for scenario in shown:
         here = found.of(scenario)
         lines = [f"{named[m.group]}: {finding(scenario, m.headline)}" for m in here[:_OPEN_GROUPS]]
         more = f" {len(here) - _OPEN_GROUPS} groups more below." if len(here) > _OPEN_GROUPS else ""
-        said += [f"{title}, by {MINE}. {'. '.join(lines)}.{more}"] if lines else []
+        said += [f"{SCENARIOS[scenario]}, by {MINE}. {'. '.join(lines)}.{more}"] if lines else []
     return said
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import statistics
 
 import pyarrow as pa
 from hypothesis import strategies as st
@@ -72,6 +73,14 @@ def fell_back(steps):
         "sharpest_drop": not any(s < 0 for s in valid),
         "sharpest_abs_drop": not any(after < before for before, after in itertools.pairwise(valid)),
     }
+
+
+def stands_out(steps, position):
+    """The value at a position less the median of all, over 1.4826 times the median distance from it."""
+    valid = [s for s in steps if s is not None]
+    centre = statistics.median(valid)
+    spread = 1.4826 * statistics.median(abs(s - centre) for s in valid)
+    return (steps[position] - centre) / spread if len(valid) >= 5 and spread else None
 
 
 def step_values(row, method, agg, preset="published", beta=1.0, fa=False):

@@ -23,6 +23,7 @@ def test_block_agrees_with_loops(rows, preset, beta):
     _check_scores(rows, reduced.scores.to_pylist(), preset, beta)
     _check_steps(rows, reduced.steps.to_pylist(), beta)
     _check_attributions(rows, reduced.attributions.to_pylist(), preset, beta)
+    _check_suspects(rows, reduced.suspects.to_pylist(), preset, beta)
 
 
 def _check_scores(rows, scores, preset, beta):
@@ -59,12 +60,34 @@ def _check_attributions(rows, attributions, preset, beta):
                 blamed = found[row["trajectory_id"], method, token_agg, predictor]
                 step = None if position is None else row["step"][position]
                 assert blamed["step"] == step
+                assert blamed["labelled"]
+                _check_place(blamed, oriented, position)
                 assert blamed["fallback"] == (None if step is None else plain.fell_back(oriented)[predictor])
                 assert blamed["agent"] == (None if step is None else "assistant")
                 assert blamed["correct"] == (step == row["mistake_step"])
                 agent = row["mistake_agent"]
                 right = None if agent is None else step is not None and "assistant".startswith(agent)
                 assert blamed["agent_correct"] == right
+
+
+def _check_suspects(rows, suspects, preset, beta):
+    """Of what has no label the headline cell alone."""
+    unlabelled = [row for row in rows if row["mistake_step"] is None]
+    found = {(a["trajectory_id"], a["method"], a["token_agg"], a["predictor"]): a for a in suspects}
+    assert len(found) == len(suspects) == len(schema.PREDICTORS) * len(unlabelled)
+    for row in unlabelled:
+        values = plain.step_values(row, *schema.HEADLINE, preset, beta, fa=True)
+        for predictor, position in plain.predict(values).items():
+            blamed = found[row["trajectory_id"], *schema.HEADLINE, predictor]
+            assert blamed["step"] == (None if position is None else row["step"][position])
+            assert [blamed[name] for name in ("mistake_step", "unreachable", "correct", "label")] == [None] * 4
+            assert not blamed["labelled"]
+            _check_place(blamed, values, position)
+
+
+def _check_place(blamed, values, position):
+    assert blamed["number"] == (None if position is None else position + 1)
+    _same(blamed["stands_out"], None if position is None else plain.stands_out(values, position))
 
 
 def _same(found, expected):

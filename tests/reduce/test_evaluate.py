@@ -189,3 +189,22 @@ def test_comparisons_beside_the_metrics(done):
     assert {r["against"] for r in family} >= {"random", "first_step", "last_step", "entropy"}
     assert {r["comparisons"] for r in family} == {len(family)}
     assert all(r["p_value"] <= r["p_holm"] <= 1 for r in family)
+
+
+def test_what_has_no_label_has_its_suspicious_steps_and_changes_no_figure(tmp_path):
+    rows = [row | {"reward": None} for row in corpus() if row["benchmark"] is not None]
+    labelled = [row["trajectory_id"] for row in rows if row.get("mistake_step") is not None]
+    folder, alone = run_folder(tmp_path / "run", rows, per_file=7), tmp_path / "alone"
+    evaluate(SETTINGS, folder, map)
+    attributions = folder.dataset("attributions").to_table().to_pylist()
+    assert {a["trajectory_id"] for a in attributions} == {row["trajectory_id"] for row in rows}
+    assert {a["trajectory_id"] for a in attributions if a["labelled"]} == set(labelled)
+    others = [a for a in attributions if not a["labelled"]]
+    assert {(a["method"], a["token_agg"]) for a in others} == {schema.HEADLINE}
+    assert len(others) == len(schema.PREDICTORS) * (len(rows) - len(labelled))
+    assert all(a[name] is None for a in others for name in ("mistake_step", "correct", "agent_correct", "unreachable"))
+    only = run_folder(alone, [row for row in rows if row["trajectory_id"] in labelled])
+    evaluate(SETTINGS, only, map)
+    of_fa = pick(metrics(folder), scenario="fa")
+    assert of_fa == pick(metrics(only), scenario="fa")
+    assert {r["metric"] for r in of_fa} >= {"step_accuracy", "mae"}

@@ -42,6 +42,7 @@ def test_without_labels_there_are_tables_and_a_reason(tmp_path, rows):
     assert (summary.metrics, summary.scenarios, metrics(folder)) == (0, (), [])
     assert summary.note.startswith("no metrics: no trajectory")
     assert folder.count("scores") == len(rows)
+    assert folder.count("attributions") == len(schema.PREDICTORS) * len(rows)
     for name in stage.OUTPUTS:
         assert folder.parts(name), name
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pa_dist.reduce.block.aggregate import buckets
-from pa_dist.reduce.block.predictors import fell_back, predictions
+from pa_dist.reduce.block.predictors import fell_back, predictions, stands_out
 from pa_dist.schema import REWARD_PREDICTORS
 
 N = np.nan
@@ -49,3 +49,27 @@ def _check(trajectories, expected):
             place = REWARD_PREDICTORS.index(name)
             at = -1 if step < 0 else starts[row] + step
             assert (blamed[0, place, row], fell[0, place, row]) == (at, fallback), name
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        # Median 0; distances from it 1, 0, 0.5, 0.5, 6, their median 0.5: -6 / (1.4826 * 0.5).
+        ([1.0, 0.0, 0.5, -0.5, -6.0], -6 / 0.7413),
+        # Of an even number: 0.5 lies between 0 and 1; distances 0.5, 0.5, 1.5, 1.5, 2.5, 6.5, their median 1.5.
+        ([1.0, 0.0, 2.0, -1.0, 3.0, -6.0], -6.5 / (1.4826 * 1.5)),
+        # A step that was cut is none of them.
+        ([1.0, N, 0.0, 0.5, -0.5, N, -6.0], -6 / 0.7413),
+        # Too few, most of them equal, none at all.
+        ([1.0, 0.0, 0.5, -6.0], N),
+        ([1.0, 1.0, 1.0, 1.0, 0.5, -6.0], N),
+        ([N, N], N),
+    ],
+)
+def test_how_far_a_step_stands_out(steps, expected):
+    flat = np.array([*steps, *([0.0] * 20)])  # a longer trajectory beside it
+    layout = buckets(np.isfinite(flat), np.array([0, len(steps), len(flat)]))
+    blamed = predictions(flat[None], layout, 2)
+    found = stands_out(flat[None], blamed, layout)
+    assert found[0, :, 0].tolist() == pytest.approx([expected] * 3, nan_ok=True)
+    assert np.isnan(found[0, :, 1]).all()

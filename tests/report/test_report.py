@@ -289,8 +289,9 @@ def test_a_sweep_is_a_line_a_group_against_alpha(tmp_path):
 def test_a_report_that_fails_says_so(tmp_path):
     lines: list[str] = []
     report_at_end(RunFolder(str(tmp_path / "none")), lines.append)
-    (line,) = lines
+    line, following = lines
     assert "report: not written (RunFolderError: " in line
+    assert following == f"next: `pa-dist top {tmp_path}/none` lists what is most worth a look"
 
 
 def test_an_inlined_svg_follows_the_page():

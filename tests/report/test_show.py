@@ -184,12 +184,12 @@ def test_the_lowest_and_the_largest_drops(run):
 def test_top_says_what_it_ranks_by_and_how_steps_begin(run):
     printed = printed_top(run, failures=True)
     score, drop = "progress_advantage__mean__mean", "progress_advantage__mean"
-    assert f"Lowest scores, by {score}: 9 failures, 1 unlabelled; known successes left out\n" in squeezed(printed)
+    assert f"Lowest scores, by {score}: 9 failures, 1 unknown; known successes left out\n" in squeezed(printed)
     drops = largest_drops(run, 20, 1.0, failures=True)
     assert f"Largest drops from a step to the next, by {drop}: {len(drops)} in {len(drops)} failures;" in printed
-    assert re.search(r"run-␛\[2J\[red\] +[+-]\d\.\d+ +unlabelled", printed)
+    assert re.search(r"run-␛\[2J\[red\] +[+-]\d\.\d+ +unknown", printed)
     assert "run-2-0" not in printed
-    assert f"Lowest scores, by {score}: 3 successes, 9 failures, 1 unlabelled\n" in squeezed(printed_top(run))
+    assert f"Lowest scores, by {score}: 3 successes, 9 failures, 1 unknown\n" in squeezed(printed_top(run))
     assert "run-2-1" in printed
     assert "It has shipped" in printed
     assert "\x1b" not in printed

@@ -69,6 +69,12 @@ def ids(page):
     return page.locator("#list-rows th a").all_inner_texts()
 
 
+def by_score(run):
+    """All ids, the lowest score first."""
+    scores = run.dataset("scores").to_table().to_pylist()
+    return [row["trajectory_id"] for row in sorted(scores, key=lambda row: row["progress_advantage__mean__mean"])]
+
+
 def test_what_trajectories_say_is_text(opened):
     page = opened("#%2Ftrajectories")
     page.locator(".recorded summary").click()
@@ -113,13 +119,13 @@ def test_filters_and_sorting(opened):
     page = opened()
     assert page.locator("#list-count").inner_text() == "14 trajectories"
     page.select_option("#filter-outcome", "success")
-    assert ids(page) == ["run-0-0", "run-1-0", "run-2-0"]
+    assert sorted(ids(page)) == ["run-0-0", "run-1-0", "run-2-0"]
     page.fill("#filter-text", "4701")
     assert ids(page) == ["run-1-0"]
     assert page.locator("#list-count").inner_text() == "1 of 14 trajectories"
     page.get_by_role("button", name="Clear").click()
     expect(page.locator("#list-rows tr")).to_have_count(14)
-    for order in ("ascending", "descending"):
+    for order in ("descending", "ascending", "descending"):
         page.locator("#list-head").get_by_role("button", name="Score").click()
         assert page.locator("#list-head th[aria-sort]").get_attribute("aria-sort") == order
         numbers = [float(t.replace("−", "-")) for t in page.locator("#list-rows td:nth-child(6)").all_inner_texts()]
@@ -138,12 +144,34 @@ def test_every_step_that_is_labelled_wrong_is_marked(opened):
     )
 
 
+def test_the_list_opens_with_the_lowest_scores_and_a_trajectory_at_its_most_suspicious_step(opened, run):
+    page = opened()
+    assert page.locator("#list-head th[aria-sort]").inner_text().startswith("Score")
+    assert ids(page) == by_score(run)
+    blamed = run.dataset("attributions").to_table().to_pylist()
+    cell = {"method": "progress_advantage", "token_agg": "mean", "predictor": "sharpest_drop"}
+    found = {a["trajectory_id"]: a for a in blamed if cell.items() <= a.items()}
+    suspected = {key: of["number"] for key, of in found.items() if not of["fallback"] and key.startswith("run-")}
+    assert set(suspected.values()) == {1, 2}
+    for number in (1, 2):
+        key = next(key for key, of in suspected.items() if of == number)
+        page.evaluate(f"location.hash = '#{key}'")
+        expect(page.locator(".trajectory-heading")).to_have_text(key)
+        expect(page.locator(".message.current .badge.predicted").first).to_have_text("most suspicious")
+        assert page.evaluate("location.hash") == f"#{key}&step={number}"
+    without = next(key for key, of in found.items() if of["fallback"] and key.startswith("run-"))
+    page.evaluate(f"location.hash = '#{without}'")
+    expect(page.locator(".trajectory-heading")).to_have_text(without)
+    expect(page.locator(".trajectory-heading")).to_be_focused()
+
+
 def test_keys(opened):
     page = opened()
+    page.locator("#list-head").get_by_role("button", name="Trajectory").click()
     page.get_by_role("link", name="run-0-1").click()
     page.wait_for_selector(".conversation")
-    assert page.evaluate("document.activeElement.textContent") == "run-0-1"
-    page.keyboard.press("j")
+    page.evaluate("location.hash = '#run-0-1&step=1'")
+    expect(page.locator(".message.current h3")).to_contain_text("Step 1 of 2")
     assert page.evaluate("location.hash") == "#run-0-1&step=1"
     page.keyboard.press("j")
     assert page.evaluate("document.activeElement.classList.contains('current')")
@@ -189,6 +217,7 @@ def test_a_tokens_numbers_are_those_of_the_tables(opened, run):
 def test_a_strip_marks_steps_and_goes_to_them(opened):
     page = opened("#run-0-1")
     assert page.locator(".strip-sign.label").count() == 1
+    page.locator(".strip svg").scroll_into_view_if_needed()
     box = page.locator(".strip svg").bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + 60)
     assert page.evaluate("location.hash") == "#run-0-1&step=2"
@@ -212,11 +241,11 @@ def test_the_list_claims_no_failure_that_nobody_labelled(opened):
     page.fill("#filter-text", "section-")
     row = page.locator("#list-rows tr")
     expect(row).to_have_count(1)
-    assert row.locator("td:nth-child(5)").inner_text() == "? unlabelled"
+    assert row.locator("td:nth-child(5)").inner_text() == "? unknown"
     assert "Most suspicious step" in page.locator("#list-head").inner_text()
     assert "fail" not in row.inner_text().lower()
     page.fill("#filter-text", "")
-    page.select_option("#filter-outcome", "unlabelled")
+    page.select_option("#filter-outcome", "unknown")
     assert ids(page) == [LIKE_A_SECTION]
 
 
@@ -277,7 +306,8 @@ def test_chunks_beside_the_page(run, opened, monkeypatch):
     monkeypatch.setattr(viewer, "_CHUNK_CHARS", 1)
     report(run, lambda line: None)
     assert len(list(run.filesystem.get_file_info(FileSelector(run.path("report", "data"))))) == 14
-    page = opened("#run-2-3")
-    assert page.locator(".trajectory-heading").inner_text() == "run-2-3"
+    first, second, *_ = (key for key in by_score(run) if key.startswith("run-"))
+    page = opened(f"#{second}")
+    assert page.locator(".trajectory-heading").inner_text() == second
     page.keyboard.press("p")
-    expect(page.locator(".trajectory-heading")).to_have_text("run-2-2")
+    expect(page.locator(".trajectory-heading")).to_have_text(first)

@@ -7,7 +7,10 @@ import pyarrow as pa
 
 from pa_dist.ragged import Bools, Floats, Ints
 from pa_dist.reduce.block.aggregate import Bucket, cumulative
-from pa_dist.schema import PREDICTORS
+from pa_dist.schema import FEWEST_STEPS, PREDICTORS
+
+# Times the median distance from the median: the standard deviation, where values are normal.
+_SIGMA = 1.4826
 
 
 def predictions(
@@ -64,6 +67,38 @@ def fell_back(values: Floats, blamed: Ints, layout: Sequence[Bucket], predictors
             else:
                 result[:, place, bucket.rows] = np.take_along_axis(values, chosen, axis=1) >= 0
     return result
+
+
+def stands_out(values: Floats, blamed: Ints, layout: Sequence[Bucket]) -> Floats:
+    """How far blamed steps are from the valid steps of their trajectory, as `stands_out` of `schema.ATTRIBUTIONS` is.
+
+    Args:
+      values, layout: as of `predictions`.
+      blamed: its result.
+
+    Returns:
+      Of the shape of `blamed`; NaN where it is not defined.
+    """
+    result = np.full(blamed.shape, np.nan)
+    for bucket in layout:
+        enough = bucket.counts >= FEWEST_STEPS
+        if not enough.any():
+            continue
+        dense, chosen = values[:, bucket.index], blamed[..., bucket.rows]
+        centre = _median(dense, bucket)[:, None]
+        spread = _SIGMA * _median(np.abs(dense - centre), bucket)[:, None]
+        distance = values[np.arange(len(values))[:, None, None], chosen] - centre
+        defined = enough & (chosen >= 0) & (spread > 0)
+        result[..., bucket.rows] = np.divide(distance, spread, out=np.full(chosen.shape, np.nan), where=defined)
+    return result
+
+
+def _median(dense: Floats, bucket: Bucket) -> Floats:
+    """[k, n] of each trajectory's valid steps in [k, length, n]."""
+    ordered = np.sort(np.where(bucket.inside, dense, np.inf), axis=1)
+    rows = np.arange(len(bucket.counts))
+    middle: Floats = (ordered[:, (bucket.counts - 1) // 2, rows] + ordered[:, bucket.counts // 2, rows]) / 2
+    return middle
 
 
 def _blamed(predictor: str, dense: Floats, inside: Bools) -> Ints:

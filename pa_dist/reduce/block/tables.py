@@ -35,7 +35,7 @@ from pa_dist.reduce.block.methods import (
     methods_against,
     own_methods,
 )
-from pa_dist.reduce.block.predictors import agent_matches, fell_back, predictions
+from pa_dist.reduce.block.predictors import agent_matches, fell_back, predictions, stands_out
 from pa_dist.reduce.block.prefixes import prefix_arrays
 from pa_dist.reduce.block.rewards import Judged, of_steps, of_trajectories
 from pa_dist.reduce.block.step_labels import StepLabels
@@ -57,10 +57,12 @@ COLUMNS = [*_KEYS, *_LABELS, "step_labels", "step", *_PER_STEP, "token_ids_refer
 
 @dataclass(frozen=True)
 class Reduced:
-    """A block's rows of five tables, each with its schema of `pa_dist.schema`.
+    """A block's rows of the tables, each with its schema of `pa_dist.schema`.
 
     Attributes:
       prefixes: none unless asked for.
+      attributions: of the trajectories that take part in failure attribution.
+      suspects: its rows of the others, of the cell `schema.HEADLINE` alone.
       labelled: of the steps that have a label, in the order of `scores`: it, and for each method that blames steps a
         column `METHOD__TOKENAGG` of its values, higher being better.
     """
@@ -69,6 +71,7 @@ class Reduced:
     scores: pa.Table
     prefixes: pa.Table
     attributions: pa.Table
+    suspects: pa.Table
     labelled: pa.Table
 
 
@@ -147,13 +150,21 @@ def reduce_block(
     whole = {of.method.name: of_trajectories(table, of) for of in judged if not of.method.judges_steps}
     columns = [cell.column for cell in cells(settings.preset, more)]
     blaming = [(method, read) for method, read in readings if method.attributes and method.name not in missing]
+    labelled = is_valid(column(table, "mistake_step")) | (steps.labels.first_wrong >= 0)
+    taking_part = np.full(len(table), True) if "fa" in settings.scenarios else labelled
+    headline = [of for of in blaming if isinstance(of[0], Method) and _is_headline(of[0])]
     return Reduced(
         _steps_table(table, steps),
         _scores_table(table, steps, readings, whole, columns),
         _prefixes_table(table, steps, [r for r in readings if r[0].name not in whole], settings),
-        _attributions_table(table, steps, blaming, settings),
+        _attributions_table(table, steps, blaming, taking_part, settings),
+        _attributions_table(table, steps, headline, ~taking_part, settings, schema.HEADLINE[1:]),
         _labelled_table(steps, blaming),
     )
+
+
+def _is_headline(method: Method) -> bool:
+    return method.name == schema.against(schema.HEADLINE[0], method.reference)
 
 
 def _judged_steps(table: pa.Table, steps: _Steps, judged: Judged) -> Floats:
@@ -373,16 +384,21 @@ class _Labels:
         return np.select([~self.labelled | known, ~acted, cut], [-1, 0, 1], 2)
 
 
-def _attributions_table(table: pa.Table, steps: _Steps, readings: Sequence[_Reading], settings: Evaluate) -> pa.Table:
-    """One row per trajectory, method, token aggregation and predictor, cell after cell."""
-    labelled = is_valid(column(table, "mistake_step")) | (steps.labels.first_wrong >= 0)
-    chosen = np.full(len(table), True) if "fa" in settings.scenarios else labelled
+def _attributions_table(
+    table: pa.Table,
+    steps: _Steps,
+    readings: Sequence[_Reading],
+    chosen: Bools,
+    settings: Evaluate,
+    token_aggs: Sequence[str] | None = None,
+) -> pa.Table:
+    """One row per chosen trajectory, method, token aggregation (null: all) and predictor, cell after cell."""
     rows = np.flatnonzero(chosen)
-    if not len(rows):
+    if not len(rows) or not readings:
         return schema.ATTRIBUTIONS.empty_table()
     wanted = np.repeat(chosen, steps.n_steps)
     labels = _Labels.of(table, steps)
-    blamed, fallback, why, names = [], [], [], []
+    blamed, fallback, out, why, names = [], [], [], [], []
     for method, read in readings:
         if isinstance(method, RewardMethod):
             # Predictors take zero for where a step turns wrong.
@@ -391,15 +407,17 @@ def _attributions_table(table: pa.Table, steps: _Steps, readings: Sequence[_Read
             columns = steps.read_by(method)
             scored, read = _valid(method.read(columns)), method.blamed_by(columns)
         layout = steps.layout(_valid(read) & wanted)
-        oriented = method.orientation * read
+        aggs = [agg for agg in method.token_aggs if token_aggs is None or agg in token_aggs]
+        oriented = method.orientation * read[[method.token_aggs.index(agg) for agg in aggs]]
         places = predictions(oriented, layout, len(table), method.predictors)
         blamed.append(places[..., rows].reshape(-1, len(rows)))
         fell = fell_back(oriented, places, layout, method.predictors)
         fallback.append(fell[..., rows].reshape(-1, len(rows)))
-        cells = [(method.name, agg, predictor) for agg in method.token_aggs for predictor in method.predictors]
+        out.append(stands_out(oriented, places, layout)[..., rows].reshape(-1, len(rows)))
+        cells = [(method.name, agg, predictor) for agg in aggs for predictor in method.predictors]
         why.append(np.tile(labels.unreachable(scored)[rows], (len(cells), 1)))
         names += cells
-    found = np.concatenate(blamed), np.concatenate(fallback), np.concatenate(why)
+    found = np.concatenate(blamed), np.concatenate(fallback), np.concatenate(out), np.concatenate(why)
     return _attribution_rows(table, steps, rows, *found, names)
 
 
@@ -419,17 +437,21 @@ def _attribution_rows(
     rows: Ints,
     blamed: Ints,
     fallback: Bools,
+    out: Floats,
     unreachable: Ints,
     names: list[tuple[str, str, str]],
 ) -> pa.Table:
     n_cells = len(blamed)
     picked = table.select([*_KEYS, "mistake_step", "mistake_agent"]).take(pa.array(rows))
     keys = [pa.concat_arrays([column(picked, name)] * n_cells) for name in picked.column_names]
+    labelled = is_valid(column(picked, "mistake_step")) | (steps.labels.first_wrong[rows] >= 0)
+    keys.insert(len(_KEYS), pa.array(np.tile(labelled, n_cells)))
     cell = [pa.concat_arrays([pa.repeat(part, len(rows)) for part in parts]) for parts in zip(*names, strict=True)]
     flat = blamed.reshape(-1)
     none = flat < 0
     where = pa.array(flat, mask=none)
     step, agent = steps.step.take(where), steps.per_step["agent"].take(where)
+    number = flat - np.tile(offsets(steps.n_steps)[rows], n_cells) + 1
     mistake = column(picked, "mistake_step")
     # The last entry of each is what position -1, no step, reads.
     messages = np.append(steps.step.fill_null(-1).to_numpy(zero_copy_only=False), -1)
@@ -441,7 +463,8 @@ def _attribution_rows(
     fell = pa.array(fallback.reshape(-1), mask=none)
     code = unreachable.reshape(-1)
     why = pa.array(schema.UNREACHABLE).take(pa.array(code, mask=code < 0))
-    arrays = [*keys, *cell, step, fell, agent, steps.labels.at(flat), why, correct, agent_correct]
+    told = [step, pa.array(number, pa.int32(), mask=none), fell, _floats(out.reshape(-1))]
+    arrays = [*keys, *cell, *told, agent, steps.labels.at(flat), why, correct, agent_correct]
     return pa.Table.from_arrays(arrays, schema=schema.ATTRIBUTIONS)
 
 

@@ -62,15 +62,18 @@ def read_scores(folder: RunFolder, names: Sequence[str], place: Ints, kind: str 
 
 
 def read_blame(
-    folder: RunFolder, method: str, token_agg: str, predictors: Sequence[str], rows: Ints
+    folder: RunFolder, method: str, token_agg: str, predictors: Sequence[str], rows: Ints, *, labelled: bool
 ) -> dict[str, pa.Table]:
     """What a cell's predictors blame: step, agent_correct and unreachable of `attributions`.
 
     Args:
-      rows: which of the table's trajectories, in the order that is wanted: it holds them as `scores` does, those that
-        take part in failure attribution.
+      rows: which of the table's trajectories, in the order that is wanted, among those that take part in failure
+        attribution: it holds them as `scores` does.
+      labelled: only labelled trajectories take part; else all of them do.
     """
     wanted = (pc.field("method") == method) & (pc.field("token_agg") == token_agg)
+    if labelled:
+        wanted &= pc.field("labelled")
     columns = ["predictor", "step", "agent_correct", "unreachable"]
     table = folder.columns("attributions", columns, wanted)
     of = {name: table.filter(pc.equal(table["predictor"], name)).drop_columns("predictor") for name in predictors}
@@ -78,7 +81,7 @@ def read_blame(
 
 
 def blamed_places(place: Ints, taking_part: Bools) -> Ints:
-    """Of rows that take part in failure attribution, their places among those of `attributions`.
+    """Of rows that take part in failure attribution, their places among those of `attributions` that do.
 
     Args:
       place: of all rows in `scores`.

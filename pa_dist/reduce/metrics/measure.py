@@ -315,6 +315,11 @@ class _Blamed:
         taking_part = np.ones_like(labelled) if "fa" in settings.scenarios else labelled
         return _Blamed(settings, labels.some(taking_part), taking_part, blamed_places(place, taking_part))
 
+    def cell(self, folder: RunFolder, method: str, token_agg: str, predictors: Sequence[str]) -> dict[str, pa.Table]:
+        """What a cell's predictors blame in these rows."""
+        labelled = "fa" not in self.settings.scenarios
+        return read_blame(folder, method, token_agg, predictors, self.places, labelled=labelled)
+
     def groups(self, plan: Slicing) -> Iterator[tuple[Group, Ints, Labels]]:
         """Of each group the rows that are labelled, among those that take part, and their labels."""
         return self._having(self.labels.mistake, plan)
@@ -348,7 +353,7 @@ def fa_of_method(
     place = {name: k for k, name in enumerate(names)}
     said: dict[Group, str] = {}
     for token_agg in filter(None, dict.fromkeys(name[0] for name in names)):
-        tables = read_blame(folder, method, token_agg, predictors, blamed.places)
+        tables = blamed.cell(folder, method, token_agg, predictors)
         for group, rows, labels in groups:
             clusters = labels.clusters(settings.seed)
             for predictor in predictors:
@@ -391,7 +396,7 @@ def blaming(method: Method | RewardMethod, lacking: Collection[tuple[str, str]] 
 def fa_baselines(folder: RunFolder, settings: Evaluate, plan: Slicing) -> Iterator[MetricRow | Reading]:
     """FA of the random, first-step and last-step baselines. The labels that they can hit are progress advantage's."""
     blamed = _Blamed.read(folder, settings)
-    cell = read_blame(folder, METHOD, schema.TOKEN_AGGS[0], schema.PREDICTORS[:1], blamed.places)
+    cell = blamed.cell(folder, METHOD, schema.TOKEN_AGGS[0], schema.PREDICTORS[:1])
     unreachable = cell[schema.PREDICTORS[0]]["unreachable"]
     in_table = np.empty(len(blamed.places), np.bool_)
     in_table[blamed.places] = ~is_valid(unreachable.combine_chunks())
@@ -413,8 +418,8 @@ def fa_baselines(folder: RunFolder, settings: Evaluate, plan: Slicing) -> Iterat
 
 
 def _baseline_outcomes(folder: RunFolder, settings: Evaluate, reachable: Bools) -> dict[str, Floats]:
-    """Outcome matrices of the baselines over the rows of `attributions`, a file of `logprobs` at a time. Their last
-    column is of the first step that is labelled wrong.
+    """Outcome matrices of the baselines over the trajectories that take part in failure attribution, a file of
+    `logprobs` at a time. Their last column is of the first step that is labelled wrong.
 
     Args:
       reachable: of these rows.

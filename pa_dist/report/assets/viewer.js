@@ -68,7 +68,7 @@
     return arrive(link);
   }
 
-  // Go to what a link asks for, a step or a message, or else to the top.
+  // Go to what a link asks for, a step or a message, or else to the most suspicious step, or to the top.
   function arrive({ step, message }) {
     trouble(null);
     const [column] = open.columns;
@@ -76,6 +76,8 @@
     const number = step !== null ? step - 1 : steps.findIndex((one) => one.at === message);
     if (steps[number]) return goTo(number);
     if (message !== null && messages[message]) return column.goToMessage(message);
+    const suspicious = step === null && message === null && open.other === null ? index.suspicious[open.place] : null;
+    if (suspicious !== null) return goTo(suspicious - 1);
     scrollTo(0, 0);
     column.heading.focus({ preventScroll: true });
     if (step !== null) trouble(`There is no step ${step} here, of ${steps.length}. Links made before steps were counted from 1 name a message instead.`);

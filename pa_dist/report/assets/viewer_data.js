@@ -85,7 +85,7 @@ const viewerData = (() => {
   }
 
   function outcome(index, place) {
-    return index.success[place] === null ? "unlabelled" : index.success[place] ? "success" : "failure";
+    return index.success[place] === null ? "unknown" : index.success[place] ? "success" : "failure";
   }
 
   // Predictors are of failures: of what succeeded, and what nobody blames, theirs say nothing.

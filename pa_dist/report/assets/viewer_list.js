@@ -4,7 +4,8 @@ const viewerList = (() => {
   const ROWS = 100;
   const at = (id) => document.getElementById(id);
   const names = new Intl.Collator("en", { numeric: true });
-  const state = { sort: "id", descending: false, page: 0, column: null };
+  // It opens with the lowest scores first, as `top` lists them.
+  const state = { sort: "score", descending: false, page: 0, column: null };
   let index = null;
   let order = [];
   const ranks = new Map();
@@ -69,7 +70,7 @@ const viewerList = (() => {
 
   function outcome(place) {
     const name = viewerData.outcome(index, place);
-    const badge = make("span", { className: `outcome ${name}` }, { success: "✓ ", failure: "✗ ", unlabelled: "? " }[name] + name);
+    const badge = make("span", { className: `outcome ${name}` }, { success: "✓ ", failure: "✗ ", unknown: "? " }[name] + name);
     const reward = index.reward[place];
     if (reward === null || reward === 0 || reward === 1) return badge;
     return make("span", {}, badge, ` ${Number(reward.toPrecision(4))}`);
@@ -137,7 +138,7 @@ const viewerList = (() => {
       }
     });
     form.addEventListener("reset", () => setTimeout(() => {
-      Object.assign(state, { column: at("filter-column").value, sort: "id", descending: false, page: 0 });
+      Object.assign(state, { column: at("filter-column").value, sort: "score", descending: false, page: 0 });
       update();
     }));
     at("page-before").addEventListener("click", () => turn(-1));
@@ -159,7 +160,7 @@ const viewerList = (() => {
   // Filter and sort, then show the page.
   function update() {
     const words = at("filter-text").value.toLowerCase().split(/\s+/).filter(Boolean);
-    const wanted = { "": undefined, success: true, failure: false, unlabelled: null }[at("filter-outcome").value];
+    const wanted = { "": undefined, success: true, failure: false, unknown: null }[at("filter-outcome").value];
     const group = at("filter-domain").value === "" ? null : Number(at("filter-domain").value);
     const [low, high] = ["filter-low", "filter-high"].map((id) => (at(id).value === "" ? null : Number(at(id).value)));
     const scores = index.scores[state.column];

@@ -124,6 +124,19 @@ def distribution(rows: Sequence[Row], score: str) -> "Figure":
     return _with_legend(figure, axes)
 
 
+def scores(rows: Sequence[Row], score: str, low: float | None) -> "Figure":
+    """Rows: score_from, score_to, count. `low`: below which few lie, where so many are known."""
+    figure, axes = _axes(2.2, 1 if low is None else 2)
+    edges = [rows[0]["score_from"], *(row["score_to"] for row in rows)]
+    counts = [row["count"] for row in rows]
+    axes.stairs(counts, edges, fill=True, facecolor=SERIES[0], edgecolor=SERIES[0], alpha=0.25)
+    axes.stairs(counts, edges, color=SERIES[0], linewidth=1.5, label=f"{sum(counts):,} trajectories")
+    if low is not None:
+        axes.axvline(low, color=SERIES[1], linewidth=1, linestyle="--", label=f"5th percentile, {low:+.3f}")
+    axes.set(xlabel=score, ylabel="trajectories")
+    return _with_legend(figure, axes)
+
+
 def best_of_n(rows: Sequence[Row]) -> "Figure":
     """Rows: method, n, success, ci_low, ci_high, tokens; the first method with its interval, oracle and mean without
     marks, and what n trials take above, where it is known."""

@@ -13,15 +13,14 @@ from rich.text import Text
 
 from pa_dist.reduce.evaluated import evaluate_settings, reference_named
 from pa_dist.report.numbers import signed
-from pa_dist.report.viewer.selection import CHOSEN_BY, OUTCOMES, outcome_of
-from pa_dist.report.viewer.trajectory import blamed, numbered, suspicious
+from pa_dist.report.suspects import beginnings, by_id, lowest_scores, not_succeeded, suspect
+from pa_dist.report.viewer.selection import OUTCOMES, outcome_of
+from pa_dist.report.viewer.trajectory import numbered
 from pa_dist.schema import against
 from pa_dist.store.folder import RunFolder
-from pa_dist.store.index import grouped, locate, rows
 from pa_dist.terminal import console_for, line
 
 _VALUE = "progress_advantage__mean"
-_LABELS = ("trajectory_id", "reward", "mistake_step")
 # A UUID and its trial are 44: an id is there to be copied.
 _ID_CHARS = 80
 Row = dict[str, Any]
@@ -51,10 +50,10 @@ def top(
     chosen_by = f"{value}__mean"
     lowest = lowest_scores(folder, n, threshold, failures=failures, by=chosen_by)
     drops = largest_drops(folder, n, threshold, failures=failures, by=value)
-    steps = _by_id(folder, "steps", [row["trajectory_id"] for row in (*lowest, *drops)], ["step", value])
-    suspects = {row["trajectory_id"]: _suspect(steps.get(row["trajectory_id"], []), value) for row in lowest}
+    steps = by_id(folder, "steps", [row["trajectory_id"] for row in (*lowest, *drops)], ["step", value])
+    suspects = {row["trajectory_id"]: suspect(steps.get(row["trajectory_id"], []), value) for row in lowest}
     seen = {*((key, step["step"]) for key, step in suspects.items() if step)}
-    said = _beginnings(folder, {*seen, *((drop["trajectory_id"], drop["step"]) for drop in drops)})
+    said = beginnings(folder, {*seen, *((drop["trajectory_id"], drop["step"]) for drop in drops)})
 
     outcomes = {row["trajectory_id"]: OUTCOMES[outcome_of(row, threshold)] for row in lowest}
     title = f"Lowest scores, by {chosen_by}: {_listed(outcomes, failures)}"
@@ -65,7 +64,7 @@ def top(
         table.add_row(Text(line(key, _ID_CHARS)), signed(row[chosen_by]), outcomes[key], *told)
     console.print(table)
 
-    labels = _by_id(folder, "scores", [drop["trajectory_id"] for drop in drops], _LABELS[1:])
+    labels = by_id(folder, "scores", [drop["trajectory_id"] for drop in drops], ["reward"])
     outcomes = {key: OUTCOMES[outcome_of(row, threshold)] for key, (row,) in labels.items()}
     in_these = f"{len(drops)} in " if drops else ""
     title = f"Largest drops from a step to the next, by {value}: {in_these}{_listed(outcomes, failures)}"
@@ -103,37 +102,13 @@ def _told(
     return numbered(steps.index(step), len(steps)), signed(step[value]), begins
 
 
-def _suspect(steps: Sequence[Row], value: str) -> Row | None:
-    """The step that the viewer and `show` name too."""
-    place = suspicious(blamed([step[value] for step in steps]))
-    return None if place is None else steps[place]
-
-
-def _not_succeeded(threshold: float) -> pc.Expression:
-    return pc.field("reward").is_null() | (pc.field("reward") < threshold)
-
-
-def lowest_scores(folder: RunFolder, n: int, threshold: float, *, failures: bool, by: str = CHOSEN_BY) -> list[Row]:
-    """The rows of the lowest scores, lowest first; no more of them than that are held."""
-    wanted = pc.field(by).is_valid()
-    if failures:
-        wanted &= _not_succeeded(threshold)
-    held: pa.Table | None = None
-    for batch in folder.dataset("scores").scanner(columns=[*_LABELS, by], filter=wanted).to_batches():
-        both = (
-            pa.Table.from_batches([batch]) if held is None else pa.concat_tables([held, pa.Table.from_batches([batch])])
-        )
-        held = both.sort_by([(by, "ascending"), ("trajectory_id", "ascending")]).slice(0, n)
-    return [] if held is None else held.to_pylist()
-
-
 def largest_drops(folder: RunFolder, n: int, threshold: float, *, failures: bool, by: str = _VALUE) -> list[Row]:
     """The largest falls from a step with an advantage to the next that has one, largest first, a file at a time."""
     held: list[Row] = []
     among = None
     if failures:
         scores = folder.dataset("scores")
-        among = scores.to_table(columns=["trajectory_id"], filter=_not_succeeded(threshold))["trajectory_id"]
+        among = scores.to_table(columns=["trajectory_id"], filter=not_succeeded(threshold))["trajectory_id"]
     for path in folder.parts("steps"):
         dataset = folder.files([path])
         table = dataset.to_table(columns=["trajectory_id", "step", by], filter=pc.field(by).is_valid())
@@ -150,24 +125,3 @@ def _drops(table: pa.Table, n: int, by: str) -> Iterable[Row]:
     after = after.append_column("drop", drop).filter(pc.fill_null(pc.less(drop, 0.0), False))
     lowest: list[Row] = after.sort_by([("drop", "ascending"), ("trajectory_id", "ascending")]).slice(0, n).to_pylist()
     return lowest
-
-
-def _by_id(folder: RunFolder, table_name: str, ids: Sequence[str], columns: Sequence[str]) -> dict[str, list[Row]]:
-    """Rows of some trajectories, by id."""
-    wanted = sorted(set(ids))
-    files = locate(folder, table_name).holding(wanted)
-    return grouped(rows(folder, files, wanted, ["trajectory_id", *columns])) if files else {}
-
-
-def _beginnings(folder: RunFolder, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], str]:
-    """What the messages of some steps say."""
-    messages = {
-        key: row["messages"]
-        for key, (row,) in _by_id(folder, "trajectories", [key for key, _ in wanted], ["messages"]).items()
-    }
-    found = {}
-    for key, step in wanted:
-        message = messages[key][step]
-        calls = [f"{call['name'] or ''}({call['arguments'] or ''})" for call in message["tool_calls"] or []]
-        found[key, step] = " ".join(filter(None, [message["content"], *calls]))
-    return found

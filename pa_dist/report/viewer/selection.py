@@ -28,7 +28,7 @@ _MORE_SCORES = (
     "progress_advantage__mean__last",
     "progress_advantage__sum__sum",
 )
-OUTCOMES = {True: "success", False: "failure", None: "unlabelled"}
+OUTCOMES = {True: "success", False: "failure", None: "unknown"}
 CHOSEN_BY = "progress_advantage__mean__mean"
 
 
@@ -127,10 +127,8 @@ def _chosen(folder: RunFolder, ids: pa.ChunkedArray) -> pa.Array:
 
 
 def outcome_of(row: Mapping[str, Any], threshold: float) -> bool | None:
-    """Whether a trajectory succeeded; a labelled mistake says that it did not, where nothing else says more."""
-    if row["reward"] is not None:
-        return bool(row["reward"] >= threshold)
-    return None if row["mistake_step"] is None else False
+    """Whether a trajectory succeeded; None without a reward: a labelled mistake may have been made good."""
+    return None if row["reward"] is None else bool(row["reward"] >= threshold)
 
 
 def read_choice(choice: Choice) -> dict[str, Any]:

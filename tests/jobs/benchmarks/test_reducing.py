@@ -13,7 +13,7 @@ def test_the_plain_loop_does_the_same_work():
     looped = [reducing.plain_loop(reducing._as_arrays(row)) for row in block.to_pylist()]
     _same(reduced.steps.to_pylist(), [step for steps, _, _ in looped for step in steps])
     _same(reduced.scores.to_pylist(), [scores for _, scores, _ in looped])
-    found = reduced.attributions.to_pylist()
+    found = [*reduced.attributions.to_pylist(), *reduced.suspects.to_pylist()]
     expected = [blamed for _, _, rows in looped for blamed in rows]
     _same(*(sorted(rows, key=_cell) for rows in (found, expected)))
     assert found
