@@ -17,6 +17,7 @@ from small_run import message, rows, trajectory, write_run
 from tiny_models import save_tokenizer
 
 from pa_dist.config import Evaluate
+from pa_dist.ingest.labels.stage import LabelsStage
 from pa_dist.reduce.stage import EvaluateStage
 from pa_dist.report import sections
 from pa_dist.report.command import report, report_at_end
@@ -69,7 +70,7 @@ def _scores(run):
 
 def test_a_section_takes_the_place_of_empty_ones(html):
     assert html.count("No trajectory has a label, so there are no metrics.") == 1
-    assert "give the records a reward" in html
+    assert "pa-dist evaluate OUT labels=FILE" in html
     assert "Left out:" not in html
     assert not [title for title in SCENARIOS.values() if f"<h2>{title}</h2>" in html]
     assert re.findall(r'href="#(section-[a-z]+)"', html) == ["section-suspects", "section-facts"]
@@ -179,7 +180,7 @@ def test_no_metrics_are_said_with_the_reason(tmp_path, monkeypatch):
     folder = write_run(str(tmp_path / "run"), [_trajectory(0)], tokenizer, str(tmp_path / "policy"))
     monkeypatch.setattr("pa_dist.reduce.stage.mapper", lambda name: map)
     told = []
-    EvaluateStage(folder, Evaluate()).run(told.append)
+    EvaluateStage(folder, Evaluate(), LabelsStage(folder, None)).run(told.append)
     said = "evaluate: 1 trajectories, 7 of 7 steps with an advantage, no metrics: no trajectory has a reward, "
     assert told[0].startswith(f"{said}a mistake_step or step labels (")
 
