@@ -231,16 +231,17 @@ def compare(
     import json
 
     from pa_dist.reduce.choice.two_runs import compare as compared
+    from pa_dist.report.facts import names
     from pa_dist.report.terminal.compare import show_comparison
     from pa_dist.runtime.cluster import tasks_for
     from pa_dist.store.folder import RunFolder
 
-    folder = RunFolder(first)
-    found = compared(folder, RunFolder(second), tasks_for(folder))
+    folder, other = RunFolder(first), RunFolder(second)
+    found, named = compared(folder, other, tasks_for(folder)), names([folder, other])
     if json_file is not None:
-        text = json.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps({"names": named, **found.as_json()}, indent=1, ensure_ascii=False, allow_nan=False)
         json_file.write_text(f"{text}\n", encoding="utf-8")
-    show_comparison(found)
+    show_comparison(found, named)
 
 
 @app.command()

@@ -39,6 +39,17 @@ def facts(folder: RunFolder) -> list[Fact]:
     return [(label, plain(text)) for label, text in found if text]
 
 
+def names(folders: Sequence[RunFolder]) -> list[str]:
+    """What runs are called: as their configs have it, else by the folder's last part; with the folder where alike."""
+    found = [
+        str(folder.manifest.get("config", {}).get("name") or folder.path().rpartition("/")[2]) for folder in folders
+    ]
+    return [
+        plain(f"{name} ({folder})" if found.count(name) > 1 else name)
+        for name, folder in zip(found, folders, strict=True)
+    ]
+
+
 def in_short(folder: RunFolder) -> str:
     """A run on one line, whatever there is of it: what is done, of how many trajectories, by which pair, its page."""
     try:
