@@ -42,12 +42,11 @@ def facts(folder: RunFolder) -> list[Fact]:
 def names(folders: Sequence[RunFolder]) -> list[str]:
     """What runs are called: as their configs have it, else by the folder's last part; with the folder where alike."""
     found = [
-        str(folder.manifest.get("config", {}).get("name") or folder.path().rpartition("/")[2]) for folder in folders
+        plain(str(folder.manifest.get("config", {}).get("name") or folder.path().rpartition("/")[2]))
+        for folder in folders
     ]
-    return [
-        plain(f"{name} ({folder})" if found.count(name) > 1 else name)
-        for name, folder in zip(found, folders, strict=True)
-    ]
+    both = zip(found, folders, strict=True)
+    return [f"{name} ({plain(str(folder))})" if found.count(name) > 1 else name for name, folder in both]
 
 
 def in_short(folder: RunFolder) -> str:
