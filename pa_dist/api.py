@@ -16,11 +16,12 @@
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pa_dist import config, inputs
 from pa_dist.errors import RunFolderError
@@ -35,6 +36,8 @@ Trajectories = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
 Labels = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
 """Whatever `Run.evaluate` takes."""
 
+_ADVANTAGES = ("token_advantages", "step_advantages")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -42,37 +45,59 @@ class Run:
 
     folder: RunFolder
 
-    def arrow(self, name: str) -> pa.Table:
-        """A whole table.
+    def arrow(self, name: str, *, trajectories: Sequence[str] | None = None) -> pa.Table:
+        """A whole table, or its rows of some trajectories.
 
         Args:
           name: trajectories, rejects, logprobs, labels (those that came later), steps, scores, selections,
-            attributions, metrics or comparisons.
+            attributions, metrics or comparisons; or token_advantages or step_advantages, which are `advantages`.
+          trajectories: ids; all where null.
 
         Raises:
-          RunFolderError: the run has no such table.
+          RunFolderError: the run has no such table, or not by trajectory.
         """
-        names = (*TABLES, *FILES)
+        names = (*TABLES, *FILES, *_ADVANTAGES)
         if name not in names:
             raise RunFolderError(f"{name!r} is no table; one of {', '.join(names)}")
+        if name in _ADVANTAGES:
+            from pa_dist.report import advantages
+
+            return getattr(advantages, name)(self.folder, trajectories)
+        if trajectories is not None and name in FILES:
+            raise RunFolderError(f"trajectories: {name} has no row of a trajectory alone")
+        ids = [trajectories] if isinstance(trajectories, str) else trajectories
+        chosen = None if ids is None else pc.field("trajectory_id").isin(pa.array(ids, pa.string()))
         parts = [self.folder.path(f"{name}.parquet")] if name in FILES else self.folder.parts(name)
         try:
-            tables = [dataset.to_table() for dataset in self.folder.datasets(parts)]
+            tables = [dataset.to_table(filter=chosen) for dataset in self.folder.datasets(parts)]
         except FileNotFoundError:
             tables = []
         if not tables:
             raise RunFolderError(f"{self.folder}: no {name} here yet")
         return pa.concat_tables(tables)
 
-    def pandas(self, name: str) -> "pandas.DataFrame":
+    def pandas(self, name: str, *, trajectories: Sequence[str] | None = None) -> "pandas.DataFrame":
         """The same for pandas."""
-        return self.arrow(name).to_pandas()
+        return self.arrow(name, trajectories=trajectories).to_pandas()
 
-    def polars(self, name: str) -> "polars.DataFrame":
+    def polars(self, name: str, *, trajectories: Sequence[str] | None = None) -> "polars.DataFrame":
         """The same for polars, which must be installed."""
         import polars
 
-        return cast(polars.DataFrame, polars.from_arrow(self.arrow(name)))
+        return cast(polars.DataFrame, polars.from_arrow(self.arrow(name, trajectories=trajectories)))
+
+    def advantages(self, by: Literal["token", "step"] = "token", trajectories: Sequence[str] | None = None) -> pa.Table:
+        """Progress advantage with a row a token, or a row a step; `report/advantages.py` describes the columns.
+
+        Only the files that hold `trajectories` (ids; all where null) are read. For pandas and polars the tables are
+        `run.pandas("token_advantages")` and `run.polars("step_advantages")`.
+
+        Raises:
+          RunFolderError: nothing is evaluated here yet, or no such trajectory is scored.
+        """
+        if by not in ("token", "step"):
+            raise RunFolderError(f"by: {by!r} is no row; token or step")
+        return self.arrow(f"{by}_advantages", trajectories=trajectories)
 
     def evaluate(self, labels: Labels | None = None, **keys: Any) -> "Run":
         """Evaluate once more, as `pa-dist evaluate` does: from the columns, without scoring.
@@ -112,6 +137,12 @@ class Run:
     def manifest(self) -> dict[str, Any]:
         """Config, versions, and of each stage its settings and facts."""
         return self.folder.manifest
+
+    def __repr__(self) -> str:
+        """The folder, what is done there, of how many trajectories by which pair, and where the page is."""
+        from pa_dist.report.facts import in_short
+
+        return f"<Run {in_short(self.folder)}>"
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:

@@ -28,6 +28,10 @@ def _path(value: str | None) -> str | None:
     return None if value is None else configs.given_path(value, "path")
 
 
+def _paths(values: list[str]) -> list[str]:
+    return [configs.given_path(value, "path") for value in values]
+
+
 def _file(value: Path | None) -> Path | None:
     return None if value is None else Path(configs.given_path(value, "path"))
 
@@ -231,16 +235,33 @@ def compare(
     import json
 
     from pa_dist.reduce.choice.two_runs import compare as compared
+    from pa_dist.report.facts import names
     from pa_dist.report.terminal.compare import show_comparison
     from pa_dist.runtime.cluster import tasks_for
     from pa_dist.store.folder import RunFolder
 
-    folder = RunFolder(first)
-    found = compared(folder, RunFolder(second), tasks_for(folder))
+    folder, other = RunFolder(first), RunFolder(second)
+    found, named = compared(folder, other, tasks_for(folder)), names([folder, other])
     if json_file is not None:
-        text = json.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps({"names": named, **found.as_json()}, indent=1, ensure_ascii=False, allow_nan=False)
         json_file.write_text(f"{text}\n", encoding="utf-8")
-    show_comparison(found)
+    show_comparison(found, named)
+
+
+@app.command()
+def table(
+    runs: Annotated[list[str], typer.Argument(metavar="OUT...", help="Run folders.", callback=_paths)],
+    format: Annotated[str, typer.Option(help="text, latex, markdown or csv.")] = "text",
+    scenario: Annotated[str | None, typer.Option(help="uq, prefix, best_of_n or fa; else all.")] = None,
+    cell: Annotated[
+        str, typer.Option(help="How each method's aggregation was chosen: headline, cross_fitted or hindsight.")
+    ] = "headline",
+) -> None:
+    """The paper's table of one or several evaluated runs side by side: a line a method, with intervals and n."""
+    from pa_dist.report.terminal.table import show_table
+    from pa_dist.store.folder import RunFolder
+
+    show_table(list(map(RunFolder, runs)), format=format, scenario=scenario, cell=cell)
 
 
 @app.command()

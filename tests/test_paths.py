@@ -146,6 +146,7 @@ COMMANDS = [
     ["report", "~/none"],
     ["evaluate", "~/none"],
     ["compare", "~/none", "x"],
+    ["table", "~/none", "x"],
 ]
 
 
@@ -165,7 +166,7 @@ def test_outputs_of_commands_are_checked(command):
     assert not Path("a?b").exists()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "report", "status", "top"])
+@pytest.mark.parametrize("command", ["evaluate", "report", "status", "table", "top"])
 def test_a_mistyped_run_folder_is_one_line_and_is_not_made(command, tmp_path):
     name = f"{tmp_path}/no such\nfolder"
     done = CliRunner().invoke(app, [command, name])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pa_dist import truncation
+from pa_dist.errors import RunFolderError, shown
 from pa_dist.pairs import DEMO, PAIRS
 from pa_dist.reduce.evaluated import first_reference
 from pa_dist.reduce.metrics.groups import Group
@@ -11,7 +12,7 @@ from pa_dist.report.figures.points import RejectCounts
 from pa_dist.report.wording import listed, plain, titles
 from pa_dist.runtime.targets import judged_by, reference_target, referred_to, reward_target
 from pa_dist.score.noise_said import in_words
-from pa_dist.store.folder import RunFolder
+from pa_dist.store.folder import REPORT, RunFolder
 from pa_dist.store.location import LOG
 
 Fact = tuple[str, str]
@@ -37,6 +38,34 @@ def facts(folder: RunFolder) -> list[Fact]:
         ("Versions", _listed(manifest.get("versions", {}))),
     ]
     return [(label, plain(text)) for label, text in found if text]
+
+
+def names(folders: Sequence[RunFolder]) -> list[str]:
+    """What runs are called: as their configs have it, else by the folder's last part; with the folder where alike."""
+    found = [
+        plain(str(folder.manifest.get("config", {}).get("name") or folder.path().rpartition("/")[2]))
+        for folder in folders
+    ]
+    both = zip(found, folders, strict=True)
+    return [f"{name} ({plain(str(folder))})" if found.count(name) > 1 else name for name, folder in both]
+
+
+def in_short(folder: RunFolder) -> str:
+    """A run on one line, whatever there is of it: what is done, of how many trajectories, by which pair, its page."""
+    try:
+        stages = folder.manifest["stages"]
+    except RunFolderError as error:
+        return str(error)
+    done = ", ".join(name for name, record in stages.items() if record.get("done"))
+    said = [f"{folder}: {done or 'nothing'} done"]
+    if "rows" in stages.get("score", {}):
+        said.append(f"{stages['score']['rows']:,} trajectories, scored by {pair(folder)}")
+    elif "kept" in stages.get("ingest", {}):
+        said.append(f"{stages['ingest']['kept']:,} trajectories")
+    page = (REPORT, "index.html")
+    if folder.filesystem.get_file_info(folder.path(*page)).is_file:
+        said.append(f"report {shown(folder.below(*page))}")
+    return plain("; ".join(said))
 
 
 def title(folder: RunFolder, groups: Sequence[Group]) -> str:

@@ -34,8 +34,8 @@ _TEXT_CHARS = 200
 _VALUE = "progress_advantage__mean"
 _ADD = (
     "No trajectory has a label, so there are no metrics. To get them: pa-dist evaluate OUT labels=FILE, a file with "
-    "the id of each trajectory and its reward (1 where it succeeded, 0 where it failed), mistake_step (the message where "
-    "it went wrong) or step_labels. Nothing is scored again."
+    "the id of each trajectory and its reward (1 where it succeeded, 0 where it failed), mistake_step (the message "
+    "where it went wrong) or step_labels. Nothing is scored again."
 )
 _WHAT = (
     f"Trajectories are ranked by {CHOSEN_BY}, the mean advantage of their steps. Low ones did what the policy's "

@@ -10,6 +10,7 @@ from rich.console import Console
 from pa_dist import schema
 from pa_dist.errors import RunFolderError
 from pa_dist.reduce.choice.two_runs import AGREEMENT, compare
+from pa_dist.report.facts import names
 from pa_dist.report.terminal.compare import show_comparison
 from pa_dist.store.folder import RunFolder
 
@@ -96,8 +97,18 @@ def test_what_cannot_be_compared_is_one_line(runs, tmp_path):
 
 def test_the_terminal_shows_both_and_the_difference(runs):
     out = io.StringIO()
-    show_comparison(compare(*runs, map), Console(file=out))
+    show_comparison(compare(*runs, map), ["small", "[/x]\x1b"], Console(file=out))
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
-    assert "trajectories: 4 in both, 1 and 2 in one alone" in lines
+    assert lines[:2] == ["settings, small -> [/x]␛:", "evaluate.evaluate.beta: 1.0 -> 2"]
+    assert "trajectories: 4 in both, 1 in small alone, 2 in [/x]␛ alone" in lines
+    assert "method figure small [/x]␛ small minus [/x]␛ p" in lines
     assert any(line.startswith("progress_advantage auroc 0.750 1.000 -0.250 -") for line in lines)
     assert any(line.startswith("progress_advantage same_step sharpest_drop +0.500") for line in lines)
+
+
+def test_a_run_is_called_as_its_config_or_its_folder_has_it(runs):
+    assert names(runs) == ["first", "second"]
+    runs[0].remember(config={"name": "mine\n"})
+    assert names(runs) == ["mine\ufffd", "second"]
+    runs[1].remember(config={"name": "mine\n"})
+    assert names(runs) == [f"mine\ufffd ({run})" for run in runs]

@@ -44,8 +44,9 @@ from pa_dist.schema import TOKEN_AGGS
 SUM = TOKEN_AGGS.index("sum")
 _KEYS = [field.name for field in schema.KEYS]
 _LABELS = [field.name for field in schema.LABELS]
-_IMPROBABLE = "a model gives one of its tokens no probability"
-_LOST = "the reference did not score the trajectory; rejects say why"
+NOT_FINITE = "a log-prob is not finite"
+IMPROBABLE = "a model gives one of its tokens no probability"
+LOST = "the reference did not score the trajectory; rejects say why"
 _PER_STEP = ["agent", "text_hash", "truncated"]
 _POLICY = [f"policy_{name}" for name in schema.TOKEN_COLUMNS]
 
@@ -189,7 +190,7 @@ def _read(table: pa.Table, references: Mapping[str, pa.Table], beta: float) -> _
     aggregated = {name: token_aggregates(of.values, of.counts) for name, of in policy.items()}
     by_reference: dict[str | None, pa.Table] = {
         None: table,
-        **{name: _in_order(theirs, table) for name, theirs in references.items()},
+        **{name: in_order(theirs, table) for name, theirs in references.items()},
     }
     compared = {
         name: _compare(theirs, n_steps, n_tokens, policy["policy_logprob"], aggregated, beta)
@@ -200,7 +201,7 @@ def _read(table: pa.Table, references: Mapping[str, pa.Table], beta: float) -> _
     return _Steps(n_steps, step.flatten(), labels, per_step, n_tokens, compared, {})
 
 
-def _in_order(theirs: pa.Table, table: pa.Table) -> pa.Table:
+def in_order(theirs: pa.Table, table: pa.Table) -> pa.Table:
     """A further reference's rows as those of a block lie; null where it scored none."""
     at = pc.index_in(column(table, "trajectory_id"), value_set=column(theirs, "trajectory_id"))
     found = theirs.select(REFERENCE_COLUMNS[1:]).take(at).add_column(0, "trajectory_id", table["trajectory_id"])
@@ -303,7 +304,7 @@ def _reasons(compared: _Compared) -> pa.Array:
     why[~columns.shared_tokens] = 3
     why[missing] = np.where(compared.given, np.where(compared.truncated, 0, 1), 4)[missing]
     why[compared.lost] = 5
-    reasons = ["truncated", "no token has a log-prob", "a log-prob is not finite", OTHER_TOKENS, _IMPROBABLE, _LOST]
+    reasons = ["truncated", "no token has a log-prob", NOT_FINITE, OTHER_TOKENS, IMPROBABLE, LOST]
     names = pa.array(reasons)
     return names.take(pa.array(why, mask=why < 0))
 

@@ -34,12 +34,19 @@ def headline(metrics: pa.Table) -> pa.ChunkedArray:
 
 @dataclass(frozen=True)
 class Headline:
-    """A table of text: a line a method, a cell for each of `heads`, and what stands below."""
+    """A table of text: a line a method, a cell for each of `heads`, and what stands below.
+
+    Attributes:
+      cells: the rows that lines were made of, null where there is none.
+      said: of what stands below, all but n.
+    """
 
     what: str
     heads: list[str]
     lines: dict[str, list[str]]
     below: str
+    cells: dict[str, list[Row | None]]
+    said: list[str]
 
 
 def _uq(rows: Sequence[Row]) -> Headline:
@@ -130,7 +137,6 @@ def _fa(rows: Sequence[Row]) -> Headline:
     said = [f"{METHOD}: {said}" for said in reachable(rows)]
     if predicted and steps:
         said.insert(0, f"{_STEP_AUROC} of {max(row['n'] for row in steps)} labelled steps")
-        steps = [{**row, "n": None} for row in steps]
     return _table(
         "step accuracy" if predicted else "",
         [*predicted, *steps],
@@ -139,6 +145,7 @@ def _fa(rows: Sequence[Row]) -> Headline:
         heads,
         baselines,
         said,
+        predicted,
     )
 
 
@@ -153,20 +160,25 @@ def _table(
     heads: list[str],
     baselines: Sequence[Row] = (),
     said: Sequence[str] = (),
+    counted: Sequence[Row] = (),
 ) -> Headline:
+    """`counted`: the rows whose n is said; where there are none, all."""
     cells: dict[str, dict[str | None, Row]] = {}
     for row in rows:
         cells.setdefault(row["method"], {})[head(row)] = row
+    of_heads = {method: [found.get(name) for name in heads] for method, found in cells.items()}
     lines = {
-        method: [_cell(found.get(name), name in with_interval) for name in heads] for method, found in cells.items()
+        method: [_cell(row, name in with_interval) for name, row in zip(heads, found, strict=True)]
+        for method, found in of_heads.items()
     }
-    n = max((row["n"] or 0 for row in rows), default=0)
+    n = max((row["n"] or 0 for row in counted or rows), default=0)
     notes = dict.fromkeys(row["note"] for row in rows if row["note"])
     shown = [row for found in cells.values() for name, row in found.items() if name in with_interval]
     bracketed = any(row["value"] is not None and row["ci_low"] is not None for row in (*shown, *baselines))
     brackets = ", [95% interval]" if bracketed else ""
     facts = [f"{row['predictor']} {figure(row)}" for row in baselines]
-    return Headline(what, heads, lines, "; ".join([f"n = {n}{brackets}", *facts, *said, *notes]))
+    below = [*facts, *said, *notes]
+    return Headline(what, heads, lines, "; ".join([f"n = {n}{brackets}", *below]), of_heads, below)
 
 
 def _cell(row: Row | None, with_interval: bool) -> str:
