@@ -55,10 +55,10 @@ def test_tables_come_as_arrow_pandas_and_polars(out):
 def test_labels_come_later(out):
     run = pa_dist.open_run(out)
     before = {name: run.arrow(name) for name in ("trajectories", "logprobs", "scores", "metrics")}
-    later = pandas.DataFrame({"id": ["run-0", "run-1"], "success": ["pass", "fail"]})
+    later = pandas.DataFrame({"id": ["run-1"], "success": ["fail"]})
     scores = run.evaluate(labels=later).arrow("scores").sort_by("trajectory_id")
-    assert scores["reward"].to_pylist() == [1, 0, 0, 1]
-    assert run.arrow("labels")["reward"].to_pylist() == [1, 0]
+    assert scores["reward"].to_pylist() == [0, 0, 0, 1]
+    assert run.arrow("labels")["reward"].to_pylist() == [0]
     assert run.arrow("metrics") != before["metrics"]
     run.evaluate()
     assert {name: run.arrow(name) for name in before} == before
