@@ -46,7 +46,7 @@ def test_a_command_says_nothing_but_its_own(demo):
         for noise in ("raylet", "Loading weights", "WARNING", "it/s", "core_worker"):
             assert noise not in said
     # A stage's lines, those of progress, and those of the report.
-    beginnings = ("ingest: ", "score: ", "evaluate: ", "exact values: ", "report: ")
+    beginnings = ("ingest: ", "score: ", "evaluate: ", "exact values: ", "report: ", "next: ")
     assert [line for line in done.stderr.splitlines() if not line.startswith(beginnings)] == []
 
 

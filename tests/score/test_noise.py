@@ -169,7 +169,8 @@ def test_the_noise_of_quantised_models_is_against_their_dequantised_weights(by, 
         words = "noise of float32: not measured: EngineError: "
     else:
         assert (run.noise["rows"], run.noise["dtypes"]) == (3, [packed])
-        assert 0 < run.noise["share"] < 0.2
+        # Where bitsandbytes has no kernel of its own for a CPU it dequantises as well, and nothing is off.
+        assert 0 <= run.noise["share"] < 0.2
         words = f"noise of {packed}: the advantage of a token is off by "
     assert [line for line in said if words in line]
     assert [line for line in status(run.folder) if words in line]
