@@ -25,7 +25,7 @@ from pa_dist.reduce.block.tables import COLUMNS, REFERENCE_COLUMNS, reduce_block
 from pa_dist.reduce.choice.differences import METHOD, Reading
 from pa_dist.reduce.labels import TABLE as LABELS
 from pa_dist.reduce.labels import LaterLabels
-from pa_dist.reduce.metrics import labelled_steps, measure, prefix
+from pa_dist.reduce.metrics import blame, labelled_steps, measure, prefix
 from pa_dist.reduce.metrics.answers import keep_answers
 from pa_dist.reduce.metrics.gather import compare_slices, gather, names_in_order
 from pa_dist.reduce.metrics.slices import COMPARISONS, METRICS, MetricRow, write_rows
@@ -43,7 +43,7 @@ _BLOCK_BYTES = 64 << 20
 _BLOCK_ROWS = 4096
 # What a task that measures takes: of each trajectory a number for each column, some labels, and what is made of one
 # column at a time; of failure attribution what is made of each baseline or predictor.
-_BASE_BYTES = 384 << 20
+_BASE_BYTES = 640 << 20
 _ROW_BYTES, _ROWS_BESIDE, _ROWS_OF_BLAME = 8, 30, 60
 # And of each labelled step.
 _STEP_BYTES = 40
@@ -304,15 +304,15 @@ def _jobs(settings: Evaluate, folder: RunFolder, surveyed: Survey, lacking: Lack
         jobs += _prefix_jobs(settings, folder, n, lacking, more)
     if "fa" in chosen:
         jobs += [
-            _Job(partial(measure.fa_of_method, folder, settings, method.name, names), memory)
+            _Job(partial(blame.fa_of_method, folder, settings, method.name, names), memory)
             for method in all_methods(settings.preset, more)
-            if method.attributes and (names := measure.blaming(method, lacking))
+            if method.attributes and (names := blame.blaming(method, lacking))
         ]
-        jobs.append(_Job(partial(measure.fa_baselines, folder, settings), memory))
+        jobs.append(_Job(partial(blame.fa_baselines, folder, settings), memory))
     if surveyed.n_labelled_steps and "fa" in chosen:
         memory = _BASE_BYTES + _ROW_BYTES * n * _ROWS_BESIDE + _STEP_BYTES * surveyed.n_labelled_steps
         jobs += [
-            _Job(partial(measure.steps_of_method, folder, settings, method.name, token_aggs), memory)
+            _Job(partial(blame.steps_of_method, folder, settings, method.name, token_aggs), memory)
             for method in all_methods(settings.preset, more)
             if method.attributes
             and (token_aggs := [agg for agg in method.token_aggs if (method.name, agg) not in lacking])

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from pa_dist import schema
+from pa_dist.config import Evaluate
 from pa_dist.reduce.choice.differences import Compared, Reading
 from pa_dist.reduce.metrics.groups import GROUP, Group
 from pa_dist.reduce.metrics.intervals import Estimate, Figure, Scale
@@ -20,6 +21,7 @@ from pa_dist.store.folder import REDUCING, RunFolder
 
 Row = dict[str, Any]
 METRICS, READINGS, COMPARISONS = "metrics", "readings", "comparisons"
+_NOT_ASKED = "no interval: evaluate.intervals is headlines"
 _CELL = ("token_agg", "step_agg", "predictor")
 
 _TEXTS = pa.list_(pa.string())
@@ -63,6 +65,15 @@ class MetricRow:
     step_agg: str | None
     predictor: str | None
     figure: Figure
+
+
+def figures_of(
+    names: Sequence[tuple[str, float | None]], estimates: Sequence[Estimate], settings: Evaluate, *, headline: bool
+) -> list[Figure]:
+    """Figures by metric and `at`; `headline`: whether they are of a cell chosen beforehand."""
+    wanted = settings.intervals == "all" or (headline and settings.intervals == "headlines")
+    said = [_NOT_ASKED] if settings.intervals == "headlines" and not headline else []
+    return [of.figure(*name, *said, intervals=wanted) for name, of in zip(names, estimates, strict=True)]
 
 
 def write_rows(folder: RunFolder, name: str, rows: Iterable[MetricRow | Reading], slices: Mapping[Group, int]) -> int:
